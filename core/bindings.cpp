@@ -1,0 +1,177 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
+
+#include "core/ops.h"
+#include "cpu/run.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace mlx_conv3d {
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+/// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
+ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
+                   const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
+                   int activation) {
+  ConvSpec spec;
+  for (int i = 0; i < dims; ++i) {
+    const int axis = 3 - dims + i;
+    spec.stride[axis] = stride.at(i);
+    spec.pad_lo[axis] = pad_lo.at(i);
+    spec.pad_hi[axis] = pad_hi.at(i);
+    spec.dilation[axis] = dilation.at(i);
+    spec.input_dilation[axis] = input_dilation.at(i);
+    spec.pad_mode[axis] = static_cast<PadMode>(pad_mode.at(i));
+  }
+  spec.groups = groups;
+  spec.flip = flip;
+  spec.activation = static_cast<Activation>(activation);
+  return spec;
+}
+
+mx::Shape lift(const mx::Shape& shape, int dims) {
+  mx::Shape lifted = shape;
+  lifted.insert(lifted.begin() + 1, 3 - dims, 1);
+  return lifted;
+}
+
+/// (N, ..., C) with `dims` spatial axes to N, D, H, W, C.
+mx::array lift(const mx::array& a, int dims, mx::StreamOrDevice s) {
+  mx::array lifted = a;
+  for (int i = dims; i < 3; ++i) lifted = mx::expand_dims(lifted, 1, s);
+  return lifted;
+}
+
+mx::array lower(mx::array a, int dims, mx::StreamOrDevice s) {
+  for (int i = dims; i < 3; ++i) a = mx::squeeze(a, 1, s);
+  return a;
+}
+
+std::optional<Algorithm> parse_algorithm(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  const auto algorithm = algorithm_named(name);
+  if (!algorithm) throw std::invalid_argument("[conv] algorithm '" + name + "' is not known.");
+  return algorithm;
+}
+
+void require_ndim(const char* name, size_t ndim, int dims) {
+  if (static_cast<int>(ndim) == dims + 2) return;
+  throw std::invalid_argument("[conv] " + std::string(name) + " must have " + std::to_string(dims + 2) +
+                              " dimensions for a " + std::to_string(dims) + "-D convolution, got " +
+                              std::to_string(ndim) + ".");
+}
+
+mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
+                     const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
+                     const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
+                     std::optional<mx::array> bias, std::optional<mx::array> residual, std::optional<mx::array> lead,
+                     std::optional<mx::array> packed, int packed_m, const std::string& algorithm,
+                     mx::StreamOrDevice s) {
+  require_ndim("x", x.ndim(), dims);
+  require_ndim("w", w.ndim(), dims);
+  if (lead) require_ndim("lead", lead->ndim(), dims);
+  if (residual) require_ndim("residual", residual->ndim(), dims);
+  ConvExtras extras;
+  extras.bias = std::move(bias);
+  if (residual) extras.residual = lift(*residual, dims, s);
+  extras.lead = std::move(lead);
+  extras.packed = std::move(packed);
+  extras.packed_m = packed_m;
+  const ConvSpec spec =
+      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
+  const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
+  return lower(y, dims, s);
+}
+
+nb::dict to_dict(const Candidate& c) {
+  nb::dict d;
+  d["algorithm"] = name_of(c.algorithm);
+  d["legal"] = c.legal;
+  d["reason"] = c.reason;
+  d["cost"] = c.cost;
+  d["flops"] = c.flops;
+  d["bytes"] = c.bytes;
+  d["workspace"] = c.workspace;
+  if (c.algorithm == Algorithm::winograd) {
+    d["tile"] = c.winograd.m;
+    d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
+  } else {
+    d["tile"] = 0;
+    d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
+  }
+  return d;
+}
+
+nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type, mx::Dtype out_type,
+                    int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
+                    const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
+                    int activation, bool bias, bool residual, int64_t lead, const std::string& algorithm,
+                    int64_t limit) {
+  require_ndim("x_shape", x_shape.size(), dims);
+  require_ndim("w_shape", w_shape.size(), dims);
+  ConvSpec spec =
+      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
+  spec.bias = bias;
+  spec.residual = residual;
+  spec.out_type = to_dtype(out_type);
+  const auto shape = [&](const Ints& from) {
+    mx::Shape to;
+    for (int64_t v : from) to.push_back(static_cast<int>(v));
+    return lift(to, dims);
+  };
+  const ConvProblem p =
+      spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
+  if (p.in_channels != p.groups * shape(w_shape)[4] || (p.groups > 0 && p.out_channels % p.groups != 0)) {
+    throw std::invalid_argument("[plan] x_shape and w_shape do not match with groups " + std::to_string(p.groups) +
+                                ": " + p.describe() + ".");
+  }
+  p.validate();
+  const Plan plan = make_plan(p, cpu_device(), limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
+  nb::dict d = to_dict(plan.chosen);
+  d["reason"] = plan.reason;
+  d["direct_flops"] = plan.direct_flops;
+  d["device"] = cpu_device().name;
+  d["problem"] = p.describe();
+  nb::list candidates;
+  for (const Candidate& c : plan.candidates) candidates.append(to_dict(c));
+  d["candidates"] = candidates;
+  return d;
+}
+
+}  // namespace
+}  // namespace mlx_conv3d
+
+NB_MODULE(_ext, m) {
+  namespace conv3d = mlx_conv3d;
+  m.doc() = "The compiled core of mlx_conv3d.";
+  // Registers MLX's types with nanobind before they appear in signatures.
+  nb::module_::import_("mlx.core");
+  m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
+        "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a = nb::none(),
+        "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_m"_a = 0,
+        "algorithm"_a = "auto", "stream"_a = nb::none());
+  m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a, "out_type"_a,
+        "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a,
+        "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "algorithm"_a, "limit"_a);
+  m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
+  m.def("workspace_limit", &conv3d::workspace_limit);
+  m.def("set_workspace_limit", [](int64_t bytes) {
+    const int64_t previous = conv3d::set_workspace_limit(bytes);
+    conv3d::cpu::trim(bytes);
+    return previous;
+  }, "bytes"_a);
+  m.def("isa", &conv3d::cpu::isa);
+  m.def("threads", &conv3d::cpu::threads);
+  m.def("on_cpu", [](conv3d::mx::StreamOrDevice s) {
+    return conv3d::mx::to_stream(s).device == conv3d::mx::Device::cpu;
+  }, "stream"_a = nb::none());
+  m.def("disabled", &conv3d::disabled);
+  m.attr("mlx_version") = MLX_CONV3D_MLX_VERSION;
+}

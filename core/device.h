@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace mlx_conv3d {
+
+/// What a plan needs to know of a machine. Plain data, so that plans for any machine can be made anywhere.
+struct Device {
+  enum class Kind { cpu, gpu };
+  Kind kind = Kind::cpu;
+  std::string name;
+  int cores = 1;
+  int vector_width = 4;   ///< floats per SIMD vector
+  int panel_vectors = 2;  ///< widest GEMM panel, in vectors
+  double gflops = 30;     ///< fp32 multiply-add peak over all cores, nominal
+  double gbytes = 10;     ///< memory bandwidth, GB/s, nominal
+  int64_t cache_bytes = int64_t{1} << 20;  ///< per-core cache that a working set should fit
+};
+
+/// This machine's CPU, read once.
+const Device& cpu_device();
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,284 @@
+// Derivatives of the two primitives, which are each other's: y is bilinear in x and w, and so is dL/dw in x and dy.
+
+#include <stdexcept>
+
+#include "core/ops.h"
+#include "core/primitive.h"
+
+namespace mlx_conv3d {
+namespace {
+
+int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
+
+mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[axis] = static_cast<int>(begin);
+  stop[axis] = static_cast<int>(end);
+  return mx::slice(a, start, stop, s);
+}
+
+mx::array reverse_axis(const mx::array& a, int axis, mx::StreamOrDevice s) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape(), step(a.ndim(), 1);
+  start[axis] = a.shape(axis) - 1;
+  stop[axis] = -a.shape(axis) - 1;
+  step[axis] = -1;
+  return mx::slice(a, start, stop, step, s);
+}
+
+mx::array pad_axis(const mx::array& a, int axis, int64_t lo, int64_t hi, mx::StreamOrDevice s) {
+  std::vector<std::pair<int, int>> widths(a.ndim(), {0, 0});
+  widths[axis] = {static_cast<int>(lo), static_cast<int>(hi)};
+  return mx::pad(a, widths, mx::array(0.0f, a.dtype()), "constant", s);
+}
+
+/// Adjoint of padding an axis by lo and hi: the gradients of the padding are added to what it was copied from.
+mx::array fold_axis(const mx::array& g, int axis, int64_t lo, int64_t hi, PadMode mode, mx::StreamOrDevice s) {
+  const int64_t n = g.shape(axis) - lo - hi;
+  mx::array total = slice_axis(g, axis, lo, lo + n, s);
+  for (const bool low : {true, false}) {
+    const int64_t count = low ? lo : hi;
+    if (count == 0) continue;
+    const mx::array border = low ? slice_axis(g, axis, 0, lo, s) : slice_axis(g, axis, lo + n, lo + n + hi, s);
+    if (mode == PadMode::edge) {
+      const mx::array sum = mx::sum(border, axis, true, s);
+      total = mx::add(total, low ? pad_axis(sum, axis, 0, n - 1, s) : pad_axis(sum, axis, n - 1, 0, s), s);
+    } else {
+      const mx::array mirrored = reverse_axis(border, axis, s);
+      total = mx::add(total,
+                      low ? pad_axis(mirrored, axis, 1, n - 1 - count, s)
+                          : pad_axis(mirrored, axis, n - 1 - count, 1, s),
+                      s);
+    }
+  }
+  return total;
+}
+
+/// (G*O', ..., I') -> (G*I', ..., O') within each group: the weights of the adjoint.
+mx::array swap_channels(const mx::array& w, int64_t groups, mx::StreamOrDevice s) {
+  if (groups == 1) return mx::swapaxes(w, 0, 4, s);
+  const int g = static_cast<int>(groups), o = w.shape(0) / g;
+  mx::array split = mx::reshape(w, {g, o, w.shape(1), w.shape(2), w.shape(3), w.shape(4)}, s);
+  return mx::reshape(mx::swapaxes(split, 1, 5, s), {g * w.shape(4), w.shape(1), w.shape(2), w.shape(3), o}, s);
+}
+
+ConvSpec without_epilogue(const ConvSpec& spec) {
+  ConvSpec linear = spec;
+  linear.activation = Activation::none;
+  linear.bias = linear.residual = linear.lead = false;
+  linear.packed_m = 0;
+  linear.forced.reset();
+  return linear;
+}
+
+/// activation'(z), in fp32.
+mx::array activation_slope(Activation activation, const mx::array& z, mx::StreamOrDevice s) {
+  const mx::array one(1.0f), half(0.5f);
+  switch (activation) {
+    case Activation::relu: return mx::astype(mx::greater(z, mx::array(0.0f), s), mx::float32, s);
+    case Activation::silu: {
+      const mx::array sig = mx::sigmoid(z, s);
+      return mx::multiply(
+          sig, mx::add(one, mx::multiply(z, mx::subtract(one, sig, s), s), s), s);
+    }
+    case Activation::gelu: {
+      const mx::array cdf =
+          mx::multiply(half, mx::add(one, mx::erf(mx::multiply(z, mx::array(0.7071067811865475f), s), s), s), s);
+      const mx::array density = mx::multiply(
+          mx::array(0.3989422804014327f),
+          mx::exp(mx::multiply(mx::array(-0.5f), mx::multiply(z, z, s), s), s), s);
+      return mx::add(cdf, mx::multiply(z, density, s), s);
+    }
+    case Activation::none: break;
+  }
+  return one;
+}
+
+/// Named access to Conv's inputs.
+struct ConvInputs {
+  int lead = -1, bias = -1, residual = -1, packed = -1;
+  explicit ConvInputs(const ConvSpec& spec) {
+    int next = 2;
+    if (spec.lead) lead = next++;
+    if (spec.bias) bias = next++;
+    if (spec.residual) residual = next++;
+    if (spec.packed_m > 0) packed = next++;
+  }
+};
+
+/// conv(x, w) + bias in fp32, what the activation is applied to.
+mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& inputs, mx::StreamOrDevice s) {
+  const ConvInputs at(spec);
+  ConvSpec plain = without_epilogue(spec);
+  plain.lead = spec.lead;
+  plain.bias = spec.bias;
+  plain.out_type = Dtype::float32;
+  std::vector<mx::array> kept{inputs[0], inputs[1]};
+  if (at.lead >= 0) kept.push_back(inputs[at.lead]);
+  if (at.bias >= 0) kept.push_back(inputs[at.bias]);
+  return make_conv(kept, plain, s);
+}
+
+}  // namespace
+
+mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, const mx::array& w,
+                         const mx::array& dy, Dtype type, mx::StreamOrDevice s) {
+  ConvSpec adjoint = without_epilogue(spec);
+  adjoint.out_type = type;
+  adjoint.flip = !spec.flip;
+  adjoint.stride = spec.input_dilation;
+  adjoint.input_dilation = spec.stride;
+  adjoint.pad_mode = {PadMode::zeros, PadMode::zeros, PadMode::zeros};
+  Size3 folded_lo{0, 0, 0}, folded_hi{0, 0, 0};
+  for (int axis = 0; axis < 3; ++axis) {
+    if (spec.pad_mode[axis] != PadMode::zeros) {
+      folded_lo[axis] = std::max<int64_t>(0, spec.pad_lo[axis]);
+      folded_hi[axis] = std::max<int64_t>(0, spec.pad_hi[axis]);
+    }
+    const int64_t extent = input_shape[axis + 1] + folded_lo[axis] + folded_hi[axis];
+    const int64_t pad_lo = spec.pad_lo[axis] - folded_lo[axis];
+    adjoint.pad_lo[axis] = dilated(w.shape(axis + 1), spec.dilation[axis]) - 1 - pad_lo;
+    adjoint.pad_hi[axis] = (extent - 1) * spec.input_dilation[axis] + 1 -
+                           dilated(dy.shape(axis + 1), spec.stride[axis]) + pad_lo;
+  }
+  if (dy.size() == 0) return mx::zeros(input_shape, to_mlx(type), s);
+  for (int i = 0; i < 5; ++i) {
+    if (input_shape[i] == 0) return mx::zeros(input_shape, to_mlx(type), s);
+  }
+  mx::array grad = make_conv({dy, swap_channels(w, spec.groups, s)}, adjoint, s);
+  for (int axis = 0; axis < 3; ++axis) {
+    if (folded_lo[axis] + folded_hi[axis] > 0) {
+      grad = fold_axis(grad, axis + 1, folded_lo[axis], folded_hi[axis], spec.pad_mode[axis], s);
+    }
+  }
+  return grad;
+}
+
+std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                                 const std::vector<int>& argnums, const std::vector<mx::array>&) {
+  const mx::StreamOrDevice s = stream();
+  const ConvInputs at(spec_);
+  const mx::array& x = primals[0];
+  const mx::array& w = primals[1];
+  mx::array dz = cotangents[0];
+  if (spec_.activation != Activation::none) {
+    const mx::array slope = activation_slope(spec_.activation, before_activation(spec_, primals, s), s);
+    dz = mx::astype(mx::multiply(mx::astype(dz, mx::float32, s), slope, s), cotangents[0].dtype(), s);
+  }
+  mx::Shape input_shape = x.shape();
+  std::optional<mx::array> lead;
+  if (at.lead >= 0) {
+    lead = primals[at.lead];
+    input_shape[1] += lead->shape(1);
+  }
+  std::optional<mx::array> both;
+  const auto of_input = [&]() -> const mx::array& {
+    if (!both) both = input_gradient(spec_, input_shape, w, dz, to_dtype(x.dtype()), s);
+    return *both;
+  };
+  std::vector<mx::array> grads;
+  for (const int arg : argnums) {
+    if (arg == 0) {
+      grads.push_back(lead ? slice_axis(of_input(), 1, lead->shape(1), input_shape[1], s) : of_input());
+    } else if (arg == 1) {
+      grads.push_back(weight_gradient(spec_, x, lead, dz, w.shape(), to_dtype(w.dtype()), s));
+    } else if (arg == at.lead) {
+      grads.push_back(slice_axis(of_input(), 1, 0, lead->shape(1), s));
+    } else if (arg == at.bias) {
+      grads.push_back(mx::sum(mx::astype(dz, mx::float32, s), {0, 1, 2, 3}, false, s));
+    } else if (arg == at.residual) {
+      grads.push_back(cotangents[0]);
+    } else {
+      grads.push_back(mx::zeros_like(primals[arg], s));
+    }
+  }
+  return grads;
+}
+
+std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
+                                 const std::vector<int>& argnums) {
+  const mx::StreamOrDevice s = stream();
+  const ConvInputs at(spec_);
+  std::vector<std::optional<mx::array>> tangent(primals.size());
+  for (size_t i = 0; i < argnums.size(); ++i) tangent[argnums[i]] = tangents[i];
+  const auto or_zeros = [&](int i) { return tangent[i] ? *tangent[i] : mx::zeros_like(primals[i], s); };
+  ConvSpec linear = without_epilogue(spec_);
+  linear.lead = spec_.lead;
+  linear.out_type = Dtype::float32;
+
+  std::optional<mx::array> total;
+  const auto add = [&](const mx::array& term) { total = total ? mx::add(*total, term, s) : term; };
+  if (tangent[0] || (at.lead >= 0 && tangent[at.lead])) {
+    std::vector<mx::array> inputs{or_zeros(0), primals[1]};
+    if (at.lead >= 0) inputs.push_back(or_zeros(at.lead));
+    add(make_conv(inputs, linear, s));
+  }
+  if (tangent[1]) {
+    std::vector<mx::array> inputs{primals[0], *tangent[1]};
+    if (at.lead >= 0) inputs.push_back(primals[at.lead]);
+    add(make_conv(inputs, linear, s));
+  }
+  const mx::Shape shape = output_shapes(primals)[0];
+  if (at.bias >= 0 && tangent[at.bias]) add(mx::broadcast_to(*tangent[at.bias], shape, s));
+  if (total && spec_.activation != Activation::none) {
+    total = mx::multiply(*total, activation_slope(spec_.activation, before_activation(spec_, primals, s), s), s);
+  }
+  if (at.residual >= 0 && tangent[at.residual]) add(mx::astype(*tangent[at.residual], mx::float32, s));
+  if (!total) total = mx::zeros(shape, mx::float32, s);
+  return {mx::astype(*total, to_mlx(spec_.out_type), s)};
+}
+
+std::vector<mx::array> ConvWeightGradient::vjp(const std::vector<mx::array>& primals,
+                                               const std::vector<mx::array>& cotangents,
+                                               const std::vector<int>& argnums, const std::vector<mx::array>&) {
+  const mx::StreamOrDevice s = stream();
+  const mx::array& x = primals[0];
+  const mx::array& dy = primals[1];
+  const mx::array& dw = cotangents[0];
+  std::optional<mx::array> lead;
+  mx::Shape input_shape = x.shape();
+  if (spec_.lead) {
+    lead = primals[2];
+    input_shape[1] += lead->shape(1);
+  }
+  std::vector<mx::array> grads;
+  for (const int arg : argnums) {
+    if (arg == 1) {
+      ConvSpec forward = without_epilogue(spec_);
+      forward.lead = spec_.lead;
+      forward.out_type = to_dtype(dy.dtype());
+      std::vector<mx::array> inputs{x, dw};
+      if (lead) inputs.push_back(*lead);
+      grads.push_back(make_conv(inputs, forward, s));
+      continue;
+    }
+    const mx::array g = input_gradient(spec_, input_shape, dw, dy, to_dtype(x.dtype()), s);
+    const int64_t frames = lead ? lead->shape(1) : 0;
+    grads.push_back(arg == 0 ? slice_axis(g, 1, frames, input_shape[1], s) : slice_axis(g, 1, 0, frames, s));
+  }
+  return grads;
+}
+
+std::vector<mx::array> ConvWeightGradient::jvp(const std::vector<mx::array>& primals,
+                                               const std::vector<mx::array>& tangents,
+                                               const std::vector<int>& argnums) {
+  const mx::StreamOrDevice s = stream();
+  std::vector<std::optional<mx::array>> tangent(primals.size());
+  for (size_t i = 0; i < argnums.size(); ++i) tangent[argnums[i]] = tangents[i];
+  const auto or_zeros = [&](int i) { return tangent[i] ? *tangent[i] : mx::zeros_like(primals[i], s); };
+  const mx::Shape shape = weight_shape(primals);
+  std::optional<mx::array> total;
+  const auto add = [&](const mx::array& term) { total = total ? mx::add(*total, term, s) : term; };
+  if (tangent[0] || (spec_.lead && tangent[2])) {
+    std::optional<mx::array> lead;
+    if (spec_.lead) lead = or_zeros(2);
+    add(weight_gradient(spec_, or_zeros(0), lead, primals[1], shape, spec_.out_type, s));
+  }
+  if (tangent[1]) {
+    std::optional<mx::array> lead;
+    if (spec_.lead) lead = primals[2];
+    add(weight_gradient(spec_, primals[0], lead, *tangent[1], shape, spec_.out_type, s));
+  }
+  return {total ? *total : mx::zeros(shape, to_mlx(spec_.out_type), s)};
+}
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,148 @@
+#include "core/ops.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+#include <stdexcept>
+
+namespace mlx_conv3d {
+namespace {
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  message << "[conv] ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+void require_floating(const char* name, const mx::array& a) {
+  if (!mx::issubdtype(a.dtype(), mx::floating)) {
+    fail("Invalid ", name, " with type ", a.dtype(), ". Convolution currently only supports floating point types");
+  }
+}
+
+void require_shapes(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras) {
+  const int64_t groups = spec.groups;
+  if (groups <= 0) fail("groups must be positive, got ", groups, ".");
+  if (x.shape(4) % groups != 0) {
+    fail("The input channels must be divisible by groups. Got x with shape ", x.shape(), " and groups ", groups, ".");
+  }
+  if (w.shape(0) % groups != 0) {
+    fail("The output channels must be divisible by groups. Got w with shape ", w.shape(), " and groups ", groups, ".");
+  }
+  if (x.shape(4) != groups * w.shape(4)) {
+    fail("Expect the input channels of x and w to match but got shapes - x: ", x.shape(), " and w: ", w.shape(),
+         " with groups ", groups, ".");
+  }
+  if (extras.lead) {
+    const mx::array& lead = *extras.lead;
+    bool fits = lead.ndim() == 5;
+    for (int i : {0, 2, 3, 4}) fits = fits && lead.shape(i) == x.shape(i);
+    if (!fits) fail("lead must be (N, frames, H, W, C) like x ", x.shape(), ", got ", lead.shape(), ".");
+  }
+  if (extras.bias && extras.bias->shape() != mx::Shape{w.shape(0)}) {
+    fail("bias must have shape (", w.shape(0), ") for w ", w.shape(), ", got ", extras.bias->shape(), ".");
+  }
+}
+
+}  // namespace
+
+bool is_supported(mx::Dtype type) { return type == mx::float32 || type == mx::float16 || type == mx::bfloat16; }
+
+Dtype to_dtype(mx::Dtype type) {
+  if (type == mx::float16) return Dtype::float16;
+  if (type == mx::bfloat16) return Dtype::bfloat16;
+  return Dtype::float32;
+}
+
+mx::Dtype to_mlx(Dtype type) {
+  switch (type) {
+    case Dtype::float16: return mx::float16;
+    case Dtype::bfloat16: return mx::bfloat16;
+    case Dtype::float32: break;
+  }
+  return mx::float32;
+}
+
+bool disabled() {
+  const char* value = std::getenv("MLX_CONV3D_DISABLE");
+  return value != nullptr && std::strcmp(value, "") != 0 && std::strcmp(value, "0") != 0;
+}
+
+ConvProblem describe(const mx::Shape& x, mx::Dtype x_type, const mx::Shape& w, mx::Dtype w_type,
+                     const ConvSpec& spec) {
+  return spec.bind(x, to_dtype(x_type), w, to_dtype(w_type), 0);
+}
+
+mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
+               std::optional<Algorithm> forced, mx::StreamOrDevice s) {
+  require_floating("x", x);
+  require_floating("w", w);
+  if (extras.lead) require_floating("lead", *extras.lead);
+  if (extras.bias) require_floating("bias", *extras.bias);
+  if (extras.residual) require_floating("residual", *extras.residual);
+  require_shapes(x, w, requested, extras);
+
+  bool supported = is_supported(x.dtype()) && is_supported(w.dtype());
+  mx::Dtype type = mx::promote_types(x.dtype(), w.dtype());
+  for (const auto& extra : {extras.lead, extras.bias, extras.residual}) {
+    if (extra) {
+      type = mx::promote_types(type, extra->dtype());
+      supported = supported && is_supported(extra->dtype());
+    }
+  }
+  ConvSpec spec = requested;
+  spec.out_type = to_dtype(type);
+  spec.forced = forced;
+  spec.lead = extras.lead && extras.lead->shape(1) > 0;
+  spec.bias = extras.bias.has_value();
+  spec.residual = extras.residual.has_value();
+
+  const int64_t lead_frames = spec.lead ? extras.lead->shape(1) : 0;
+  const ConvProblem p = spec.bind(x.shape(), to_dtype(x.dtype()), w.shape(), to_dtype(w.dtype()), lead_frames);
+  p.validate();
+  if (extras.residual) {
+    const mx::Shape out{x.shape(0), static_cast<int>(p.output(0)), static_cast<int>(p.output(1)),
+                        static_cast<int>(p.output(2)), w.shape(0)};
+    if (extras.residual->shape() != out) {
+      fail("residual must have the output's shape ", out, ", got ", extras.residual->shape(), ".");
+    }
+  }
+
+  const bool on_cpu = mx::to_stream(s).device == mx::Device::cpu;
+  if (!on_cpu || !supported || disabled() || forced == Algorithm::stock) {
+    if (forced && forced != Algorithm::stock && !disabled()) {
+      fail("algorithm ", name_of(*forced), on_cpu ? " does not compute in " : " has no kernel for this GPU stream in ",
+           type, ".");
+    }
+    return stock_conv(x, w, spec, extras, s);
+  }
+  if (forced) {
+    // Fails now rather than when the result is evaluated.
+    make_plan(p, cpu_device(), workspace_limit(), forced);
+  }
+
+  std::vector<mx::array> inputs{x, w};
+  if (spec.lead) {
+    // x and its lead frames are read by the same loader, so they share a type.
+    const mx::Dtype frames = mx::promote_types(x.dtype(), extras.lead->dtype());
+    inputs[0] = mx::astype(x, frames, s);
+    inputs.push_back(mx::astype(*extras.lead, frames, s));
+  }
+  if (spec.bias) inputs.push_back(mx::astype(*extras.bias, mx::float32, s));
+  if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
+  if (extras.packed) {
+    spec.packed_m = extras.packed_m;
+    inputs.push_back(*extras.packed);
+  }
+  return make_conv(std::move(inputs), std::move(spec), s);
+}
+
+mx::array pack_weights(const mx::array& w, int m, bool flip, mx::StreamOrDevice s) {
+  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), m, flip);
+  const mx::Shape shape = primitive->output_shapes({w})[0];
+  return mx::array(shape, mx::float32, std::move(primitive), {w});
+}
+
+}  // namespace mlx_conv3d

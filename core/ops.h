@@ -1,0 +1,47 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "core/plan.h"
+#include "core/primitive.h"
+#include "mlx/mlx.h"
+
+namespace mlx_conv3d {
+
+namespace mx = mlx::core;
+
+/// Arrays of a convolution beside x and w.
+struct ConvExtras {
+  std::optional<mx::array> lead;
+  std::optional<mx::array> bias;
+  std::optional<mx::array> residual;
+  std::optional<mx::array> packed;  ///< winograd weights of F(packed_m, 3), see pack_weights
+  int packed_m = 0;
+};
+
+/// y = activation(conv(x, w) + bias) + residual for x (N, D, H, W, C) and w (O, KD, KH, KW, C/groups). The result
+/// has the type that x, w and the extras promote to. Throws std::invalid_argument naming the argument.
+mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
+               std::optional<Algorithm> forced, mx::StreamOrDevice s);
+
+/// The same from MLX's own operations (core/stock.cpp).
+mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
+                     mx::StreamOrDevice s);
+
+/// The description of that convolution; the arrays need only shapes and types.
+ConvProblem describe(const mx::Shape& x, mx::Dtype x_type, const mx::Shape& w, mx::Dtype w_type,
+                     const ConvSpec& spec);
+
+/// Weights transformed for F(m, 3), as an fp32 array that `conv` takes as extras.packed.
+mx::array pack_weights(const mx::array& w, int m, bool flip, mx::StreamOrDevice s);
+
+/// Whether the type is one that the kernels compute with.
+bool is_supported(mx::Dtype type);
+Dtype to_dtype(mx::Dtype type);
+mx::Dtype to_mlx(Dtype type);
+
+/// MLX_CONV3D_DISABLE=1: everything is stock.
+bool disabled();
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,424 @@
+// Which algorithm, and how it is cut into pieces. Pure functions of the problem, the device and the limit.
+
+#include "core/plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <stdexcept>
+
+namespace mlx_conv3d {
+namespace {
+
+constexpr Size3 kOnes{1, 1, 1};
+
+std::atomic<int64_t> limit_in_force{kDefaultWorkspaceLimit};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+std::string mebibytes(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f MiB", bytes / (1 << 20));
+  return text;
+}
+
+/// Lanes of whole vectors that hold n channels, as the panels lay them out.
+int64_t lanes(int64_t n, const Device& device) { return round_up(n, device.vector_width); }
+
+bool padded_anywhere(const ConvProblem& p) { return p.padded(0) || p.padded(1) || p.padded(2); }
+
+// ---- winograd ---------------------------------------------------------------------------------------------
+
+// Measured on AVX-512: the share of the multiply-add peak that the transform-domain products reach, and the
+// transforms' speed per thread in floats written. Machines scale with `gflops`.
+constexpr double kProductShare = 0.80, kGatherShare = 0.75;
+constexpr double kTransformFloats = 1.6e9, kWeightFloats = 0.7e9;
+constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
+
+int64_t winograd_weight_bytes(const ConvProblem& p, int m, int64_t out_channels, const Device& d) {
+  return (m + 2) * (m + 2) * p.kernel[0] * p.in_channels * lanes(out_channels, d) * 4;
+}
+
+/// Chunk sizes that fit the limit with F(m, 3); false if none does.
+bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, Candidate& c) {
+  const int64_t frequencies = (m + 2) * (m + 2);
+  const int64_t panel = d.panel_vectors * d.vector_width;
+  const int64_t tiles = p.batch * divide_up(p.output(1), m) * divide_up(p.output(2), m);
+  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
+
+  // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of them.
+  int64_t slice = p.out_channels;
+  while (slice > panel && winograd_weight_bytes(p, m, slice, d) > limit / 4 * 3) {
+    slice = round_up(divide_up(slice, 2), panel);
+  }
+  const int64_t weight_bytes = winograd_weight_bytes(p, m, slice, d);
+  const auto chunk_bytes = [&](int64_t t, int64_t f) {
+    return frequencies * t * 4 * (winograd_input_frames(p, f) * pitch + f * lanes(slice, d));
+  };
+  const int64_t slack = 4096;
+  const int64_t room = limit - weight_bytes - slack;
+  // A chunk should be large enough that reading the weights is cheap next to multiplying with them, and small
+  // enough that the transformed tiles stay in a shared cache.
+  const int64_t wanted = std::min<int64_t>(room, int64_t{24} << 20);
+  int64_t f = std::min<int64_t>(p.output(0), 16);
+  int64_t t = std::min<int64_t>(tiles, 64);
+  while (t * f < 512 && t < tiles) t = std::min(tiles, t * 2);
+  while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > 1)) {
+    if (t > 16 && (t >= 2 * f || f == 1)) {
+      t = divide_up(t, 2);
+    } else if (f > 1) {
+      f = divide_up(f, 2);
+    } else {
+      t = divide_up(t, 2);
+    }
+  }
+  while (chunk_bytes(t, f) > room && (t > 1 || f > 1)) {
+    if (f > 1) {
+      f = divide_up(f, 2);
+    } else {
+      t = divide_up(t, 2);
+    }
+  }
+  if (chunk_bytes(t, f) > room) return false;
+  // Equal chunks.
+  f = divide_up(p.output(0), divide_up(p.output(0), f));
+  t = divide_up(tiles, divide_up(tiles, t));
+
+  const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(p.output(0), f));
+  const double slices = static_cast<double>(divide_up(p.out_channels, slice));
+  const double frames = static_cast<double>(p.output(0));
+  const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
+  const double products =
+      2.0 * frequencies * tiles * frames * static_cast<double>(p.kernel[0] * p.in_channels) * out_lanes;
+  const double input_floats = slices * frequencies * tiles * pitch * static_cast<double>(winograd_input_frames(p, f)) *
+                              static_cast<double>(divide_up(p.output(0), f));
+  const double output_floats = static_cast<double>(frequencies * tiles) * frames * out_lanes;
+  const double weight_floats = static_cast<double>(frequencies * p.kernel[0] * p.in_channels) * out_lanes;
+  c.winograd = {m, t, f, slice};
+  c.workspace = weight_bytes + chunk_bytes(t, f) + slack;
+  // Each element of a transform is a sum of about m + 1 terms in each of the two directions.
+  c.flops = products + 4.0 * (m + 1) * (input_floats + output_floats + weight_floats * 3 / (m + 2));
+  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) + 4.0 * weight_floats * (1 + chunks);
+  const double scale = d.gflops / d.cores / 135.0;
+  c.cost = products / (d.gflops * 1e9 * kProductShare) +
+           (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
+           weight_floats / (kWeightFloats * d.cores * scale) + (3 * chunks * slices + slices) * kStepSeconds;
+  return true;
+}
+
+void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  Candidate best;
+  best.cost = std::numeric_limits<double>::infinity();
+  for (int m : {2, 4, 6}) {
+    // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
+    if (m == 6 && p.out_type == Dtype::float32) continue;
+    Candidate at = c;
+    if (fit_winograd(p, d, limit, m, at) && at.cost < best.cost) best = at;
+  }
+  if (std::isinf(best.cost)) {
+    c.legal = false;
+    c.reason = "its workspace does not fit the limit of " + mebibytes(static_cast<double>(limit));
+    return;
+  }
+  c = best;
+  const std::string m = std::to_string(c.winograd.m);
+  c.reason = "F(" + m + "x" + m + ", 3x3) with the depth taps summed in the transform domain: " +
+             std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
+             " direct FLOPs per 100 executed";
+}
+
+// ---- the GEMM family --------------------------------------------------------------------------------------
+
+constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
+constexpr int64_t kRowBlock = 192, kColBlock = 768;
+
+/// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at once.
+bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t depth_taps_held, int64_t extra_bytes,
+              Candidate& c) {
+  const int64_t panel = d.panel_vectors * d.vector_width;
+  const int64_t out_lanes = lanes(p.group_out(), d);
+  const int64_t taps_held = p.taps() / p.kernel[0] * depth_taps_held;
+  const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
+  const int64_t packed_bytes = taps_held * p.group_in() * out_lanes * 4;
+  GemmPlan g;
+  g.depth = std::min<int64_t>(kDepthBlock, std::max<int64_t>(1, p.taps() * p.group_in()));
+  g.cols = std::min(round_up(out_lanes, panel), round_up(kColBlock, panel));
+  g.rows = kRowBlock;
+  const auto thread_bytes = [&](bool packed) {
+    return d.cores * 4 * (g.rows * (g.depth + d.vector_width + g.cols) + (packed ? 0 : g.depth * g.cols));
+  };
+  g.packed_weights = packed_bytes + thread_bytes(true) + extra_bytes + slack <= limit;
+  while (thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack > limit) {
+    if (g.rows > 16) {
+      g.rows /= 2;
+    } else if (g.cols > panel) {
+      g.cols = round_up(g.cols / 2, panel);
+    } else {
+      return false;
+    }
+  }
+  // Enough tasks to keep every thread busy to the end.
+  const auto tasks = [&] {
+    return divide_up(p.out_positions(), g.rows) * divide_up(out_lanes, g.cols);
+  };
+  while (tasks() < 4 * d.cores && g.rows > 48) g.rows = round_up(g.rows / 2, 8);
+  while (tasks() < 2 * d.cores && g.cols > 2 * panel) g.cols = round_up(g.cols / 2, panel);
+  while (tasks() < 2 * d.cores && g.rows > 12) g.rows /= 2;
+  c.gemm = g;
+  c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
+
+  double phases = 1;
+  if (c.algorithm == Algorithm::transposed) {
+    // Only the taps that meet an input are multiplied.
+    phases = static_cast<double>(p.input_dilation[0] * p.input_dilation[1] * p.input_dilation[2]);
+  }
+  const double rows = static_cast<double>(p.out_positions());
+  const double k = static_cast<double>(p.taps() * p.group_in()) / phases;
+  const double padded_lanes = static_cast<double>(out_lanes * p.groups);
+  c.flops = 2.0 * rows * k * padded_lanes;
+  const double gathered = rows * k * static_cast<double>(p.groups) * divide_up(out_lanes, g.cols);
+  c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
+  const double scale = d.gflops / d.cores / 135.0;
+  c.cost = c.flops / (d.gflops * 1e9 * kGatherShare) + gathered / (1.5e9 * d.cores * scale) +
+           static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
+           rows * padded_lanes / (1.5e9 * d.cores * scale) + 2 * p.groups * kStepSeconds;
+  return true;
+}
+
+void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c, const std::string& reason) {
+  int64_t taps_held = p.kernel[0], extra = 0;
+  if (c.algorithm == Algorithm::taps) {
+    taps_held = 1;
+    if (p.out_type != Dtype::float32) extra = round_up(p.out_positions() * p.out_channels * 4, 64);
+  }
+  if (!fit_gemm(p, d, limit, taps_held, extra, c)) {
+    c.legal = false;
+    c.reason = "its workspace does not fit the limit of " + mebibytes(static_cast<double>(limit));
+    return;
+  }
+  c.reason = reason;
+  if (c.algorithm == Algorithm::taps) {
+    const double sums = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
+    c.bytes += 8.0 * sums * static_cast<double>(p.kernel[0] - 1);
+    c.cost += 8.0 * sums * static_cast<double>(p.kernel[0] - 1) / (d.gbytes * 1e9);
+  }
+  // The same work under its particular name is preferred to the general one.
+  if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
+}
+
+void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (!is_direct(p)) {
+    consider_gemm(p, d, limit, c, "one blocked product per group");
+    return;
+  }
+  const int64_t pitch = lanes(p.out_channels, d);
+  c.workspace = round_up(pitch * p.taps() * p.group_in() * 4, 64) +
+                d.cores * round_up(kDirectPositions * pitch * 4, 64) + 4096;
+  if (c.workspace > limit) {
+    c.legal = false;
+    c.reason = "its workspace does not fit the limit of " + mebibytes(static_cast<double>(limit));
+    return;
+  }
+  c.flops = 2.0 * static_cast<double>(p.out_positions() * pitch) * static_cast<double>(p.taps() * p.group_in());
+  c.bytes = p.operand_bytes();
+  const double share = p.group_in() == 1 && p.group_out() == 1 ? 0.25 : 0.05;
+  c.cost = c.flops / (d.gflops * 1e9 * share) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
+  c.reason = p.group_in() == 1 && p.group_out() == 1 ? "depthwise, vectors of channels"
+                                                     : "few channels per group, vectors of output channels";
+}
+
+void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
+  c.flops = p.direct_flops();
+  c.bytes = p.operand_bytes();
+  // MLX's CPU convolution runs at 1.1-1.5 GFLOP/s whatever the machine.
+  c.cost = d.kind == Device::Kind::cpu ? c.flops / 1.3e9 + 1e-5 : c.flops / (d.gflops * 1e9 * 0.7);
+  c.reason = "composed of MLX's own operations";
+}
+
+Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+  Candidate c;
+  c.algorithm = algorithm;
+  c.reason = illegal_reason(p, algorithm);
+  c.legal = c.reason.empty();
+  if (d.kind != Device::Kind::cpu && algorithm != Algorithm::stock) {
+    c.legal = false;
+    c.reason = "this device has no kernel for it";
+  }
+  if (!c.legal) return c;
+  switch (algorithm) {
+    case Algorithm::winograd: consider_winograd(p, d, limit, c); break;
+    case Algorithm::taps:
+      consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
+      break;
+    case Algorithm::temporal:
+      consider_gemm(p, d, limit, c, "one product per depth tap over whole frames, read in place");
+      break;
+    case Algorithm::pointwise: consider_gemm(p, d, limit, c, "one matrix product"); break;
+    case Algorithm::patchify: consider_gemm(p, d, limit, c, "one matrix product over the patches"); break;
+    case Algorithm::grouped: consider_grouped(p, d, limit, c); break;
+    case Algorithm::transposed:
+      consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
+      break;
+    case Algorithm::implicit_gemm:
+      consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
+      break;
+    case Algorithm::stock: consider_stock(p, d, c); break;
+  }
+  return c;
+}
+
+std::string because(const Plan& plan, bool forced) {
+  if (forced) return "forced: " + plan.chosen.reason;
+  const Candidate* second = nullptr;
+  for (const Candidate& c : plan.candidates) {
+    if (!c.legal || c.algorithm == plan.chosen.algorithm || c.algorithm == Algorithm::stock) continue;
+    if (second == nullptr || c.cost < second->cost) second = &c;
+  }
+  std::string text = plan.chosen.reason;
+  if (second != nullptr) {
+    char ratio[64];
+    std::snprintf(ratio, sizeof(ratio), "; modelled %.2fx the speed of ", second->cost / plan.chosen.cost);
+    text += ratio + std::string(name_of(second->algorithm));
+  }
+  return text;
+}
+
+}  // namespace
+
+const char* name_of(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::winograd: return "winograd";
+    case Algorithm::taps: return "taps";
+    case Algorithm::temporal: return "temporal";
+    case Algorithm::pointwise: return "pointwise";
+    case Algorithm::patchify: return "patchify";
+    case Algorithm::grouped: return "grouped";
+    case Algorithm::transposed: return "transposed";
+    case Algorithm::implicit_gemm: return "implicit_gemm";
+    case Algorithm::stock: return "stock";
+  }
+  return "?";
+}
+
+std::optional<Algorithm> algorithm_named(const std::string& name) {
+  for (Algorithm a : kAlgorithms) {
+    if (name == name_of(a)) return a;
+  }
+  return std::nullopt;
+}
+
+std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
+  const bool one_group = p.groups == 1;
+  const auto spatial = [&](const Size3& v, int64_t value) { return v[1] == value && v[2] == value; };
+  switch (algorithm) {
+    case Algorithm::winograd:
+      if (!one_group) return "it needs groups 1";
+      if (!spatial(p.kernel, 3)) return "it needs a 3x3 spatial kernel";
+      if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
+      if (!spatial(p.dilation, 1)) return "it needs spatial dilation 1";
+      if (p.input_dilated()) return "it needs input dilation 1";
+      return "";
+    case Algorithm::taps:
+      if (!one_group) return "it needs groups 1";
+      if (p.kernel[0] > 7) return "it needs at most 7 depth taps";
+      if (p.input_dilated()) return "it needs input dilation 1";
+      return "";
+    case Algorithm::temporal:
+      if (!one_group) return "it needs groups 1";
+      if (!spatial(p.kernel, 1)) return "it needs a 1x1 spatial kernel";
+      if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
+      if (p.padded(1) || p.padded(2)) return "it needs no spatial padding";
+      if (p.input_dilated()) return "it needs input dilation 1";
+      return "";
+    case Algorithm::pointwise:
+      if (!one_group) return "it needs groups 1";
+      if (p.kernel != kOnes) return "it needs a 1x1x1 kernel";
+      if (padded_anywhere(p)) return "it needs no padding";
+      if (p.input_dilated()) return "it needs input dilation 1";
+      return "";
+    case Algorithm::patchify:
+      if (!one_group) return "it needs groups 1";
+      if (p.kernel != p.stride) return "it needs a stride equal to the kernel";
+      if (padded_anywhere(p)) return "it needs no padding";
+      if (p.dilation != kOnes) return "it needs dilation 1";
+      if (p.input_dilated()) return "it needs input dilation 1";
+      return "";
+    case Algorithm::grouped:
+      if (one_group) return "it needs groups > 1";
+      if (p.input_dilated()) return "it needs input dilation 1";
+      return "";
+    case Algorithm::transposed:
+      if (!p.input_dilated()) return "it needs an input dilation > 1 (a transposed convolution)";
+      return "";
+    case Algorithm::implicit_gemm:
+    case Algorithm::stock: return "";
+  }
+  return "";
+}
+
+bool is_direct(const ConvProblem& p) { return p.groups > 1 && p.group_in() <= 16 && p.group_out() < 16; }
+
+Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit, std::optional<Algorithm> forced) {
+  Plan plan;
+  plan.direct_flops = problem.direct_flops();
+  const Candidate* best = nullptr;
+  for (Algorithm a : kAlgorithms) plan.candidates.push_back(consider(problem, device, limit, a));
+  for (const Candidate& c : plan.candidates) {
+    if (forced ? c.algorithm == *forced : c.legal && (best == nullptr || c.cost < best->cost)) best = &c;
+  }
+  if (!best->legal) {
+    throw std::invalid_argument(std::string("[conv] algorithm ") + name_of(best->algorithm) +
+                                " cannot run this problem: " + best->reason + " (" + problem.describe() + ").");
+  }
+  plan.chosen = *best;
+  plan.reason = because(plan, forced.has_value());
+  return plan;
+}
+
+WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit) {
+  WeightGradientPlan g;
+  const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
+  g.direct = is_direct(p) && !p.input_dilated();
+  if (g.direct) {
+    const int64_t pitch = lanes(p.out_channels, d);
+    g.rows = kDirectPositions;
+    g.workspace = d.cores * 4 * (pitch * p.taps() * p.group_in() + g.rows * pitch) + slack;
+    if (g.workspace <= limit) return g;
+    g.direct = false;
+  }
+  const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
+  const int64_t products = p.taps() * p.group_in();
+  g.rows = 256;
+  g.depth = std::clamp<int64_t>(p.kernel[2] * p.group_in(), 1, 288);
+  g.cols = std::min(round_up(out_lanes, panel), round_up(int64_t{512}, panel));
+  const auto thread_bytes = [&] {
+    return d.cores * 4 * (g.rows * (g.depth + d.vector_width + g.cols) + g.depth * g.cols);
+  };
+  while (thread_bytes() + slack > limit / 2 && g.cols > panel) g.cols = round_up(g.cols / 2, panel);
+  while (thread_bytes() + slack > limit / 2 && g.rows > 16) g.rows /= 2;
+  const int64_t tasks = divide_up(products, g.depth) * divide_up(out_lanes, g.cols);
+  const int64_t split_bytes = products * out_lanes * 4;
+  // Few products: the positions are cut as well, so that all threads have work.
+  if (tasks < 4 * d.cores) g.splits = divide_up(4 * d.cores, std::max<int64_t>(1, tasks));
+  g.splits = std::min(g.splits, divide_up(p.out_positions(), 4 * g.rows));
+  while (g.splits > 1 && g.splits * split_bytes + thread_bytes() + slack > limit) --g.splits;
+  g.splits = std::max<int64_t>(1, g.splits);
+  g.workspace = thread_bytes() + (g.splits > 1 ? g.splits * split_bytes : 0) + slack;
+  return g;
+}
+
+int64_t workspace_limit() { return limit_in_force.load(); }
+
+int64_t set_workspace_limit(int64_t bytes) {
+  if (bytes < kLeastWorkspaceLimit) {
+    throw std::invalid_argument("[set_workspace_limit] bytes must be at least " +
+                                std::to_string(kLeastWorkspaceLimit) + " (16 MiB), got " + std::to_string(bytes) +
+                                ".");
+  }
+  return limit_in_force.exchange(bytes);
+}
+
+}  // namespace mlx_conv3d

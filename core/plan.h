@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+#include "core/problem.h"
+
+namespace mlx_conv3d {
+
+enum class Algorithm : uint8_t {
+  winograd,
+  taps,
+  temporal,
+  pointwise,
+  patchify,
+  grouped,
+  transposed,
+  implicit_gemm,
+  stock
+};
+inline constexpr Algorithm kAlgorithms[] = {
+    Algorithm::winograd, Algorithm::taps,       Algorithm::temporal,      Algorithm::pointwise, Algorithm::patchify,
+    Algorithm::grouped,  Algorithm::transposed, Algorithm::implicit_gemm, Algorithm::stock};
+
+const char* name_of(Algorithm algorithm);
+/// nullopt for an unknown name.
+std::optional<Algorithm> algorithm_named(const std::string& name);
+
+/// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed back.
+struct WinogradPlan {
+  int m = 4;               ///< F(m, 3)
+  int64_t tiles = 0;       ///< tiles per chunk, over batch, rows and columns
+  int64_t frames = 0;      ///< output frames per chunk
+  int64_t out_slice = 0;   ///< output channels whose transformed weights are held at a time
+};
+
+/// Input frames that `frames` consecutive output frames read.
+inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
+  return (frames - 1) * p.stride[kDepth] + (p.kernel[kDepth] - 1) * p.dilation[kDepth] + 1;
+}
+/// Floats from one transformed tile to the next: whole vectors, off the strides that meet in one cache set.
+inline int64_t winograd_channel_pitch(int64_t channels, int vector_width) {
+  const int64_t whole = (channels + vector_width - 1) / vector_width * vector_width;
+  return whole % 512 == 0 && whole > 0 ? whole + vector_width : whole;
+}
+
+/// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
+struct GemmPlan {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
+  bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
+};
+
+struct Candidate {
+  Algorithm algorithm = Algorithm::implicit_gemm;
+  bool legal = false;
+  std::string reason;  ///< why it is not legal, or what it does here
+  double cost = 0;     ///< modelled seconds
+  double flops = 0;    ///< executed
+  double bytes = 0;    ///< moved between memory and the cores, modelled
+  int64_t workspace = 0;
+  WinogradPlan winograd;
+  GemmPlan gemm;
+};
+
+struct Plan {
+  Candidate chosen;
+  std::string reason;
+  double direct_flops = 0;
+  std::vector<Candidate> candidates;
+
+  Algorithm algorithm() const { return chosen.algorithm; }
+};
+
+/// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the plan
+/// takes that algorithm or throws std::invalid_argument saying which constraint fails.
+Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
+               std::optional<Algorithm> forced = std::nullopt);
+
+/// Why `algorithm` cannot run `problem`; empty if it can.
+std::string illegal_reason(const ConvProblem& problem, Algorithm algorithm);
+
+/// Whether a grouped problem has so few channels per group that its lanes pick their inputs one by one; otherwise
+/// each group is a matrix product.
+bool is_direct(const ConvProblem& problem);
+/// Output positions that a task of the direct kernels handles.
+inline constexpr int64_t kDirectPositions = 32;
+
+/// How dL/dw is walked: tasks of `depth` products (taps x input channels) by `cols` output channels, the output
+/// positions cut into `splits` parts whose sums are added at the end.
+struct WeightGradientPlan {
+  int64_t rows = 0;   ///< positions packed at a time
+  int64_t depth = 0;
+  int64_t cols = 0;
+  int64_t splits = 1;
+  bool direct = false;  ///< few channels per group: lane by lane, no GEMM
+  int64_t workspace = 0;
+};
+WeightGradientPlan make_weight_gradient_plan(const ConvProblem& problem, const Device& device, int64_t limit);
+
+/// The workspace limit of this process, in bytes.
+inline constexpr int64_t kDefaultWorkspaceLimit = int64_t{256} << 20;
+inline constexpr int64_t kLeastWorkspaceLimit = int64_t{16} << 20;
+int64_t workspace_limit();
+/// Returns the previous limit. Throws std::invalid_argument below kLeastWorkspaceLimit.
+int64_t set_workspace_limit(int64_t bytes);
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,244 @@
+#include "core/primitive.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "core/ops.h"
+#include "cpu/layout.h"
+#include "cpu/run.h"
+#include "cpu/winograd.h"
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+
+namespace mlx_conv3d {
+namespace {
+
+int narrow(int64_t size) {
+  if (size > std::numeric_limits<int>::max()) {
+    throw std::invalid_argument("[conv] an axis of the result has " + std::to_string(size) +
+                                " elements, more than an MLX axis can have.");
+  }
+  return static_cast<int>(size);
+}
+
+[[noreturn]] void no_gpu() {
+  throw std::runtime_error("[mlx_conv3d] this convolution was built for the CPU and has no kernel for a GPU stream.");
+}
+
+/// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each other.
+class Staging {
+ public:
+  explicit Staging(mx::Stream stream) : encoder_(mx::cpu::get_command_encoder(stream)) {}
+
+  cpu::TensorView pixels(const mx::array& a) {
+    const bool fits = a.strides(4) == 1 || a.shape(4) <= 1 || a.size() == 0;
+    const mx::array& from = fits ? a : copy(a);
+    cpu::TensorView view;
+    view.data = from.data<char>();
+    for (int i = 0; i < 4; ++i) view.stride[i] = from.strides(i);
+    return view;
+  }
+
+  const void* contiguous(const mx::array& a) {
+    return (a.flags().row_contiguous ? a : copy(a)).data<char>();
+  }
+
+  void run() const {
+    for (const cpu::StridedCopy& task : tasks_) cpu::copy_contiguous(task);
+  }
+
+ private:
+  const mx::array& copy(const mx::array& a) {
+    mx::array to(a.shape(), a.dtype(), nullptr, {});
+    to.set_data(mx::allocator::malloc(to.nbytes()));
+    cpu::StridedCopy task;
+    task.from = a.data<char>();
+    task.to = to.data<char>();
+    task.item = static_cast<int64_t>(a.itemsize());
+    const int lead = 5 - static_cast<int>(a.ndim());
+    for (int i = 0; i < static_cast<int>(a.ndim()); ++i) {
+      task.shape[lead + i] = a.shape(i);
+      task.stride[lead + i] = a.strides(i);
+    }
+    tasks_.push_back(task);
+    encoder_.add_temporary(to);
+    return encoder_.temporaries().back();
+  }
+
+  mx::cpu::CommandEncoder& encoder_;
+  std::vector<cpu::StridedCopy> tasks_;
+};
+
+cpu::WeightView view_weights(const mx::array& w) {
+  cpu::WeightView view{w.data<char>(), to_dtype(w.dtype()), {}};
+  for (int i = 0; i < 5; ++i) view.stride[i] = w.strides(i);
+  return view;
+}
+
+}  // namespace
+
+ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
+                           int64_t lead_frames) const {
+  ConvProblem p;
+  p.batch = x[0];
+  p.input = {x[1], x[2], x[3]};
+  p.in_channels = x[4];
+  p.out_channels = w[0];
+  p.kernel = {w[1], w[2], w[3]};
+  p.lead = lead_frames;
+  p.groups = groups;
+  p.stride = stride;
+  p.pad_lo = pad_lo;
+  p.pad_hi = pad_hi;
+  p.dilation = dilation;
+  p.input_dilation = input_dilation;
+  p.pad_mode = pad_mode;
+  p.flip = flip;
+  p.x_type = x_type;
+  p.w_type = w_type;
+  p.out_type = out_type;
+  p.bias = bias;
+  p.residual = residual;
+  p.activation = activation;
+  return p;
+}
+
+ConvProblem Conv::problem(const std::vector<mx::array>& inputs) const {
+  const int64_t lead = spec_.lead ? inputs[2].shape(1) : 0;
+  return spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(), to_dtype(inputs[1].dtype()),
+                    lead);
+}
+
+std::vector<mx::Shape> Conv::output_shapes(const std::vector<mx::array>& inputs) {
+  const ConvProblem p = problem(inputs);
+  p.validate();
+  return {mx::Shape{narrow(p.batch), narrow(p.output(0)), narrow(p.output(1)), narrow(p.output(2)),
+                    narrow(p.out_channels)}};
+}
+
+void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::array& out = outputs[0];
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  const ConvProblem p = problem(inputs);
+  if (p.empty()) return;
+  const Plan plan = make_plan(p, cpu_device(), workspace_limit(), spec_.forced);
+
+  auto& encoder = mx::cpu::get_command_encoder(stream());
+  Staging staging(stream());
+  cpu::Operands operands;
+  size_t next = 2;
+  operands.x = staging.pixels(inputs[0]);
+  operands.w = view_weights(inputs[1]);
+  if (spec_.lead) operands.lead = staging.pixels(inputs[next++]);
+  operands.epilogue = {spec_.out_type, spec_.activation, nullptr, nullptr};
+  if (spec_.bias) operands.epilogue.bias = static_cast<const float*>(staging.contiguous(inputs[next++]));
+  if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[next++]);
+  if (spec_.packed_m > 0 && plan.algorithm() == Algorithm::winograd && plan.chosen.winograd.m == spec_.packed_m &&
+      plan.chosen.winograd.out_slice >= p.out_channels) {
+    operands.packed_w = static_cast<const float*>(staging.contiguous(inputs[next]));
+  }
+  operands.y = out.data<char>();
+  for (const mx::array& input : inputs) encoder.set_input_array(input);
+  encoder.set_output_array(out);
+  encoder.dispatch([p, chosen = plan.chosen, operands, staging] {
+    staging.run();
+    cpu::run(p, chosen, operands);
+  });
+}
+
+void Conv::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) { no_gpu(); }
+
+bool Conv::is_equivalent(const mx::Primitive& other) const {
+  return spec_ == static_cast<const Conv&>(other).spec_;
+}
+
+mx::Shape ConvWeightGradient::weight_shape(const std::vector<mx::array>& inputs) const {
+  return {inputs[1].shape(4), narrow(kernel_[0]), narrow(kernel_[1]), narrow(kernel_[2]),
+          narrow(inputs[0].shape(4) / spec_.groups)};
+}
+
+std::vector<mx::Shape> ConvWeightGradient::output_shapes(const std::vector<mx::array>& inputs) {
+  return {weight_shape(inputs)};
+}
+
+void ConvWeightGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::array& out = outputs[0];
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  if (out.size() == 0) return;
+  ConvProblem p = spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs), spec_.out_type,
+                             spec_.lead ? inputs[2].shape(1) : 0);
+  const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit());
+
+  auto& encoder = mx::cpu::get_command_encoder(stream());
+  Staging staging(stream());
+  cpu::Operands operands;
+  operands.x = staging.pixels(inputs[0]);
+  if (spec_.lead) operands.lead = staging.pixels(inputs[2]);
+  const void* dy = staging.contiguous(inputs[1]);
+  const Dtype dy_type = to_dtype(inputs[1].dtype());
+  void* dw = out.data<char>();
+  for (const mx::array& input : inputs) encoder.set_input_array(input);
+  encoder.set_output_array(out);
+  encoder.dispatch([p, plan, operands, staging, dy_type, dy, dw] {
+    staging.run();
+    cpu::run_weight_gradient(p, plan, operands, dy_type, dy, dw);
+  });
+}
+
+void ConvWeightGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) { no_gpu(); }
+
+bool ConvWeightGradient::is_equivalent(const mx::Primitive& other) const {
+  const auto& o = static_cast<const ConvWeightGradient&>(other);
+  return spec_ == o.spec_ && kernel_ == o.kernel_;
+}
+
+std::vector<mx::Shape> PackWeights::output_shapes(const std::vector<mx::array>& inputs) {
+  const mx::Shape& w = inputs[0].shape();
+  return {mx::Shape{narrow(cpu::winograd_weights_size(m_, w[0], w[1], w[4]))}};
+}
+
+void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::array& out = outputs[0];
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  auto& encoder = mx::cpu::get_command_encoder(stream());
+  encoder.set_input_array(inputs[0]);
+  encoder.set_output_array(out);
+  const cpu::WeightView w = view_weights(inputs[0]);
+  const mx::Shape shape = inputs[0].shape();
+  encoder.dispatch([w, shape, m = m_, flip = flip_, to = out.data<float>()] {
+    cpu::winograd_weights(m, w, shape[0], shape[1], shape[4], flip, to);
+  });
+}
+
+void PackWeights::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) { no_gpu(); }
+
+bool PackWeights::is_equivalent(const mx::Primitive& other) const {
+  const auto& o = static_cast<const PackWeights&>(other);
+  return m_ == o.m_ && flip_ == o.flip_;
+}
+
+mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s) {
+  auto primitive = std::make_shared<Conv>(mx::to_stream(s), std::move(spec));
+  const mx::Shape shape = primitive->output_shapes(inputs)[0];
+  const mx::Dtype type = to_mlx(primitive->spec().out_type);
+  return mx::array(shape, type, std::move(primitive), std::move(inputs));
+}
+
+mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::optional<mx::array>& lead,
+                          const mx::array& dy, const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s) {
+  ConvSpec of_gradient = spec;
+  of_gradient.activation = Activation::none;
+  of_gradient.bias = of_gradient.residual = false;
+  of_gradient.packed_m = 0;
+  of_gradient.forced.reset();
+  of_gradient.lead = lead.has_value();
+  of_gradient.out_type = type;
+  std::vector<mx::array> inputs{x, dy};
+  if (lead) inputs.push_back(*lead);
+  auto primitive = std::make_shared<ConvWeightGradient>(mx::to_stream(s), of_gradient,
+                                                        Size3{w_shape[1], w_shape[2], w_shape[3]});
+  return mx::array(w_shape, to_mlx(type), std::move(primitive), std::move(inputs));
+}
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/plan.h"
+#include "core/problem.h"
+#include "mlx/mlx.h"
+#include "mlx/primitives.h"
+
+namespace mlx_conv3d {
+
+namespace mx = mlx::core;
+
+/// A convolution's parameters, without the sizes that its inputs bring.
+struct ConvSpec {
+  Size3 stride{1, 1, 1};
+  Size3 pad_lo{0, 0, 0};
+  Size3 pad_hi{0, 0, 0};
+  Size3 dilation{1, 1, 1};
+  Size3 input_dilation{1, 1, 1};
+  std::array<PadMode, 3> pad_mode{PadMode::zeros, PadMode::zeros, PadMode::zeros};
+  int64_t groups = 1;
+  bool flip = false;
+  Activation activation = Activation::none;
+  bool lead = false, bias = false, residual = false;
+  int packed_m = 0;  ///< > 0: the last input is w transformed for F(packed_m, 3)
+  Dtype out_type = Dtype::float32;
+  std::optional<Algorithm> forced;
+
+  bool operator==(const ConvSpec&) const = default;
+
+  ConvProblem bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type, int64_t lead_frames) const;
+};
+
+/// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.
+class Conv : public mx::Primitive {
+ public:
+  Conv(mx::Stream stream, ConvSpec spec) : mx::Primitive(stream), spec_(std::move(spec)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
+                             const std::vector<int>& argnums) override;
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  const char* name() const override { return "Conv3dConv"; }
+  bool is_equivalent(const mx::Primitive& other) const override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+
+  const ConvSpec& spec() const { return spec_; }
+  ConvProblem problem(const std::vector<mx::array>& inputs) const;
+
+ private:
+  ConvSpec spec_;
+};
+
+/// dL/dw. Inputs: x, dy, then lead as the spec says. The output has the type spec.out_type.
+class ConvWeightGradient : public mx::Primitive {
+ public:
+  ConvWeightGradient(mx::Stream stream, ConvSpec spec, Size3 kernel)
+      : mx::Primitive(stream), spec_(std::move(spec)), kernel_(kernel) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
+                             const std::vector<int>& argnums) override;
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  const char* name() const override { return "Conv3dWeightGradient"; }
+  bool is_equivalent(const mx::Primitive& other) const override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+
+ private:
+  mx::Shape weight_shape(const std::vector<mx::array>& inputs) const;
+
+  ConvSpec spec_;
+  Size3 kernel_;
+};
+
+/// w transformed for F(m, 3), in the layout of the CPU's winograd.
+class PackWeights : public mx::Primitive {
+ public:
+  PackWeights(mx::Stream stream, int m, bool flip) : mx::Primitive(stream), m_(m), flip_(flip) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  const char* name() const override { return "Conv3dPackWeights"; }
+  bool is_equivalent(const mx::Primitive& other) const override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+
+ private:
+  int m_;
+  bool flip_;
+};
+
+/// One convolution of 5-D arrays as a primitive, of any supported types, with spec.out_type as it is.
+mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s);
+
+/// dL/d(lead then x), as one array of the logical input's length.
+mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, const mx::array& w,
+                         const mx::array& dy, Dtype type, mx::StreamOrDevice s);
+mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::optional<mx::array>& lead,
+                          const mx::array& dy, const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s);
+
+}  // namespace mlx_conv3d

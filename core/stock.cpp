@@ -1,0 +1,117 @@
+// The convolution from MLX's own operations: what a GPU stream, an unsupported type, MLX_CONV3D_DISABLE and
+// algorithm="stock" get. Where stock MLX has no such convolution (grouped 3-D, padding modes) it is composed.
+
+#include <algorithm>
+
+#include "core/ops.h"
+
+namespace mlx_conv3d {
+namespace {
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+mx::array take_range(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[axis] = static_cast<int>(begin);
+  stop[axis] = static_cast<int>(end);
+  return mx::slice(a, start, stop, s);
+}
+
+/// Writes an edge or reflect padding out, which conv_general does not know.
+mx::array materialise_padding(mx::array x, ConvSpec& spec, mx::StreamOrDevice s) {
+  for (int axis = 0; axis < 3; ++axis) {
+    const int64_t lo = std::max<int64_t>(0, spec.pad_lo[axis]), hi = std::max<int64_t>(0, spec.pad_hi[axis]);
+    if (spec.pad_mode[axis] == PadMode::zeros || lo + hi == 0) continue;
+    const int64_t n = x.shape(axis + 1);
+    std::vector<int32_t> from;
+    for (int64_t q = -lo; q < n + hi; ++q) {
+      const int64_t mirrored = q < 0 ? -q : q >= n ? 2 * (n - 1) - q : q;
+      from.push_back(static_cast<int32_t>(spec.pad_mode[axis] == PadMode::edge ? std::clamp<int64_t>(q, 0, n - 1)
+                                                                               : mirrored));
+    }
+    const int count = static_cast<int>(from.size());
+    x = mx::take(x, mx::array(from.data(), {count}, mx::int32), axis + 1, s);
+    spec.pad_lo[axis] -= lo;
+    spec.pad_hi[axis] -= hi;
+  }
+  return x;
+}
+
+/// A negative padding crops positions of the dilated input; conv_general would crop as many elements.
+mx::array crop_negative_padding(mx::array x, ConvSpec& spec, mx::StreamOrDevice s) {
+  for (int axis = 0; axis < 3; ++axis) {
+    const int64_t dilation = spec.input_dilation[axis], n = x.shape(axis + 1);
+    const int64_t lo = std::min(n, divide_up(std::max<int64_t>(0, -spec.pad_lo[axis]), dilation));
+    const int64_t hi = std::min(n - lo, divide_up(std::max<int64_t>(0, -spec.pad_hi[axis]), dilation));
+    if (lo + hi == 0) continue;
+    x = take_range(x, axis + 1, lo, n - hi, s);
+    spec.pad_lo[axis] += lo * dilation;
+    spec.pad_hi[axis] += hi * dilation;
+  }
+  return x;
+}
+
+/// One conv_general, in as many dimensions as are needed: stock MLX groups only 1-D and 2-D convolutions.
+mx::array general(const mx::array& x, const mx::array& w, const ConvSpec& spec, int64_t groups,
+                  mx::StreamOrDevice s) {
+  const bool flat = x.shape(1) == 1 && w.shape(1) == 1 && spec.pad_lo[0] == 0 && spec.pad_hi[0] == 0;
+  std::vector<int> stride, lo, hi, dilation, input_dilation;
+  for (int axis = flat ? 1 : 0; axis < 3; ++axis) {
+    stride.push_back(static_cast<int>(spec.stride[axis]));
+    lo.push_back(static_cast<int>(spec.pad_lo[axis]));
+    hi.push_back(static_cast<int>(spec.pad_hi[axis]));
+    dilation.push_back(static_cast<int>(spec.dilation[axis]));
+    input_dilation.push_back(static_cast<int>(spec.input_dilation[axis]));
+  }
+  if (!flat) return mx::conv_general(x, w, stride, lo, hi, dilation, input_dilation, 1, spec.flip, s);
+  return mx::expand_dims(mx::conv_general(mx::squeeze(x, 1, s), mx::squeeze(w, 1, s), stride, lo, hi, dilation,
+                                          input_dilation, static_cast<int>(groups), spec.flip, s),
+                         1, s);
+}
+
+mx::array grouped(const mx::array& x, const mx::array& w, const ConvSpec& spec, mx::StreamOrDevice s) {
+  const bool flat = x.shape(1) == 1 && w.shape(1) == 1 && spec.pad_lo[0] == 0 && spec.pad_hi[0] == 0;
+  if (spec.groups == 1 || flat) return general(x, w, spec, spec.groups, s);
+  std::vector<mx::array> parts;
+  const int64_t in = x.shape(4) / spec.groups, out = w.shape(0) / spec.groups;
+  for (int64_t g = 0; g < spec.groups; ++g) {
+    parts.push_back(general(take_range(x, 4, g * in, (g + 1) * in, s), take_range(w, 0, g * out, (g + 1) * out, s),
+                            spec, 1, s));
+  }
+  return mx::concatenate(std::move(parts), 4, s);
+}
+
+mx::array activate(Activation activation, const mx::array& z, mx::StreamOrDevice s) {
+  const auto number = [&](float v) { return mx::array(v, z.dtype()); };
+  switch (activation) {
+    case Activation::relu: return mx::maximum(z, number(0.0f), s);
+    case Activation::silu: return mx::multiply(z, mx::sigmoid(z, s), s);
+    case Activation::gelu: {
+      const mx::array erf = mx::erf(mx::multiply(z, number(0.7071067811865475f), s), s);
+      return mx::multiply(mx::multiply(z, number(0.5f), s), mx::add(erf, number(1.0f), s), s);
+    }
+    case Activation::none: break;
+  }
+  return z;
+}
+
+}  // namespace
+
+mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
+                     mx::StreamOrDevice s) {
+  ConvSpec spec = requested;
+  mx::array input = extras.lead ? mx::concatenate({*extras.lead, x}, 1, s) : x;
+  const ConvProblem p = requested.bind(input.shape(), Dtype::float32, w.shape(), Dtype::float32, 0);
+  const mx::Shape out{x.shape(0), static_cast<int>(p.output(0)), static_cast<int>(p.output(1)),
+                      static_cast<int>(p.output(2)), w.shape(0)};
+  input = crop_negative_padding(materialise_padding(input, spec, s), spec, s);
+  mx::array y = input.size() == 0 || w.size() == 0 || p.empty()
+                    ? mx::zeros(out, mx::promote_types(input.dtype(), w.dtype()), s)
+                    : grouped(input, w, spec, s);
+  if (extras.bias) y = mx::add(y, *extras.bias, s);
+  y = activate(spec.activation, y, s);
+  if (extras.residual) y = mx::add(y, *extras.residual, s);
+  return y;
+}
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,96 @@
+// vmap of the two primitives: a batch of inputs joins N; a batch of weights becomes groups.
+
+#include <algorithm>
+
+#include "core/ops.h"
+#include "core/primitive.h"
+
+namespace mlx_conv3d {
+namespace {
+
+/// The mapped axis first; an array without one is repeated `size` times.
+mx::array with_axis_first(const mx::array& a, int axis, int size, mx::StreamOrDevice s) {
+  if (axis >= 0) return axis == 0 ? a : mx::moveaxis(a, axis, 0, s);
+  mx::Shape shape = a.shape();
+  shape.insert(shape.begin(), size);
+  return mx::broadcast_to(mx::expand_dims(a, 0, s), shape, s);
+}
+
+/// (B, N, ..., C) -> (B*N, ..., C)
+mx::array into_batch(const mx::array& a, mx::StreamOrDevice s) { return mx::flatten(a, 0, 1, s); }
+
+/// (B, N, ..., C) -> (N, ..., B*C)
+mx::array into_channels(const mx::array& a, mx::StreamOrDevice s) {
+  const int last = static_cast<int>(a.ndim()) - 1;
+  return mx::flatten(mx::moveaxis(a, 0, last - 1, s), last - 1, last, s);
+}
+
+/// (N, ..., B*C) -> (B, N, ..., C)
+mx::array out_of_channels(const mx::array& a, int size, mx::StreamOrDevice s) {
+  const int last = static_cast<int>(a.ndim()) - 1;
+  const mx::array split = mx::unflatten(a, last, {size, a.shape(last) / size}, s);
+  return mx::moveaxis(split, last, 0, s);
+}
+
+int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& axes) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (axes[i] >= 0) return inputs[i].shape(axes[i]);
+  }
+  return 1;
+}
+
+}  // namespace
+
+std::pair<std::vector<mx::array>, std::vector<int>> Conv::vmap(const std::vector<mx::array>& inputs,
+                                                               const std::vector<int>& axes) {
+  const mx::StreamOrDevice s = stream();
+  const int size = mapped_size(inputs, axes);
+  // Inputs in order: x, w, lead, bias, residual, packed weights.
+  const int bias = spec_.bias ? 2 + (spec_.lead ? 1 : 0) : -1;
+  const bool weights_mapped = axes[1] >= 0 || (bias >= 0 && axes[bias] >= 0);
+  ConvSpec spec = spec_;
+  std::vector<mx::array> mapped;
+  const auto first = [&](size_t i) { return with_axis_first(inputs[i], axes[i], size, s); };
+
+  if (!weights_mapped) {
+    size_t i = 0;
+    mapped.push_back(into_batch(first(i++), s));
+    mapped.push_back(inputs[i++]);
+    if (spec.lead) mapped.push_back(into_batch(first(i++), s));
+    if (spec.bias) mapped.push_back(inputs[i++]);
+    if (spec.residual) mapped.push_back(into_batch(first(i++), s));
+    if (spec.packed_m > 0) mapped.push_back(inputs[i]);
+    const mx::array y = make_conv(mapped, spec, s);
+    return {{mx::unflatten(y, 0, {size, y.shape(0) / size}, s)}, {0}};
+  }
+
+  // The packed weights are those of the unmapped problem.
+  spec.packed_m = 0;
+  spec.forced.reset();
+  spec.groups *= size;
+  size_t i = 0;
+  mapped.push_back(into_channels(first(i++), s));
+  mapped.push_back(into_batch(first(i++), s));
+  if (spec.lead) mapped.push_back(into_channels(first(i++), s));
+  if (spec.bias) mapped.push_back(mx::flatten(first(i++), 0, 1, s));
+  if (spec.residual) mapped.push_back(into_channels(first(i++), s));
+  return {{out_of_channels(make_conv(mapped, spec, s), size, s)}, {0}};
+}
+
+std::pair<std::vector<mx::array>, std::vector<int>> ConvWeightGradient::vmap(const std::vector<mx::array>& inputs,
+                                                                             const std::vector<int>& axes) {
+  const mx::StreamOrDevice s = stream();
+  const int size = mapped_size(inputs, axes);
+  ConvSpec spec = spec_;
+  spec.groups *= size;
+  const auto grouped = [&](size_t i) { return into_channels(with_axis_first(inputs[i], axes[i], size, s), s); };
+  const mx::array x = grouped(0), dy = grouped(1);
+  std::optional<mx::array> lead;
+  if (spec.lead) lead = grouped(2);
+  const mx::Shape shape{dy.shape(4), static_cast<int>(kernel_[0]), static_cast<int>(kernel_[1]),
+                        static_cast<int>(kernel_[2]), static_cast<int>(x.shape(4) / spec.groups)};
+  const mx::array dw = weight_gradient(spec, x, lead, dy, shape, spec.out_type, s);
+  return {{mx::unflatten(dw, 0, {size, dw.shape(0) / size}, s)}, {0}};
+}
+
+}  // namespace mlx_conv3d

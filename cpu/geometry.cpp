@@ -1,0 +1,31 @@
+#include "cpu/geometry.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace mlx_conv3d::cpu {
+
+std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases) {
+  const int64_t out = p.output(axis), dilation = p.input_dilation[axis];
+  const int64_t period = split_phases ? dilation / std::gcd(p.stride[axis], dilation) : 1;
+  std::vector<AxisPhase> phases;
+  for (int64_t first = 0; first < std::min(period, out); ++first) {
+    AxisPhase phase;
+    phase.first = first;
+    phase.step = period;
+    phase.count = (out - first + period - 1) / period;
+    for (int64_t k = 0; k < p.kernel[axis]; ++k) {
+      const int64_t start = first * p.stride[axis] + k * p.dilation[axis] - p.pad_lo[axis];
+      // All positions of the phase meet the same residue, so the first one tells for all.
+      if (split_phases && ((start % dilation) + dilation) % dilation != 0) continue;
+      phase.taps.push_back(p.flip ? p.kernel[axis] - 1 - k : k);
+      for (int64_t j = 0; j < phase.count; ++j) {
+        phase.sources.push_back(p.source_index(axis, start + j * period * p.stride[axis]));
+      }
+    }
+    phases.push_back(std::move(phase));
+  }
+  return phases;
+}
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,132 @@
+// From output positions to the input values that meet each weight.
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/gather_gemm.h"
+
+namespace mlx_conv3d::cpu {
+
+int64_t RowGather::output_offset(int64_t r) const {
+  const int64_t jw = r % w_.count, jh = r / w_.count % h_.count;
+  const int64_t plane = r / plane_rows();
+  const int64_t n = plane / d_.count, jd = plane % d_.count;
+  const int64_t od = d_.first + jd * d_.step, oh = h_.first + jh * h_.step, ow = w_.first + jw * w_.step;
+  return (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels;
+}
+
+std::vector<std::vector<Segment>> RowGather::blocks(int64_t depth, bool by_depth_tap) const {
+  std::vector<std::vector<Segment>> all;
+  const int64_t channels = p_.group_in(), kw = w_.tap_count();
+  if (channels == 0 || kw == 0) return all;
+  int64_t held = 0;
+  const auto push = [&](const Segment& s) {
+    const bool breaks = all.empty() || held + s.length() > depth || (by_depth_tap && all.back().back().kd != s.kd);
+    if (breaks) {
+      all.emplace_back();
+      held = 0;
+    }
+    all.back().push_back(s);
+    held += s.length();
+  };
+  for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
+    for (int64_t kh = 0; kh < h_.tap_count(); ++kh) {
+      if (kw * channels <= depth) {
+        push({kd, kh, 0, kw, 0, channels});
+        continue;
+      }
+      const int64_t pieces = (channels + depth - 1) / depth;
+      for (int64_t tap = 0; tap < kw; ++tap) {
+        for (int64_t i = 0; i < pieces; ++i) {
+          push({kd, kh, tap, tap + 1, channels * i / pieces, channels * (i + 1) / pieces});
+        }
+      }
+    }
+  }
+  return all;
+}
+
+void RowGather::weight_offsets(const std::vector<Segment>& block, const WeightView& w,
+                               std::vector<int64_t>& out) const {
+  out.clear();
+  for (const Segment& s : block) {
+    for (int64_t kw = s.kw_begin; kw < s.kw_end; ++kw) {
+      const int64_t tap = d_.taps[s.kd] * w.stride[1] + h_.taps[s.kh] * w.stride[2] + w_.taps[kw] * w.stride[3];
+      for (int64_t c = s.c_begin; c < s.c_end; ++c) out.push_back(tap + c * w.stride[4]);
+    }
+  }
+}
+
+void RowGather::pack(const Kernels& k, const std::vector<Segment>& block, int64_t channel, int64_t first,
+                     int64_t count, float* out, int64_t stride) const {
+  const int64_t item = input_.item();
+  const bool whole_pixels = p_.groups == 1;
+  int64_t jw = first % w_.count, jh = first / w_.count % h_.count, plane = first / plane_rows();
+  Frame frame{};
+  int64_t frame_plane = -1, frame_kd = -1;
+  for (int64_t r = 0; r < count; ++r, out += stride) {
+    float* to = out;
+    const int64_t n = plane / d_.count, jd = plane % d_.count;
+    for (const Segment& s : block) {
+      const int64_t channels = s.c_end - s.c_begin;
+      const int64_t sd = d_.source(s.kd, jd), sh = h_.source(s.kh, jh);
+      if (sd < 0 || sh < 0) {
+        std::memset(to, 0, static_cast<size_t>(s.length()) * sizeof(float));
+        to += s.length();
+        continue;
+      }
+      if (frame_plane != plane || frame_kd != s.kd) {
+        frame = input_.frame(n, sd);
+        frame_plane = plane;
+        frame_kd = s.kd;
+      }
+      const char* row = frame.data + sh * frame.row_stride + (channel + s.c_begin) * item;
+      const bool joined = whole_pixels && channels * item == frame.col_stride;
+      for (int64_t kw = s.kw_begin; kw < s.kw_end;) {
+        const int64_t sw = w_.source(kw, jw);
+        int64_t run = 1;
+        if (sw < 0) {
+          std::memset(to, 0, static_cast<size_t>(channels) * sizeof(float));
+        } else {
+          // Neighbouring pixels with nothing between them are one copy.
+          while (joined && kw + run < s.kw_end && w_.source(kw + run, jw) == sw + run) ++run;
+          k.to_float(p_.x_type, row + sw * frame.col_stride, to, channels * run);
+        }
+        to += channels * run;
+        kw += run;
+      }
+    }
+    if (++jw == w_.count) {
+      jw = 0;
+      if (++jh == h_.count) {
+        jh = 0;
+        ++plane;
+      }
+    }
+  }
+}
+
+bool RowGather::rows_in_place() const {
+  if (p_.x_type != Dtype::float32 || h_.tap_count() != 1 || w_.tap_count() != 1) return false;
+  for (const AxisPhase* axis : {&h_, &w_}) {
+    for (int64_t j = 0; j < axis->count; ++j) {
+      if (axis->source(0, j) != axis->source(0, 0) + j || axis->source(0, j) < 0) return false;
+    }
+  }
+  // The rows of a plane must follow each other without a gap, in x and in the lead frames.
+  for (int64_t d : {int64_t{0}, p_.extent(kDepth) - 1}) {
+    const Frame f = input_.frame(0, d);
+    if (h_.count > 1 && f.row_stride != f.col_stride * w_.count) return false;
+  }
+  return true;
+}
+
+const float* RowGather::row_in_place(int64_t plane, int64_t first, int64_t kd, int64_t channel,
+                                     int64_t* stride) const {
+  const Frame f = input_.frame(plane / d_.count, d_.source(kd, plane % d_.count));
+  *stride = f.col_stride / static_cast<int64_t>(sizeof(float));
+  const char* row = f.data + h_.source(0, 0) * f.row_stride + (w_.source(0, 0) + first) * f.col_stride;
+  return reinterpret_cast<const float*>(row) + channel;
+}
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,57 @@
+#include "cpu/run.h"
+
+#include <string>
+
+#include "cpu/gather_gemm.h"
+#include "cpu/grouped.h"
+#include "cpu/threads.h"
+#include "cpu/weight_gradient.h"
+#include "cpu/winograd.h"
+#include "cpu/workspace.h"
+
+namespace mlx_conv3d::cpu {
+
+void run(const ConvProblem& problem, const Candidate& plan, const Operands& operands) {
+  if (problem.empty()) return;
+  Workspace workspace(plan.workspace);
+  switch (plan.algorithm) {
+    case Algorithm::winograd: return winograd(problem, plan.winograd, operands, workspace);
+    case Algorithm::grouped: return grouped(problem, plan.gemm, operands, workspace);
+    case Algorithm::taps:
+      return gather_gemm(problem, plan.gemm, operands, {.one_depth_tap_at_a_time = true}, workspace);
+    case Algorithm::transposed:
+      return gather_gemm(problem, plan.gemm, operands, {.split_phases = true}, workspace);
+    case Algorithm::pointwise:
+    case Algorithm::temporal:
+    case Algorithm::patchify:
+    case Algorithm::implicit_gemm: return gather_gemm(problem, plan.gemm, operands, {}, workspace);
+    case Algorithm::stock: break;  // composed of MLX's own operations, see core/stock.cpp
+  }
+}
+
+void run_weight_gradient(const ConvProblem& problem, const WeightGradientPlan& plan, const Operands& operands,
+                         Dtype dy_type, const void* dy, void* dw) {
+  Workspace workspace(plan.workspace);
+  weight_gradient(problem, plan, operands, dy_type, dy, dw, workspace);
+}
+
+Device describe() {
+  const Kernels& k = kernels();
+  Device device;
+  device.kind = Device::Kind::cpu;
+  device.name = std::string("cpu (") + k.isa + ", " + std::to_string(thread_count()) + " threads)";
+  device.cores = thread_count();
+  device.vector_width = k.width;
+  device.panel_vectors = k.panel_vectors;
+  // Two multiply-adds of a vector per cycle at about 2.1 GHz; SSE has no fused one.
+  device.gflops = device.cores * 2.1 * k.width * (k.width == 4 && k.panel_vectors == 2 ? 2 : 4);
+  device.gbytes = 8.0 * device.cores;
+  device.cache_bytes = int64_t{1} << 20;
+  return device;
+}
+
+const char* isa() { return kernels().isa; }
+int threads() { return thread_count(); }
+void trim(int64_t bytes) { trim_workspace(bytes); }
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,71 @@
+// Between fp32 and the storage types, and the epilogue of a row of results.
+
+#include "cpu/simd/convert.h"
+
+extern "C" float erff(float);
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+namespace {
+
+template <class T>
+void widen(const void* src, float* dst, int64_t n) {
+  const auto* from = static_cast<const typename T::Item*>(src);
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(dst + i, T::load(from + i));
+  if (i < n) store_part<Float32>(dst + i, load_part<T>(from + i, n - i), n - i);
+}
+
+template <class T>
+void finish(const Epilogue& e, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n) {
+  auto* to = static_cast<typename T::Item*>(dst);
+  const auto* residual = static_cast<const typename T::Item*>(e.residual);
+  if (residual) residual += offset;
+  const float* bias = e.bias ? e.bias + channel : nullptr;
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    store_lanes<T>(load(sums + i), e.activation, bias ? bias + i : nullptr, residual ? residual + i : nullptr, to + i, kWidth);
+  }
+  if (i < n) {
+    store_lanes<T>(load_part<Float32>(sums + i, n - i), e.activation, bias ? bias + i : nullptr,
+                      residual ? residual + i : nullptr, to + i, n - i);
+  }
+}
+
+template <class T>
+void pack(const GemmWeightPanel& panel) {
+  const auto* w = static_cast<const typename T::Item*>(panel.w.data);
+  const int64_t stride = panel.w.stride[0];
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = v * kWidth;
+    const int64_t lanes = panel.out_channels - first < kWidth ? panel.out_channels - first : kWidth;
+    float* out = panel.out + first;
+    for (int64_t k = 0; k < panel.k; ++k, out += panel.vectors * kWidth) {
+      store(out, gather<T>(w + panel.offsets[k] + first * stride, stride, lanes));
+    }
+  }
+}
+
+}  // namespace
+
+Vec activate_curved(Activation activation, Vec v) {
+  if (activation == Activation::silu) return v / (1.0f + exp(-v));
+  Vec out = v;
+  for (int i = 0; i < kWidth; ++i) out[i] = 0.5f * v[i] * (1.0f + erff(v[i] * 0.70710678118654752f));
+  return out;
+}
+
+void pack_weight(const GemmWeightPanel& panel) { SIMD_BY_TYPE(panel.w.type, pack, panel) }
+
+void to_float(Dtype from, const void* src, float* dst, int64_t n) { SIMD_BY_TYPE(from, widen, src, dst, n) }
+
+void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n) {
+  SIMD_BY_TYPE(epilogue.type, finish, epilogue, sums, channel, offset, dst, n)
+}
+
+void add(const float* src, float* dst, int64_t n) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(dst + i, load(dst + i) + load(src + i));
+  for (; i < n; ++i) dst[i] += src[i];
+}
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -1,0 +1,135 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/problem.h"
+
+// The vectorised primitives, one table per instruction set. Plain functions over plain pointers: what they are
+// applied to, and on which thread, is decided by the algorithm files in cpu/.
+
+namespace mlx_conv3d::cpu {
+
+/// How a row of fp32 results becomes output: activation(sum + bias) + residual, converted to `type`.
+struct Epilogue {
+  Dtype type = Dtype::float32;
+  Activation activation = Activation::none;
+  const float* bias = nullptr;     ///< indexed by output channel, or null
+  const void* residual = nullptr;  ///< laid out like the output and of its type, or null
+};
+
+/// One Winograd tile of F(m, 3): tile = m + 2.
+struct WinogradInputTile {
+  const void* const* rows;  ///< tile*tile pixels, each a pointer to its first channel (zeros stand in for padding)
+  int64_t channels;
+  float* out;         ///< element (xi, c) at out + xi*xi_stride + c; channels are rounded up to whole vectors
+  int64_t xi_stride;  ///< floats
+};
+
+struct WinogradOutputTile {
+  const float* in;  ///< element (xi, o) at in + xi*xi_stride + o
+  int64_t xi_stride;
+  int64_t channels;
+  void* out;  ///< pixel (i, j) starts at element out + i*row_stride + j*pixel_stride
+  int64_t row_stride, pixel_stride;
+  int rows, cols;           ///< of the tile's m x m results, how many exist (ragged edges)
+  int64_t residual_offset;  ///< element of the output where this tile starts
+  const Epilogue* epilogue;
+};
+
+/// Weights (O, KD, 3, 3, C), read through strides.
+struct WeightView {
+  const void* data;
+  Dtype type;
+  int64_t stride[5];  ///< elements: o, kd, kh, kw, c
+};
+
+/// One depth tap of one panel of output channels: U[xi][c][lane] = (G w G^T)[xi].
+struct WinogradWeightPanel {
+  WeightView w;          ///< data points at the panel's first output channel and the depth tap
+  int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
+  int64_t channels;      ///< C
+  bool flip;             ///< reverse the rows and columns of the kernel
+  int vectors;           ///< the panel's width
+  float* out;            ///< channel c of frequency xi at out + xi*xi_stride + c*vectors*width
+  int64_t xi_stride;
+};
+
+/// k rows of one panel for the GEMM: out[k][lane] = w[lane](k), further lanes zero.
+struct GemmWeightPanel {
+  WeightView w;            ///< data points at the panel's first output channel
+  const int64_t* offsets;  ///< element offset of each of the k rows from there
+  int64_t k;
+  int64_t out_channels;
+  int vectors;
+  float* out;
+};
+
+/// Grouped convolution with few channels per group: each output vector's inputs are picked lane by lane.
+struct DirectRow {
+  const void* const* pixels;  ///< positions x taps: pixel's first channel
+  int64_t positions;
+  int64_t taps;
+  int64_t group_in;       ///< C/groups
+  int64_t vectors;        ///< vectors of output channels
+  const int32_t* source;  ///< per output lane: first input channel of its group (vectors*width entries)
+  const uint8_t* shape;   ///< per output vector: see LaneShape
+  const float* weights;   ///< [vector][tap][c in group][lane]
+  float* out;             ///< [position][vectors*width]
+};
+
+/// How the lanes of one output vector read their input channel c.
+enum LaneShape : uint8_t {
+  kGather,     ///< each lane its own channel
+  kBroadcast,  ///< all lanes in one group
+  kContiguous  ///< lane l reads channel source + l (depthwise)
+};
+
+constexpr int kMaxPanelVectors = 3;
+
+struct Kernels {
+  const char* isa;
+  int width;                        ///< floats per vector
+  int panel_vectors;                ///< widest panel
+  int rows[kMaxPanelVectors + 1];   ///< rows held in registers, by panel width
+
+  /// c[r][j] (+)= sum_k a[r][k] * b[k][j] for one panel of `vectors` vectors; b rows are vectors*width apart.
+  /// With `transposed`, a(r, k) is at a + k*lda + r, else at a + r*lda + k.
+  void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
+               int64_t ldb, float* c, int64_t ldc, bool accumulate);
+
+  void (*to_float)(Dtype from, const void* src, float* dst, int64_t n);
+  /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's element
+  /// offset in the output, for the residual.
+  void (*store)(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n);
+  void (*add)(const float* src, float* dst, int64_t n);
+
+  void (*pack_weight)(const GemmWeightPanel& panel);
+
+  void (*direct)(Dtype type, const DirectRow& row);
+  /// sums[vector][tap][c in group][lane] += sum over positions of dy[position][vector*width + lane] * input
+  void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
+
+  void (*winograd_input)(int m, Dtype type, const WinogradInputTile& tile);
+  void (*winograd_output)(int m, const WinogradOutputTile& tile);
+  void (*winograd_weight)(int m, const WinogradWeightPanel& panel);
+};
+
+/// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).
+const Kernels& kernels();
+
+/// Widths of the panels that cover `out_channels`, widest first but never a lone single vector where two
+/// narrower panels do as well.
+struct Panels {
+  Panels(int64_t out_channels, const Kernels& k);
+  int64_t count() const { return count_; }
+  int64_t vectors_total() const { return total_; }
+  /// For panel >= count(): vectors_total().
+  int64_t first_vector(int64_t panel) const;
+  int vectors(int64_t panel) const;
+
+ private:
+  int64_t total_, count_, wide_;
+  int widest_;
+};
+
+}  // namespace mlx_conv3d::cpu

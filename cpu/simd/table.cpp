@@ -1,0 +1,28 @@
+// This instruction set's table of primitives.
+
+#include "cpu/simd/convert.h"
+#include "cpu/simd/direct.h"
+#include "cpu/simd/gemm.h"
+#include "cpu/simd/winograd.h"
+
+namespace mlx_conv3d::cpu {
+
+extern const Kernels SIMD_CAT(kernels_, SIMD_ISA);
+const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
+    SIMD_TEXT(SIMD_ISA),
+    SIMD_NAMESPACE::kWidth,
+    SIMD_NAMESPACE::kPanelVectors,
+    {SIMD_NAMESPACE::kRows[0], SIMD_NAMESPACE::kRows[1], SIMD_NAMESPACE::kRows[2], SIMD_NAMESPACE::kRows[3]},
+    SIMD_NAMESPACE::gemm,
+    SIMD_NAMESPACE::to_float,
+    SIMD_NAMESPACE::store_row,
+    SIMD_NAMESPACE::add,
+    SIMD_NAMESPACE::pack_weight,
+    SIMD_NAMESPACE::direct,
+    SIMD_NAMESPACE::direct_gradient,
+    SIMD_NAMESPACE::winograd_input,
+    SIMD_NAMESPACE::winograd_output,
+    SIMD_NAMESPACE::winograd_weight,
+};
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,170 @@
+// The three transforms of F(m, 3), one vector of channels at a time. The matrices are compile-time constants, so
+// the zeros and ones in them cost nothing.
+
+#include "core/winograd.h"
+
+#include "cpu/simd/convert.h"
+#include "cpu/simd/winograd.h"
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+namespace {
+
+template <int N>
+struct Index {
+  static constexpr int value = N;
+};
+template <int I, int N, class F>
+SIMD_INLINE void unroll(F&& f) {
+  if constexpr (I < N) {
+    f(Index<I>{});
+    unroll<I + 1, N>(static_cast<F&&>(f));
+  }
+}
+
+/// sum + coefficient * v, where the coefficient is known to the compiler.
+template <int Row, int Col, int Rows, int Cols, const float (&Matrix)[Rows][Cols], bool First>
+SIMD_INLINE Vec term(Vec sum, Vec v) {
+  constexpr float c = Matrix[Row][Col];
+  if constexpr (First) {
+    if constexpr (c == 1.0f) return v;
+    if constexpr (c == -1.0f) return -v;
+    return c * v;
+  } else {
+    if constexpr (c == 1.0f) return sum + v;
+    if constexpr (c == -1.0f) return sum - v;
+    return sum + c * v;
+  }
+}
+
+template <int Row, int Rows, int Cols, const float (&Matrix)[Rows][Cols]>
+constexpr int first_nonzero() {
+  for (int i = 0; i < Cols; ++i) {
+    if (Matrix[Row][i] != 0.0f) return i;
+  }
+  return Cols;
+}
+
+/// out[r * out_step] = sum_c Matrix[r][c] * in[c * in_step]
+template <int Rows, int Cols, const float (&Matrix)[Rows][Cols], int InStep, int OutStep>
+SIMD_INLINE void apply(const Vec* in, Vec* out) {
+  unroll<0, Rows>([&](auto row) {
+    constexpr int r = decltype(row)::value;
+    constexpr int first = first_nonzero<r, Rows, Cols, Matrix>();
+    Vec sum = term<r, first, Rows, Cols, Matrix, true>(Vec{}, in[first * InStep]);
+    unroll<first + 1, Cols>([&](auto col) {
+      constexpr int c = decltype(col)::value;
+      if constexpr (Matrix[r][c] != 0.0f) sum = term<r, c, Rows, Cols, Matrix, false>(sum, in[c * InStep]);
+    });
+    out[r * OutStep] = sum;
+  });
+}
+
+template <int M, class T>
+void input(const WinogradInputTile& tile) {
+  constexpr int t = Winograd<M>::tile;
+  const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(tile.rows);
+  for (int64_t c = 0; c < tile.channels; c += kWidth) {
+    const int64_t left = tile.channels - c;
+    Vec columns[t * t];
+    for (int j = 0; j < t; ++j) {
+      Vec d[t];
+      for (int i = 0; i < t; ++i) {
+        const auto* p = pixels[i * t + j] + c;
+        d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
+      }
+      apply<t, t, Winograd<M>::Bt, 1, t>(d, columns + j);
+    }
+    float* out = tile.out + c;
+    for (int i = 0; i < t; ++i) {
+      Vec row[t];
+      apply<t, t, Winograd<M>::Bt, 1, 1>(columns + i * t, row);
+      for (int j = 0; j < t; ++j) store(out + (i * t + j) * tile.xi_stride, row[j]);
+    }
+  }
+}
+
+template <int M, class T>
+void output(const WinogradOutputTile& tile) {
+  constexpr int t = Winograd<M>::tile;
+  const Epilogue& e = *tile.epilogue;
+  auto* to = static_cast<typename T::Item*>(tile.out);
+  const auto* residual = static_cast<const typename T::Item*>(e.residual);
+  if (residual) residual += tile.residual_offset;
+  for (int64_t o = 0; o < tile.channels; o += kWidth) {
+    const int64_t left = tile.channels - o;
+    Vec columns[M * t];
+    for (int j = 0; j < t; ++j) {
+      Vec d[t];
+      for (int i = 0; i < t; ++i) d[i] = load(tile.in + (i * t + j) * tile.xi_stride + o);
+      apply<M, t, Winograd<M>::At, 1, t>(d, columns + j);
+    }
+    const float* bias = e.bias ? e.bias + o : nullptr;
+    for (int i = 0; i < tile.rows; ++i) {
+      Vec row[M];
+      apply<M, t, Winograd<M>::At, 1, 1>(columns + i * t, row);
+      for (int j = 0; j < tile.cols; ++j) {
+        const int64_t at = i * tile.row_stride + j * tile.pixel_stride + o;
+        store_lanes<T>(row[j], e.activation, bias, residual ? residual + at : nullptr, to + at, left);
+      }
+    }
+  }
+}
+
+template <int M, class T>
+void weight(const WinogradWeightPanel& panel) {
+  constexpr int t = Winograd<M>::tile;
+  const int64_t* stride = panel.w.stride;
+  const auto* w = static_cast<const typename T::Item*>(panel.w.data);
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = v * kWidth;
+    const int64_t lanes = panel.out_channels - first < kWidth ? panel.out_channels - first : kWidth;
+    for (int64_t c = 0; c < panel.channels; ++c) {
+      Vec columns[t * 3];
+      for (int j = 0; j < 3; ++j) {
+        Vec d[3];
+        for (int i = 0; i < 3; ++i) {
+          const int kh = panel.flip ? 2 - i : i, kw = panel.flip ? 2 - j : j;
+          d[i] = gather<T>(w + first * stride[0] + kh * stride[2] + kw * stride[3] + c * stride[4], stride[0], lanes);
+        }
+        apply<t, 3, Winograd<M>::G, 1, 3>(d, columns + j);
+      }
+      float* out = panel.out + c * panel.vectors * kWidth + first;
+      for (int i = 0; i < t; ++i) {
+        Vec row[t];
+        apply<t, 3, Winograd<M>::G, 1, 1>(columns + i * 3, row);
+        for (int j = 0; j < t; ++j) store(out + (i * t + j) * panel.xi_stride, row[j]);
+      }
+    }
+  }
+}
+
+template <class T>
+void input_any(int m, const WinogradInputTile& tile) {
+  if (m == 2) return input<2, T>(tile);
+  if (m == 4) return input<4, T>(tile);
+  input<6, T>(tile);
+}
+template <class T>
+void output_any(int m, const WinogradOutputTile& tile) {
+  if (m == 2) return output<2, T>(tile);
+  if (m == 4) return output<4, T>(tile);
+  output<6, T>(tile);
+}
+template <class T>
+void weight_any(int m, const WinogradWeightPanel& panel) {
+  if (m == 2) return weight<2, T>(panel);
+  if (m == 4) return weight<4, T>(panel);
+  weight<6, T>(panel);
+}
+
+}  // namespace
+
+void winograd_input(int m, Dtype type, const WinogradInputTile& tile) { SIMD_BY_TYPE(type, input_any, m, tile) }
+
+void winograd_output(int m, const WinogradOutputTile& tile) {
+  SIMD_BY_TYPE(tile.epilogue->type, output_any, m, tile)
+}
+
+void winograd_weight(int m, const WinogradWeightPanel& panel) { SIMD_BY_TYPE(panel.w.type, weight_any, m, panel) }
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

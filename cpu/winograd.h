@@ -1,0 +1,18 @@
+#pragma once
+
+#include "core/plan.h"
+#include "cpu/geometry.h"
+#include "cpu/workspace.h"
+
+namespace mlx_conv3d::cpu {
+
+void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands, Workspace& workspace);
+
+/// Transforms (O, KD, 3, 3, C) weights to F(m, 3)'s domain in the layout that `winograd` multiplies with:
+/// [(m+2)^2][panel][KD*C][lanes].
+void winograd_weights(int m, const WeightView& w, int64_t out_channels, int64_t depth_taps, int64_t channels,
+                      bool flip, float* out);
+/// Floats that winograd_weights writes.
+int64_t winograd_weights_size(int m, int64_t out_channels, int64_t depth_taps, int64_t channels);
+
+}  // namespace mlx_conv3d::cpu

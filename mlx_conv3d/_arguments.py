@@ -1,0 +1,163 @@
+"""From the forms in which users write a convolution's parameters to one list per parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+IntOrSequence: TypeAlias = int | Sequence[int]
+Padding: TypeAlias = int | Sequence[int | tuple[int, int]]
+PaddingMode: TypeAlias = str | Sequence[str]
+
+PADDING_MODES = ("zeros", "edge", "reflect")
+ACTIVATIONS = ("none", "relu", "silu", "gelu")
+ALGORITHMS = (
+    "auto",
+    "winograd",
+    "taps",
+    "temporal",
+    "pointwise",
+    "patchify",
+    "grouped",
+    "transposed",
+    "implicit_gemm",
+    "stock",
+)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A convolution's parameters, one entry per spatial axis, as the extension takes them."""
+
+    dims: int
+    stride: list[int]
+    pad_lo: list[int]
+    pad_hi: list[int]
+    dilation: list[int]
+    input_dilation: list[int]
+    pad_mode: list[int]
+    groups: int
+    flip: bool
+    activation: int
+
+    def as_kwargs(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    return int(value.__index__())
+
+
+def integers(name: str, value: Any, dims: int) -> list[int]:
+    """One int for all axes, or one for each."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != dims:
+            raise ValueError(f"{name} must have {dims} entries for a {dims}-D convolution, got {tuple(value)}")
+        return [_integer(name, v) for v in value]
+    return [_integer(name, value)] * dims
+
+
+def paddings(value: Any, dims: int) -> tuple[list[int], list[int]]:
+    """One int, or one entry per axis, each an int or a (low, high) pair."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        both = integers("padding", value, dims)
+        return both, list(both)
+    if len(value) != dims:
+        raise ValueError(f"padding must have {dims} entries for a {dims}-D convolution, got {value!r}")
+    lo, hi = [], []
+    for entry in value:
+        pair = integers("padding", entry, 2)
+        lo.append(pair[0])
+        hi.append(pair[1])
+    return lo, hi
+
+
+def padding_modes(value: Any, dims: int) -> list[int]:
+    names = [value] * dims if isinstance(value, str) else list(value)
+    if len(names) != dims:
+        raise ValueError(f"padding_mode must have {dims} entries for a {dims}-D convolution, got {value!r}")
+    for name in names:
+        if name not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {name!r}")
+    return [PADDING_MODES.index(name) for name in names]
+
+
+def activation_index(value: str | None) -> int:
+    name = "none" if value is None else value
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be None, {', '.join(ACTIVATIONS[1:])}, got {value!r}")
+    return ACTIVATIONS.index(name)
+
+
+def algorithm_name(value: str) -> str:
+    if value not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {value!r}")
+    return value
+
+
+def parameters(
+    dims: int,
+    *,
+    stride: IntOrSequence = 1,
+    padding: Padding = 0,
+    dilation: IntOrSequence = 1,
+    input_dilation: IntOrSequence = 1,
+    groups: int = 1,
+    padding_mode: PaddingMode = "zeros",
+    activation: str | None = None,
+    flip: bool = False,
+) -> Parameters:
+    pad_lo, pad_hi = paddings(padding, dims)
+    return Parameters(
+        dims=dims,
+        stride=integers("stride", stride, dims),
+        pad_lo=pad_lo,
+        pad_hi=pad_hi,
+        dilation=integers("dilation", dilation, dims),
+        input_dilation=integers("input_dilation", input_dilation, dims),
+        pad_mode=padding_modes(padding_mode, dims),
+        groups=_integer("groups", groups),
+        flip=bool(flip),
+        activation=activation_index(activation),
+    )
+
+
+def general_padding(value: Any, dims: int) -> list[tuple[int, int]]:
+    """mx.conv_general's forms: an int, one int per axis, or a pair of lists (all low, all high)."""
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, Sequence) for v in value):
+        lo, hi = (integers("padding", list(v), dims) for v in value)
+    elif isinstance(value, Sequence) and len(value) == 1:
+        lo = hi = integers("padding", value[0], dims)
+    else:
+        lo = hi = integers("padding", value, dims)
+    return list(zip(lo, hi, strict=True))
+
+
+def transposed(
+    dims: int,
+    kernel: Sequence[int],
+    *,
+    stride: IntOrSequence,
+    padding: IntOrSequence,
+    dilation: IntOrSequence,
+    output_padding: IntOrSequence,
+    groups: int,
+) -> Parameters:
+    """A transposed convolution as one over the input dilated by its stride, with the kernel flipped."""
+    strides = integers("stride", stride, dims)
+    pads = integers("padding", padding, dims)
+    dilations = integers("dilation", dilation, dims)
+    extra = integers("output_padding", output_padding, dims)
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    return parameters(
+        dims,
+        stride=1,
+        padding=[(r - p, r - p + e) for r, p, e in zip(reach, pads, extra, strict=True)],
+        dilation=dilations,
+        input_dilation=strides,
+        groups=groups,
+        flip=True,
+    )

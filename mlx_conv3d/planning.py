@@ -1,0 +1,186 @@
+"""Plans: what a convolution would do, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_conv3d import _arguments as arguments
+from mlx_conv3d import _ext
+from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One algorithm's offer for a problem.
+
+    `cost` is modelled, in seconds; `flops` are those executed, `bytes` those moved (modelled), `workspace` is in
+    bytes. Where `legal` is false, `reason` says which constraint fails.
+    """
+
+    algorithm: str
+    legal: bool
+    reason: str
+    cost: float
+    flops: float
+    bytes: float
+    workspace: int
+    tile: int
+    chunk: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is computed.
+
+    `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `candidates` all algorithms
+    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    """
+
+    algorithm: str
+    reason: str
+    flops: float
+    direct_flops: float
+    bytes: float
+    workspace: int
+    cost: float
+    tile: int
+    chunk: tuple[int, int, int]
+    problem: str
+    device: str
+    candidates: tuple[Candidate, ...]
+    program: Any = None
+
+    def __str__(self) -> str:
+        head = [
+            self.problem,
+            f"on {self.device}: {self.algorithm}" + (f" F({self.tile}, 3)" if self.tile else ""),
+            f"  {self.reason}",
+            f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
+            f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
+            f"  {'algorithm':14} {'modelled ms':>12} {'GFLOP':>10} {'MB moved':>10} {'workspace MiB':>14}",
+        ]
+        rows = [
+            f"  {c.algorithm:14} {c.cost * 1e3:12.3f} {c.flops / 1e9:10.3f} {c.bytes / 1e6:10.1f} "
+            f"{c.workspace / 2**20:14.1f}"
+            if c.legal
+            else f"  {c.algorithm:14} {c.reason}"
+            for c in self.candidates
+        ]
+        return "\n".join(head + rows)
+
+
+def plan_of(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    parameters: arguments.Parameters,
+    *,
+    x_type: mx.Dtype,
+    w_type: mx.Dtype,
+    out_type: mx.Dtype | None = None,
+    bias: bool = False,
+    residual: bool = False,
+    lead: int = 0,
+    algorithm: str = "auto",
+    limit: int = 0,
+) -> Plan:
+    """The plan of a convolution whose parameters are already parsed."""
+    d = _ext.plan(
+        x_shape=list(x_shape),
+        w_shape=list(w_shape),
+        x_type=x_type,
+        w_type=w_type,
+        out_type=promote(x_type, w_type) if out_type is None else out_type,
+        **parameters.as_kwargs(),
+        bias=bias,
+        residual=residual,
+        lead=lead,
+        algorithm=arguments.algorithm_name(algorithm),
+        limit=limit,
+    )
+    candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
+    return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)
+
+
+def promote(*types: mx.Dtype) -> mx.Dtype:
+    """The type that MLX's own arithmetic would promote to."""
+    return reduce(lambda a, b: mx.result_type(mx.zeros(0, a), mx.zeros(0, b)), types)
+
+
+def plan(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    *,
+    dtype: mx.Dtype = mx.float32,
+    w_dtype: mx.Dtype | None = None,
+    device: str | None = None,
+    stride: IntOrSequence = 1,
+    padding: Padding = 0,
+    dilation: IntOrSequence = 1,
+    input_dilation: IntOrSequence = 1,
+    groups: int = 1,
+    flip: bool = False,
+    bias: bool = False,
+    activation: str | None = None,
+    residual: bool = False,
+    padding_mode: PaddingMode = "zeros",
+    lead: int = 0,
+    algorithm: str = "auto",
+    workspace_limit: int | None = None,
+) -> Plan:
+    """What the convolution of arrays of these shapes would do. A pure function: nothing is computed.
+
+    Args:
+        x_shape, w_shape: shapes as `conv3d`, `conv2d` or `conv1d` take them.
+        dtype: type of x, and of w unless `w_dtype` says otherwise.
+        device: None or "cpu" for this machine's CPU.
+        bias, residual: whether there is one.
+        lead: number of lead frames.
+        workspace_limit: in bytes, instead of the limit in force.
+        The rest as in `conv3d` and `conv_general`.
+
+    Raises:
+        ValueError: shapes or values that do not fit, or a forced algorithm that is not legal; the message says why.
+    """
+    if device not in (None, "cpu"):
+        raise ValueError(f"device must be None or 'cpu', got {device!r}")
+    dims = len(x_shape) - 2
+    if not 1 <= dims <= 3:
+        raise ValueError(f"x_shape must have 3 to 5 entries, (N, ..., C), got {tuple(x_shape)}")
+    for name, shape in (("x_shape", x_shape), ("w_shape", w_shape)):
+        if any(int(v) < 0 for v in shape):
+            raise ValueError(f"{name} must not be negative, got {tuple(shape)}")
+    weight_dtype = dtype if w_dtype is None else w_dtype
+    for name, t in (("dtype", dtype), ("w_dtype", weight_dtype)):
+        if not isinstance(t, mx.Dtype):
+            raise TypeError(f"{name} must be an mx.Dtype, got {type(t).__name__}")
+        if t not in (mx.float32, mx.float16, mx.bfloat16):
+            raise ValueError(f"{name} must be float32, float16 or bfloat16, got {t}")
+    parameters = arguments.parameters(
+        dims,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        input_dilation=input_dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        activation=activation,
+        flip=flip,
+    )
+    return plan_of(
+        tuple(int(v) for v in x_shape),
+        tuple(int(v) for v in w_shape),
+        parameters,
+        x_type=dtype,
+        w_type=weight_dtype,
+        bias=bias,
+        residual=residual,
+        lead=lead,
+        algorithm=algorithm,
+        limit=0 if workspace_limit is None else workspace_limit,
+    )

@@ -1,0 +1,79 @@
+"""Weights transformed once for many calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from mlx_conv3d import _ext
+
+if TYPE_CHECKING:
+    from mlx_conv3d._arguments import Parameters
+
+
+class PreparedWeight:
+    """Weights together with their Winograd transforms, made at first use and kept.
+
+    `weight` is the original array; gradients flow to it. Shape, dtype and ndim are its own. The transforms take
+    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results).
+    """
+
+    def __init__(self, weight: mx.array) -> None:
+        self.weight = weight
+        self._packed: dict[tuple[int, bool], mx.array] = {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return self.weight.dtype
+
+    @property
+    def ndim(self) -> int:
+        return int(self.weight.ndim)
+
+    def packed_for(
+        self, x: mx.array, parameters: Parameters, *, lead: mx.array | None, algorithm: str, stream: Any
+    ) -> tuple[mx.array | None, int]:
+        """The transforms that a convolution of x would use and their tile size, or (None, 0)."""
+        from mlx_conv3d.planning import plan_of
+
+        if algorithm not in ("auto", "winograd") or _ext.disabled():
+            return None, 0
+        if mx.float64 in (x.dtype, self.dtype) or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
+            return None, 0
+        frames = int(lead.shape[1]) if lead is not None else 0
+        chosen = plan_of(
+            tuple(x.shape), self.shape, parameters, x_type=x.dtype, w_type=self.dtype, lead=frames, algorithm=algorithm
+        )
+        if chosen.algorithm != "winograd":
+            return None, 0
+        key = (chosen.tile, parameters.flip)
+        if key not in self._packed:
+            lifted = self.weight
+            while lifted.ndim < 5:
+                lifted = mx.expand_dims(lifted, 1)
+            packed = _ext.pack_weights(lifted, chosen.tile, parameters.flip, stream=mx.cpu)
+            mx.eval(packed)
+            self._packed[key] = packed
+        return self._packed[key], chosen.tile
+
+
+def prepare(w: mx.array) -> PreparedWeight:
+    """Weights (O, ..., C/groups) for repeated use: any convolution here takes the result as its w.
+
+    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per tile size
+    and kept. Prepare anew after changing the weights.
+
+    Raises:
+        TypeError: w is not an mx.array.
+        ValueError: w does not have 3 to 5 dimensions.
+    """
+    if not isinstance(w, mx.array):
+        raise TypeError(f"w must be an mx.array, got {type(w).__name__}")
+    if not 3 <= w.ndim <= 5:
+        raise ValueError(f"w must have 3 to 5 dimensions (O, ..., C/groups), got shape {tuple(w.shape)}")
+    return PreparedWeight(w)
