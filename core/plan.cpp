@@ -177,7 +177,9 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   }
   const double rows = static_cast<double>(p.out_positions());
   const double k = static_cast<double>(p.taps() * p.group_in()) / phases;
-  const double padded_lanes = static_cast<double>(out_lanes * p.groups);
+  // Narrow products sum their vectors' lanes at the end of each block.
+  const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
+  const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
   c.flops = 2.0 * rows * k * padded_lanes;
   const double gathered = rows * k * static_cast<double>(p.groups) * divide_up(out_lanes, g.cols);
   c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
@@ -206,6 +208,7 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
     c.cost += 8.0 * sums * static_cast<double>(p.kernel[0] - 1) / (d.gbytes * 1e9);
   }
   // The same work under its particular name is preferred to the general one.
+  if (c.algorithm == Algorithm::taps) c.cost *= 1.005;
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 

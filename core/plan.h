@@ -21,9 +21,10 @@ enum class Algorithm : uint8_t {
   implicit_gemm,
   stock
 };
+/// In order of preference where costs tie: the particular before the general.
 inline constexpr Algorithm kAlgorithms[] = {
-    Algorithm::winograd, Algorithm::taps,       Algorithm::temporal,      Algorithm::pointwise, Algorithm::patchify,
-    Algorithm::grouped,  Algorithm::transposed, Algorithm::implicit_gemm, Algorithm::stock};
+    Algorithm::winograd,   Algorithm::pointwise, Algorithm::patchify, Algorithm::temporal, Algorithm::grouped,
+    Algorithm::transposed, Algorithm::taps,      Algorithm::implicit_gemm, Algorithm::stock};
 
 const char* name_of(Algorithm algorithm);
 /// nullopt for an unknown name.
@@ -89,6 +90,10 @@ std::string illegal_reason(const ConvProblem& problem, Algorithm algorithm);
 bool is_direct(const ConvProblem& problem);
 /// Output positions that a task of the direct kernels handles.
 inline constexpr int64_t kDirectPositions = 32;
+
+/// With at most this many output channels (per group) the products' vectors run along the inputs instead.
+inline constexpr int kNarrowOutputs = 4;
+inline bool is_narrow(const ConvProblem& problem) { return problem.group_out() <= kNarrowOutputs; }
 
 /// How dL/dw is walked: tasks of `depth` products (taps x input channels) by `cols` output channels, the output
 /// positions cut into `splits` parts whose sums are added at the end.

@@ -75,6 +75,7 @@ class Product {
   }
 
   void pack_weights(int64_t g, int64_t panel, const std::vector<int64_t>& offsets, float* block) const {
+    if (is_narrow(p_)) return pack_narrow_weights(g, offsets, block);
     const int64_t lane = panels_.first_vector(panel) * k_.width, item = item_size(operands_.w.type);
     GemmWeightPanel out{};
     out.w = operands_.w;
@@ -85,6 +86,15 @@ class Product {
     out.vectors = panels_.vectors(panel);
     out.out = block + lane * out.k;
     k_.pack_weight(out);
+  }
+
+  void pack_narrow_weights(int64_t g, const std::vector<int64_t>& offsets, float* block) const {
+    const WeightView& w = operands_.w;
+    const int64_t k = static_cast<int64_t>(offsets.size());
+    for (int64_t o = 0; o < p_.group_out(); ++o) {
+      const char* from = static_cast<const char*>(w.data) + (g * p_.group_out() + o) * w.stride[0] * item_size(w.type);
+      for (int64_t i = 0; i < k; ++i) k_.to_float(w.type, from + offsets[i] * item_size(w.type), block + o * k + i, 1);
+    }
   }
 
   void task(const Blocks& blocks, const std::vector<int64_t>& starts,
@@ -147,7 +157,11 @@ class Product {
         pack_weights(g, panel, offsets, own);
         b = own + lane * k;
       }
-      k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_, accumulate);
+      if (is_narrow(p_)) {
+        k_.gemm_narrow(count, static_cast<int>(p_.group_out()), k, a, lda, b, k, c, cols_, accumulate);
+      } else {
+        k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_, accumulate);
+      }
     }
   }
 

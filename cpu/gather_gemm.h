@@ -54,6 +54,9 @@ class RowGather {
   const float* row_in_place(int64_t plane, int64_t first, int64_t kd, int64_t channel, int64_t* stride) const;
 
  private:
+  void pack_run(const Kernels& k, const Segment& segment, int64_t channel, int64_t plane, int64_t jh, int64_t jw,
+                int64_t count, float* out, int64_t stride) const;
+
   const ConvProblem& p_;
   const Input& input_;
   const AxisPhase &d_, &h_, &w_;

@@ -59,49 +59,50 @@ void RowGather::weight_offsets(const std::vector<Segment>& block, const WeightVi
 
 void RowGather::pack(const Kernels& k, const std::vector<Segment>& block, int64_t channel, int64_t first,
                      int64_t count, float* out, int64_t stride) const {
-  const int64_t item = input_.item();
-  const bool whole_pixels = p_.groups == 1;
-  int64_t jw = first % w_.count, jh = first / w_.count % h_.count, plane = first / plane_rows();
-  Frame frame{};
-  int64_t frame_plane = -1, frame_kd = -1;
-  for (int64_t r = 0; r < count; ++r, out += stride) {
+  // Runs of output positions within one output row share their input rows.
+  while (count > 0) {
+    const int64_t jw = first % w_.count, run = std::min(count, w_.count - jw);
+    const int64_t jh = first / w_.count % h_.count, plane = first / plane_rows();
     float* to = out;
-    const int64_t n = plane / d_.count, jd = plane % d_.count;
     for (const Segment& s : block) {
-      const int64_t channels = s.c_end - s.c_begin;
-      const int64_t sd = d_.source(s.kd, jd), sh = h_.source(s.kh, jh);
-      if (sd < 0 || sh < 0) {
-        std::memset(to, 0, static_cast<size_t>(s.length()) * sizeof(float));
-        to += s.length();
-        continue;
-      }
-      if (frame_plane != plane || frame_kd != s.kd) {
-        frame = input_.frame(n, sd);
-        frame_plane = plane;
-        frame_kd = s.kd;
-      }
-      const char* row = frame.data + sh * frame.row_stride + (channel + s.c_begin) * item;
-      const bool joined = whole_pixels && channels * item == frame.col_stride;
-      for (int64_t kw = s.kw_begin; kw < s.kw_end;) {
-        const int64_t sw = w_.source(kw, jw);
-        int64_t run = 1;
-        if (sw < 0) {
-          std::memset(to, 0, static_cast<size_t>(channels) * sizeof(float));
-        } else {
-          // Neighbouring pixels with nothing between them are one copy.
-          while (joined && kw + run < s.kw_end && w_.source(kw + run, jw) == sw + run) ++run;
-          k.to_float(p_.x_type, row + sw * frame.col_stride, to, channels * run);
-        }
-        to += channels * run;
-        kw += run;
-      }
+      pack_run(k, s, channel, plane, jh, jw, run, to, stride);
+      to += s.length();
     }
-    if (++jw == w_.count) {
-      jw = 0;
-      if (++jh == h_.count) {
-        jh = 0;
-        ++plane;
+    first += run;
+    count -= run;
+    out += run * stride;
+  }
+}
+
+void RowGather::pack_run(const Kernels& k, const Segment& s, int64_t channel, int64_t plane, int64_t jh, int64_t jw,
+                         int64_t count, float* out, int64_t stride) const {
+  const int64_t channels = s.c_end - s.c_begin, taps = s.kw_end - s.kw_begin;
+  const int64_t sd = d_.source(s.kd, plane % d_.count), sh = h_.source(s.kh, jh);
+  if (sd < 0 || sh < 0) {
+    for (int64_t i = 0; i < count; ++i, out += stride) {
+      std::memset(out, 0, static_cast<size_t>(s.length()) * sizeof(float));
+    }
+    return;
+  }
+  const Frame frame = input_.frame(plane / d_.count, sd);
+  const char* row = frame.data + sh * frame.row_stride + (channel + s.c_begin) * input_.item();
+  // Neighbouring pixels with nothing between them are one copy.
+  const bool joined = p_.groups == 1 && channels * input_.item() == frame.col_stride;
+  for (int64_t i = 0; i < count; ++i, out += stride) {
+    float* to = out;
+    for (int64_t kw = s.kw_begin; kw < s.kw_end;) {
+      const int64_t sw = w_.source(kw, jw + i);
+      int64_t together = 1;
+      if (sw < 0) {
+        std::memset(to, 0, static_cast<size_t>(channels) * sizeof(float));
+      } else {
+        if (joined && taps > 1) {
+          while (kw + together < s.kw_end && w_.source(kw + together, jw + i) == sw + together) ++together;
+        }
+        k.to_float(p_.x_type, row + sw * frame.col_stride, to, channels * together);
       }
+      to += channels * together;
+      kw += together;
     }
   }
 }

@@ -13,6 +13,7 @@ namespace mlx_conv3d::cpu {
 
 void run(const ConvProblem& problem, const Candidate& plan, const Operands& operands) {
   if (problem.empty()) return;
+  advise_huge_pages(operands.y, problem.out_positions() * problem.out_channels * item_size(problem.out_type));
   Workspace workspace(plan.workspace);
   switch (plan.algorithm) {
     case Algorithm::winograd: return winograd(problem, plan.winograd, operands, workspace);

@@ -23,13 +23,22 @@ void* allocate(int64_t bytes) {
   if (posix_memalign(&block, bytes >= kHugePage ? kHugePage : 64, static_cast<size_t>(bytes)) != 0) {
     throw std::bad_alloc();
   }
-#if defined(__linux__)
-  if (bytes >= kHugePage) madvise(block, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-#endif
+  advise_huge_pages(block, bytes);
   return block;
 }
 
 }  // namespace
+
+void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__)
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const auto end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  static_cast<void>(data);
+  static_cast<void>(bytes);
+#endif
+}
 
 Workspace::Workspace(int64_t bytes) : block_(nullptr), size_(rounded(bytes > 0 ? bytes : 1)) {
   {

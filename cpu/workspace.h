@@ -30,6 +30,10 @@ class Workspace {
   int64_t size_, used_ = 0;
 };
 
+/// Asks for huge pages under a large array about to be written for the first time: a fresh output costs more in
+/// page faults than a pointwise convolution in arithmetic. A hint; it never fails.
+void advise_huge_pages(void* data, int64_t bytes);
+
 /// Frees a kept block of more than `bytes`.
 void trim_workspace(int64_t bytes);
 

@@ -97,6 +97,11 @@ struct Kernels {
   void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
                int64_t ldb, float* c, int64_t ldc, bool accumulate);
 
+  /// c[r][o] (+)= sum_k a[r*lda + k] * b[o*ldb + k] for 1 to 4 outputs: vectors along k, since lanes of outputs
+  /// would be mostly empty.
+  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                      float* c, int64_t ldc, bool accumulate);
+
   void (*to_float)(Dtype from, const void* src, float* dst, int64_t n);
   /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's element
   /// offset in the output, for the residual.

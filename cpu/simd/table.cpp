@@ -14,6 +14,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::kPanelVectors,
     {SIMD_NAMESPACE::kRows[0], SIMD_NAMESPACE::kRows[1], SIMD_NAMESPACE::kRows[2], SIMD_NAMESPACE::kRows[3]},
     SIMD_NAMESPACE::gemm,
+    SIMD_NAMESPACE::gemm_narrow,
     SIMD_NAMESPACE::to_float,
     SIMD_NAMESPACE::store_row,
     SIMD_NAMESPACE::add,
