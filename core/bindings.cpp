@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "core/ops.h"
+#include "core/plan_cache.h"
 #include "cpu/run.h"
 
 namespace nb = nanobind;
@@ -68,6 +69,13 @@ void require_ndim(const char* name, size_t ndim, int dims) {
                               std::to_string(ndim) + ".");
 }
 
+void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
+  if (p.groups > 0 && p.in_channels == p.groups * weight_channels && p.out_channels % p.groups == 0) return;
+  throw std::invalid_argument("[conv] the channels of x (" + std::to_string(p.in_channels) + ") and w (" +
+                              std::to_string(p.out_channels) + ", ..., " + std::to_string(weight_channels) +
+                              ") do not match with groups " + std::to_string(p.groups) + ".");
+}
+
 mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                      const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
@@ -88,6 +96,22 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
       make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
+}
+
+/// Name of the algorithm that bound_conv would choose, without building anything.
+std::string choose(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
+                   const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
+                   const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation) {
+  require_ndim("x", x.ndim(), dims);
+  require_ndim("w", w.ndim(), dims);
+  ConvSpec spec =
+      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
+  spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
+  const ConvProblem p =
+      spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
+  require_matching_channels(p, w.shape(dims + 1));
+  p.validate();
+  return name_of(cpu_plan(p, std::nullopt)->algorithm());
 }
 
 nb::dict to_dict(const Candidate& c) {
@@ -112,14 +136,15 @@ nb::dict to_dict(const Candidate& c) {
 nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type, mx::Dtype out_type,
                     int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                     const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                    int activation, bool bias, bool residual, int64_t lead, const std::string& algorithm,
-                    int64_t limit) {
+                    int activation, bool bias, bool residual, int64_t lead, bool prepared,
+                    const std::string& algorithm, int64_t limit) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec =
       make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
   spec.bias = bias;
   spec.residual = residual;
+  spec.packed_m = prepared ? 1 : 0;
   spec.out_type = to_dtype(out_type);
   const auto shape = [&](const Ints& from) {
     mx::Shape to;
@@ -128,10 +153,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   };
   const ConvProblem p =
       spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
-  if (p.in_channels != p.groups * shape(w_shape)[4] || (p.groups > 0 && p.out_channels % p.groups != 0)) {
-    throw std::invalid_argument("[plan] x_shape and w_shape do not match with groups " + std::to_string(p.groups) +
-                                ": " + p.describe() + ".");
-  }
+  require_matching_channels(p, w_shape.back());
   p.validate();
   const Plan plan = make_plan(p, cpu_device(), limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
   nb::dict d = to_dict(plan.chosen);
@@ -159,7 +181,9 @@ NB_MODULE(_ext, m) {
         "algorithm"_a = "auto", "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a, "out_type"_a,
         "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a,
-        "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "algorithm"_a, "limit"_a);
+        "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a);
+  m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
+        "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def("set_workspace_limit", [](int64_t bytes) {

@@ -5,6 +5,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/plan_cache.h"
+
 namespace mlx_conv3d {
 namespace {
 
@@ -100,7 +102,7 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   spec.residual = extras.residual.has_value();
 
   const int64_t lead_frames = spec.lead ? extras.lead->shape(1) : 0;
-  const ConvProblem p = spec.bind(x.shape(), to_dtype(x.dtype()), w.shape(), to_dtype(w.dtype()), lead_frames);
+  ConvProblem p = spec.bind(x.shape(), to_dtype(x.dtype()), w.shape(), to_dtype(w.dtype()), lead_frames);
   p.validate();
   if (extras.residual) {
     const mx::Shape out{x.shape(0), static_cast<int>(p.output(0)), static_cast<int>(p.output(1)),
@@ -118,9 +120,9 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
     }
     return stock_conv(x, w, spec, extras, s);
   }
-  if (forced) {
-    // Fails now rather than when the result is evaluated.
-    make_plan(p, cpu_device(), workspace_limit(), forced);
+  // Planned now as well as when it is evaluated, so that a forced algorithm fails here, and so does the limit.
+  if (cpu_plan(p, forced)->algorithm() == Algorithm::stock) {
+    return stock_conv(x, w, spec, extras, s);
   }
 
   std::vector<mx::array> inputs{x, w};
@@ -132,7 +134,8 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   }
   if (spec.bias) inputs.push_back(mx::astype(*extras.bias, mx::float32, s));
   if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
-  if (extras.packed) {
+  p.prepared = true;
+  if (extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_m)) {
     spec.packed_m = extras.packed_m;
     inputs.push_back(*extras.packed);
   }

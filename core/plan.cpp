@@ -51,10 +51,10 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
 
   // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of them.
   int64_t slice = p.out_channels;
-  while (slice > panel && winograd_weight_bytes(p, m, slice, d) > limit / 4 * 3) {
+  while (!p.prepared && slice > panel && winograd_weight_bytes(p, m, slice, d) > limit / 4 * 3) {
     slice = round_up(divide_up(slice, 2), panel);
   }
-  const int64_t weight_bytes = winograd_weight_bytes(p, m, slice, d);
+  const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, m, slice, d);
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
     return frequencies * t * 4 * (winograd_input_frames(p, f) * pitch + f * lanes(slice, d));
   };
@@ -97,15 +97,16 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
                               static_cast<double>(divide_up(p.output(0), f));
   const double output_floats = static_cast<double>(frequencies * tiles) * frames * out_lanes;
   const double weight_floats = static_cast<double>(frequencies * p.kernel[0] * p.in_channels) * out_lanes;
+  const double transformed_floats = p.prepared ? 0 : weight_floats;
   c.winograd = {m, t, f, slice};
   c.workspace = weight_bytes + chunk_bytes(t, f) + slack;
   // Each element of a transform is a sum of about m + 1 terms in each of the two directions.
-  c.flops = products + 4.0 * (m + 1) * (input_floats + output_floats + weight_floats * 3 / (m + 2));
-  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) + 4.0 * weight_floats * (1 + chunks);
+  c.flops = products + 4.0 * (m + 1) * (input_floats + output_floats + transformed_floats * 3 / (m + 2));
+  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) + 4.0 * (transformed_floats + weight_floats * chunks);
   const double scale = d.gflops / d.cores / 135.0;
   c.cost = products / (d.gflops * 1e9 * kProductShare) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           weight_floats / (kWeightFloats * d.cores * scale) + (3 * chunks * slices + slices) * kStepSeconds;
+           transformed_floats / (kWeightFloats * d.cores * scale) + (3 * chunks * slices + slices) * kStepSeconds;
   return true;
 }
 
@@ -370,7 +371,12 @@ Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit, 
   const Candidate* best = nullptr;
   for (Algorithm a : kAlgorithms) plan.candidates.push_back(consider(problem, device, limit, a));
   for (const Candidate& c : plan.candidates) {
-    if (forced ? c.algorithm == *forced : c.legal && (best == nullptr || c.cost < best->cost)) best = &c;
+    // On a CPU stock MLX is only for what nothing else can do.
+    const bool last_resort = c.algorithm == Algorithm::stock && device.kind == Device::Kind::cpu;
+    if (forced ? c.algorithm == *forced
+               : c.legal && (best == nullptr || (c.cost < best->cost && !last_resort))) {
+      best = &c;
+    }
   }
   if (!best->legal) {
     throw std::invalid_argument(std::string("[conv] algorithm ") + name_of(best->algorithm) +

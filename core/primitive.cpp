@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "core/ops.h"
+#include "core/plan_cache.h"
 #include "cpu/layout.h"
 #include "cpu/run.h"
 #include "cpu/winograd.h"
@@ -101,6 +102,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.bias = bias;
   p.residual = residual;
   p.activation = activation;
+  p.prepared = packed_m > 0;
   return p;
 }
 
@@ -120,9 +122,18 @@ std::vector<mx::Shape> Conv::output_shapes(const std::vector<mx::array>& inputs)
 void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::array& out = outputs[0];
   out.set_data(mx::allocator::malloc(out.nbytes()));
-  const ConvProblem p = problem(inputs);
+  ConvProblem p = problem(inputs);
   if (p.empty()) return;
-  const Plan plan = make_plan(p, cpu_device(), workspace_limit(), spec_.forced);
+  std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
+  if (p.prepared && !uses_packed_weights(*plan, spec_.packed_m)) {
+    // The workspace limit has changed since this was built.
+    p.prepared = false;
+    plan = cpu_plan(p, spec_.forced);
+  }
+  if (plan->algorithm() == Algorithm::stock) {
+    throw std::runtime_error("[conv] no algorithm fits the workspace limit of " + std::to_string(workspace_limit()) +
+                             " bytes any more: " + p.describe() + ".");
+  }
 
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
@@ -134,16 +145,15 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   operands.epilogue = {spec_.out_type, spec_.activation, nullptr, nullptr};
   if (spec_.bias) operands.epilogue.bias = static_cast<const float*>(staging.contiguous(inputs[next++]));
   if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[next++]);
-  if (spec_.packed_m > 0 && plan.algorithm() == Algorithm::winograd && plan.chosen.winograd.m == spec_.packed_m &&
-      plan.chosen.winograd.out_slice >= p.out_channels) {
+  if (p.prepared) {
     operands.packed_w = static_cast<const float*>(staging.contiguous(inputs[next]));
   }
   operands.y = out.data<char>();
   for (const mx::array& input : inputs) encoder.set_input_array(input);
   encoder.set_output_array(out);
-  encoder.dispatch([p, chosen = plan.chosen, operands, staging] {
+  encoder.dispatch([p, plan, operands, staging] {
     staging.run();
-    cpu::run(p, chosen, operands);
+    cpu::run(p, plan->chosen, operands);
   });
 }
 

@@ -41,6 +41,7 @@ struct ConvProblem {
   bool bias = false;
   bool residual = false;
   Activation activation = Activation::none;
+  bool prepared = false;  ///< Winograd's transformed weights are given beside w
 
   bool operator==(const ConvProblem&) const = default;
 

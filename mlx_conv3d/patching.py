@@ -13,7 +13,6 @@ import mlx.core as mx
 
 from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext, functional
-from mlx_conv3d.planning import plan_of
 
 NAMES = ("conv1d", "conv2d", "conv3d", "conv_general", "conv_transpose3d")
 
@@ -138,14 +137,12 @@ def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.arr
     parameters = _PARSERS[name](*args, **options)
     if not _ext.on_cpu(stream):
         raise _Fallback("GPU stream")
-    if x.ndim == parameters.dims + 2 and w.ndim == x.ndim:
-        plan = plan_of(tuple(x.shape), tuple(w.shape), parameters, x_type=x.dtype, w_type=w.dtype)
-        if plan.algorithm == "stock":
-            raise _Fallback(plan.reason)
-        y = functional.run(x, w, parameters, stream=stream)
-        _count(plan.algorithm)
-        return y
-    raise ValueError("x and w have the wrong number of dimensions")
+    algorithm = _ext.choose(x, w, **parameters.as_kwargs())
+    if algorithm == "stock":
+        raise _Fallback("no algorithm fits the workspace limit")
+    y = functional.run(x, w, parameters, stream=stream)
+    _count(algorithm)
+    return y
 
 
 def _replacement(name: str, stock: Callable[..., mx.array]) -> Callable[..., mx.array]:

@@ -86,6 +86,7 @@ def plan_of(
     bias: bool = False,
     residual: bool = False,
     lead: int = 0,
+    prepared: bool = False,
     algorithm: str = "auto",
     limit: int = 0,
 ) -> Plan:
@@ -100,6 +101,7 @@ def plan_of(
         bias=bias,
         residual=residual,
         lead=lead,
+        prepared=prepared,
         algorithm=arguments.algorithm_name(algorithm),
         limit=limit,
     )
@@ -130,6 +132,7 @@ def plan(
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
     lead: int = 0,
+    prepared: bool = False,
     algorithm: str = "auto",
     workspace_limit: int | None = None,
 ) -> Plan:
@@ -141,6 +144,7 @@ def plan(
         device: None or "cpu" for this machine's CPU.
         bias, residual: whether there is one.
         lead: number of lead frames.
+        prepared: whether w comes from `prepare`, so that its transform is not paid.
         workspace_limit: in bytes, instead of the limit in force.
         The rest as in `conv3d` and `conv_general`.
 
@@ -181,6 +185,7 @@ def plan(
         bias=bias,
         residual=residual,
         lead=lead,
+        prepared=prepared,
         algorithm=algorithm,
         limit=0 if workspace_limit is None else workspace_limit,
     )

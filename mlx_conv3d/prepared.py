@@ -47,7 +47,14 @@ class PreparedWeight:
             return None, 0
         frames = int(lead.shape[1]) if lead is not None else 0
         chosen = plan_of(
-            tuple(x.shape), self.shape, parameters, x_type=x.dtype, w_type=self.dtype, lead=frames, algorithm=algorithm
+            tuple(x.shape),
+            self.shape,
+            parameters,
+            x_type=x.dtype,
+            w_type=self.dtype,
+            lead=frames,
+            prepared=True,
+            algorithm=algorithm,
         )
         if chosen.algorithm != "winograd":
             return None, 0

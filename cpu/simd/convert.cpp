@@ -34,13 +34,23 @@ void finish(const Epilogue& e, const float* sums, int64_t channel, int64_t offse
 template <class T>
 void pack(const GemmWeightPanel& panel) {
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  const int64_t stride = panel.w.stride[0];
+  const int64_t stride = panel.w.stride[0], pitch = panel.vectors * kWidth;
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
     const int64_t lanes = panel.out_channels - first < kWidth ? panel.out_channels - first : kWidth;
+    const auto* from = w + first * stride;
     float* out = panel.out + first;
-    for (int64_t k = 0; k < panel.k; ++k, out += panel.vectors * kWidth) {
-      store(out, gather<T>(w + panel.offsets[k] + first * stride, stride, lanes));
+    for (int64_t k = 0; k < panel.k;) {
+      const bool block = k + kWidth <= panel.k && panel.offsets[k + kWidth - 1] == panel.offsets[k] + kWidth - 1;
+      if (block && stride != 1) {
+        Vec columns[kWidth];
+        load_transposed<T>(from + panel.offsets[k], stride, lanes, columns);
+        for (int i = 0; i < kWidth; ++i) store(out + (k + i) * pitch, columns[i]);
+        k += kWidth;
+      } else {
+        store(out + k * pitch, gather<T>(from + panel.offsets[k], stride, lanes));
+        ++k;
+      }
     }
   }
 }

@@ -2,10 +2,12 @@
 
 // A vector of floats as wide as the instruction set this file is compiled for, written with the compilers'
 // vector extension so that one source serves SSE4.2, AVX2, AVX-512 and NEON. Nothing here or in the files that
-// include it may use inline functions of the standard library: see cpu/CMakeLists.txt.
+// include it may use functions of the standard library: see cpu/CMakeLists.txt.
 
 #include <stdint.h>
 #include <string.h>
+
+#include <utility>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -140,6 +142,34 @@ SIMD_INLINE Vec gather(const typename T::Item* p, int64_t stride, int64_t n) {
   typename T::Item lanes[kWidth] = {};
   for (int64_t l = 0; l < n; ++l) lanes[l] = p[l * stride];
   return T::load(lanes);
+}
+
+template <int Step, size_t... Lane>
+SIMD_INLINE void swap_blocks(Vec& a, Vec& b, std::index_sequence<Lane...>) {
+  const Vec low = __builtin_shufflevector(a, b, (Lane & Step ? kWidth + Lane - Step : Lane)...);
+  const Vec high = __builtin_shufflevector(a, b, (Lane & Step ? kWidth + Lane : Lane + Step)...);
+  a = low;
+  b = high;
+}
+template <int Step>
+SIMD_INLINE void transpose_stage(Vec* rows) {
+  if constexpr (Step < kWidth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      if ((i & Step) == 0) swap_blocks<Step>(rows[i], rows[i + Step], std::make_index_sequence<kWidth>());
+    }
+    transpose_stage<Step * 2>(rows);
+  }
+}
+/// Rows become columns, in place, for kWidth rows.
+SIMD_INLINE void transpose(Vec* rows) { transpose_stage<1>(rows); }
+
+/// A block of kWidth x kWidth items as columns: out[j] lane i is p[i * row_stride + j], for i < rows, else zero.
+template <class T>
+SIMD_INLINE void load_transposed(const typename T::Item* p, int64_t row_stride, int64_t rows, Vec* out) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) out[i] = i < rows ? T::load(p + i * row_stride) : Vec{};
+  transpose(out);
 }
 
 /// exp(x) to about 1 ulp by Cody-Waite reduction and a degree-6 polynomial (Cephes expf's scheme).

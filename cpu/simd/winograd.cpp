@@ -110,30 +110,52 @@ void output(const WinogradOutputTile& tile) {
   }
 }
 
+/// One vector of output channels, one input channel: nine taps to (M + 2)^2 frequencies.
+template <int M>
+SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
+  constexpr int t = Winograd<M>::tile;
+  Vec columns[t * 3];
+  for (int j = 0; j < 3; ++j) apply<t, 3, Winograd<M>::G, 3, 3>(taps + j, columns + j);
+  for (int i = 0; i < t; ++i) {
+    Vec row[t];
+    apply<t, 3, Winograd<M>::G, 1, 1>(columns + i * 3, row);
+    for (int j = 0; j < t; ++j) store(out + (i * t + j) * xi_stride, row[j]);
+  }
+}
+
 template <int M, class T>
 void weight(const WinogradWeightPanel& panel) {
-  constexpr int t = Winograd<M>::tile;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
+  int64_t tap_offset[9];
+  for (int tap = 0; tap < 9; ++tap) {
+    const int from = panel.flip ? 8 - tap : tap;
+    tap_offset[tap] = (from / 3) * stride[2] + (from % 3) * stride[3];
+  }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
     const int64_t lanes = panel.out_channels - first < kWidth ? panel.out_channels - first : kWidth;
-    for (int64_t c = 0; c < panel.channels; ++c) {
-      Vec columns[t * 3];
-      for (int j = 0; j < 3; ++j) {
-        Vec d[3];
-        for (int i = 0; i < 3; ++i) {
-          const int kh = panel.flip ? 2 - i : i, kw = panel.flip ? 2 - j : j;
-          d[i] = gather<T>(w + first * stride[0] + kh * stride[2] + kw * stride[3] + c * stride[4], stride[0], lanes);
+    float* out = panel.out + first;
+    int64_t c = 0;
+    if (stride[4] == 1) {
+      for (; c + kWidth <= panel.channels; c += kWidth) {
+        Vec block[9][kWidth];
+        for (int tap = 0; tap < 9; ++tap) {
+          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
-        apply<t, 3, Winograd<M>::G, 1, 3>(d, columns + j);
+        for (int i = 0; i < kWidth; ++i) {
+          Vec taps[9];
+          for (int tap = 0; tap < 9; ++tap) taps[tap] = block[tap][i];
+          weight_vector<M>(taps, out + (c + i) * panel.vectors * kWidth, panel.xi_stride);
+        }
       }
-      float* out = panel.out + c * panel.vectors * kWidth + first;
-      for (int i = 0; i < t; ++i) {
-        Vec row[t];
-        apply<t, 3, Winograd<M>::G, 1, 1>(columns + i * 3, row);
-        for (int j = 0; j < t; ++j) store(out + (i * t + j) * panel.xi_stride, row[j]);
+    }
+    for (; c < panel.channels; ++c) {
+      Vec taps[9];
+      for (int tap = 0; tap < 9; ++tap) {
+        taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
+      weight_vector<M>(taps, out + c * panel.vectors * kWidth, panel.xi_stride);
     }
   }
 }
