@@ -21,6 +21,9 @@ using Ints = std::vector<int64_t>;
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                    const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
                    int activation) {
+  if (dims < 1 || dims > 3) {
+    throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) + ".");
+  }
   ConvSpec spec;
   for (int i = 0; i < dims; ++i) {
     const int axis = 3 - dims + i;
@@ -82,6 +85,8 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
                      std::optional<mx::array> bias, std::optional<mx::array> residual, std::optional<mx::array> lead,
                      std::optional<mx::array> packed, int packed_m, const std::string& algorithm,
                      mx::StreamOrDevice s) {
+  const ConvSpec spec =
+      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
@@ -92,8 +97,6 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
   extras.packed_m = packed_m;
-  const ConvSpec spec =
-      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }

@@ -123,12 +123,12 @@ mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& 
 mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, const mx::array& w,
                          const mx::array& dy, Dtype type, mx::StreamOrDevice s) {
   ConvSpec adjoint = without_epilogue(spec);
-  adjoint.out_type = type;
   adjoint.flip = !spec.flip;
   adjoint.stride = spec.input_dilation;
   adjoint.input_dilation = spec.stride;
   adjoint.pad_mode = {PadMode::zeros, PadMode::zeros, PadMode::zeros};
-  Size3 folded_lo{0, 0, 0}, folded_hi{0, 0, 0};
+  constexpr Size3 kNone{0, 0, 0};
+  Size3 folded_lo = kNone, folded_hi = kNone;
   for (int axis = 0; axis < 3; ++axis) {
     if (spec.pad_mode[axis] != PadMode::zeros) {
       folded_lo[axis] = std::max<int64_t>(0, spec.pad_lo[axis]);
@@ -140,6 +140,8 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
     adjoint.pad_hi[axis] = (extent - 1) * spec.input_dilation[axis] + 1 -
                            dilated(dy.shape(axis + 1), spec.stride[axis]) + pad_lo;
   }
+  // Folding adds, so it must not start from rounded values.
+  adjoint.out_type = folded_lo == kNone && folded_hi == kNone ? type : Dtype::float32;
   if (dy.size() == 0) return mx::zeros(input_shape, to_mlx(type), s);
   for (int i = 0; i < 5; ++i) {
     if (input_shape[i] == 0) return mx::zeros(input_shape, to_mlx(type), s);
@@ -150,7 +152,7 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
       grad = fold_axis(grad, axis + 1, folded_lo[axis], folded_hi[axis], spec.pad_mode[axis], s);
     }
   }
-  return grad;
+  return mx::astype(grad, to_mlx(type), s);
 }
 
 std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,

@@ -26,7 +26,9 @@ std::string mebibytes(double bytes) {
 }
 
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.
-int64_t lanes(int64_t n, const Device& device) { return round_up(n, device.vector_width); }
+int64_t lanes(int64_t n, const Device& device) {
+  return round_up(std::max<int64_t>(1, n), device.vector_width);
+}
 
 bool padded_anywhere(const ConvProblem& p) { return p.padded(0) || p.padded(1) || p.padded(2); }
 
@@ -46,11 +48,13 @@ int64_t winograd_weight_bytes(const ConvProblem& p, int m, int64_t out_channels,
 bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, Candidate& c) {
   const int64_t frequencies = (m + 2) * (m + 2);
   const int64_t panel = d.panel_vectors * d.vector_width;
-  const int64_t tiles = p.batch * divide_up(p.output(1), m) * divide_up(p.output(2), m);
+  // An empty problem is planned like one of a single tile: nothing will be run.
+  const int64_t tiles = std::max<int64_t>(1, p.batch * divide_up(p.output(1), m) * divide_up(p.output(2), m));
+  const int64_t all_frames = std::max<int64_t>(1, p.output(0));
   const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
 
   // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of them.
-  int64_t slice = p.out_channels;
+  int64_t slice = std::max<int64_t>(1, p.out_channels);
   while (!p.prepared && slice > panel && winograd_weight_bytes(p, m, slice, d) > limit / 4 * 3) {
     slice = round_up(divide_up(slice, 2), panel);
   }
@@ -63,7 +67,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
   // A chunk should be large enough that reading the weights is cheap next to multiplying with them, and small
   // enough that the transformed tiles stay in a shared cache.
   const int64_t wanted = std::min<int64_t>(room, int64_t{24} << 20);
-  int64_t f = std::min<int64_t>(p.output(0), 16);
+  int64_t f = std::min<int64_t>(all_frames, 16);
   int64_t t = std::min<int64_t>(tiles, 64);
   while (t * f < 512 && t < tiles) t = std::min(tiles, t * 2);
   while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > 1)) {
@@ -84,17 +88,17 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
   }
   if (chunk_bytes(t, f) > room) return false;
   // Equal chunks.
-  f = divide_up(p.output(0), divide_up(p.output(0), f));
+  f = divide_up(all_frames, divide_up(all_frames, f));
   t = divide_up(tiles, divide_up(tiles, t));
 
-  const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(p.output(0), f));
+  const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
   const double slices = static_cast<double>(divide_up(p.out_channels, slice));
-  const double frames = static_cast<double>(p.output(0));
+  const double frames = static_cast<double>(all_frames);
   const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
   const double products =
       2.0 * frequencies * tiles * frames * static_cast<double>(p.kernel[0] * p.in_channels) * out_lanes;
   const double input_floats = slices * frequencies * tiles * pitch * static_cast<double>(winograd_input_frames(p, f)) *
-                              static_cast<double>(divide_up(p.output(0), f));
+                              static_cast<double>(divide_up(all_frames, f));
   const double output_floats = static_cast<double>(frequencies * tiles) * frames * out_lanes;
   const double weight_floats = static_cast<double>(frequencies * p.kernel[0] * p.in_channels) * out_lanes;
   const double transformed_floats = p.prepared ? 0 : weight_floats;

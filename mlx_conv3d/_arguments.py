@@ -75,8 +75,14 @@ def paddings(value: Any, dims: int) -> tuple[list[int], list[int]]:
     return lo, hi
 
 
+def _string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {type(value).__name__}")
+    return value
+
+
 def padding_modes(value: Any, dims: int) -> list[int]:
-    names = [value] * dims if isinstance(value, str) else list(value)
+    names = list(value) if isinstance(value, (list, tuple)) else [_string("padding_mode", value)] * dims
     if len(names) != dims:
         raise ValueError(f"padding_mode must have {dims} entries for a {dims}-D convolution, got {value!r}")
     for name in names:
@@ -86,14 +92,14 @@ def padding_modes(value: Any, dims: int) -> list[int]:
 
 
 def activation_index(value: str | None) -> int:
-    name = "none" if value is None else value
+    name = "none" if value is None else _string("activation", value)
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be None, {', '.join(ACTIVATIONS[1:])}, got {value!r}")
     return ACTIVATIONS.index(name)
 
 
 def algorithm_name(value: str) -> str:
-    if value not in ALGORITHMS:
+    if _string("algorithm", value) not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {value!r}")
     return value
 
@@ -120,9 +126,15 @@ def parameters(
         input_dilation=integers("input_dilation", input_dilation, dims),
         pad_mode=padding_modes(padding_mode, dims),
         groups=_integer("groups", groups),
-        flip=bool(flip),
+        flip=flag("flip", flip),
         activation=activation_index(activation),
     )
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return value
 
 
 def general_padding(value: Any, dims: int) -> list[tuple[int, int]]:
@@ -134,6 +146,42 @@ def general_padding(value: Any, dims: int) -> list[tuple[int, int]]:
     else:
         lo = hi = integers("padding", value, dims)
     return list(zip(lo, hi, strict=True))
+
+
+def general(
+    x_shape: Sequence[int],
+    stride: Any = 1,
+    padding: Any = 0,
+    kernel_dilation: Any = 1,
+    input_dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+) -> tuple[Parameters, list[slice]]:
+    """mx.conv_general's parameters, and the part of x that they are for.
+
+    A negative padding takes that many inputs away, as in MLX; with input dilation that is not the same as cropping
+    positions of the dilated input, which is what a negative padding means everywhere else here.
+    """
+    dims = len(x_shape) - 2
+    if not 1 <= dims <= 3:
+        raise ValueError(f"x must have 1 to 3 spatial dimensions, (N, ..., C), got shape {tuple(x_shape)}")
+
+    def per_axis(name: str, value: Any) -> list[int]:
+        single = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1
+        return integers(name, value[0] if single else value, dims)
+
+    pads = general_padding(padding, dims)
+    kept = [slice(max(0, -lo), size - max(0, -hi)) for (lo, hi), size in zip(pads, x_shape[1:-1], strict=True)]
+    parsed = parameters(
+        dims,
+        stride=per_axis("stride", stride),
+        padding=[(max(0, lo), max(0, hi)) for lo, hi in pads],
+        dilation=per_axis("kernel_dilation", kernel_dilation),
+        input_dilation=per_axis("input_dilation", input_dilation),
+        groups=groups,
+        flip=flip,
+    )
+    return parsed, kept
 
 
 def transposed(
@@ -151,6 +199,8 @@ def transposed(
     pads = integers("padding", padding, dims)
     dilations = integers("dilation", dilation, dims)
     extra = integers("output_padding", output_padding, dims)
+    if min(strides) <= 0:
+        raise ValueError(f"stride must be positive, got {tuple(strides)}")
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     return parameters(
         dims,

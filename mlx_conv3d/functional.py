@@ -174,12 +174,10 @@ def conv1d(
     return run(x, w, parameters, bias=bias, residual=residual, algorithm=algorithm, stream=stream)
 
 
-def _dims_of(x: mx.array) -> int:
-    _require_arrays(x=x)
-    dims = int(x.ndim) - 2
-    if not 1 <= dims <= 3:
-        raise ValueError(f"x must have 1 to 3 spatial dimensions, (N, ..., C), got shape {tuple(x.shape)}")
-    return dims
+def cropped(x: mx.array, kept: list[slice]) -> mx.array:
+    """The part of x (N, ..., C) that a negative padding leaves."""
+    whole = all(k.start == 0 and k.stop == size for k, size in zip(kept, x.shape[1:-1], strict=True))
+    return x if whole else x[(slice(None), *kept)]
 
 
 def conv_general(
@@ -202,28 +200,18 @@ def conv_general(
         w: (O, ..., C/groups).
         stride, kernel_dilation, input_dilation: an int or one per axis. Input dilation puts that many positions less
             one of zeros between the inputs.
-        padding: an int, one per axis, or a pair of lists (low, high). Negative values crop the dilated input.
+        padding: an int, one per axis, or a pair of lists (low, high). A negative value takes inputs away.
         groups: channel groups.
         flip: whether the kernel is flipped along its spatial axes (a true convolution).
 
     Raises:
         ValueError, TypeError: as `conv3d`.
     """
-    dims = _dims_of(x)
-
-    def per_axis(value: Any) -> Any:
-        return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-
-    parameters = arguments.parameters(
-        dims,
-        stride=per_axis(stride),
-        padding=arguments.general_padding(padding, dims),
-        dilation=per_axis(kernel_dilation),
-        input_dilation=per_axis(input_dilation),
-        groups=groups,
-        flip=flip,
+    _require_arrays(x=x)
+    parameters, kept = arguments.general(
+        x.shape, stride, padding, kernel_dilation, input_dilation, groups, flip
     )
-    return run(x, w, parameters, stream=stream)
+    return run(cropped(x, kept), w, parameters, stream=stream)
 
 
 def conv_transpose3d(

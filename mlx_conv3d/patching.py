@@ -59,37 +59,6 @@ def _strict(dims: int) -> Callable[..., arguments.Parameters]:
     return parse
 
 
-def _general(
-    x: mx.array,
-    w: mx.array,
-    stride: Any = 1,
-    padding: Any = 0,
-    kernel_dilation: Any = 1,
-    input_dilation: Any = 1,
-    groups: int = 1,
-    flip: bool = False,
-) -> arguments.Parameters:
-    dims = x.ndim - 2
-
-    def per_axis(name: str, value: Any) -> list[int]:
-        return arguments.integers(name, value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value, dims)
-
-    pads = arguments.general_padding(padding, dims)
-    dilations = per_axis("input_dilation", input_dilation)
-    if any(d > 1 for d in dilations) and any(lo < 0 or hi < 0 for lo, hi in pads):
-        # Stock crops inputs where this library crops positions of the dilated input; under patch() stock is right.
-        raise _Fallback("negative padding with input dilation")
-    return arguments.parameters(
-        dims,
-        stride=per_axis("stride", stride),
-        padding=pads,
-        dilation=per_axis("kernel_dilation", kernel_dilation),
-        input_dilation=dilations,
-        groups=groups,
-        flip=flip,
-    )
-
-
 def _transpose3d(
     x: mx.array,
     w: mx.array,
@@ -117,7 +86,6 @@ _PARSERS: dict[str, Callable[..., arguments.Parameters]] = {
     "conv1d": _strict(1),
     "conv2d": _strict(2),
     "conv3d": _strict(3),
-    "conv_general": _general,
     "conv_transpose3d": _transpose3d,
 }
 
@@ -134,7 +102,11 @@ def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.arr
             raise _Fallback(f"type {a.dtype}")
     if _ext.disabled():
         raise _Fallback("MLX_CONV3D_DISABLE")
-    parameters = _PARSERS[name](*args, **options)
+    if name == "conv_general":
+        parameters, kept = arguments.general(x.shape, *args[2:], **options)
+        x = functional.cropped(x, kept)
+    else:
+        parameters = _PARSERS[name](*args, **options)
     if not _ext.on_cpu(stream):
         raise _Fallback("GPU stream")
     algorithm = _ext.choose(x, w, **parameters.as_kwargs())

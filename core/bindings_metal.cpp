@@ -1,0 +1,105 @@
+#include "core/bindings_metal.h"
+
+#include "core/apple_devices.h"
+#include "metal/lower.h"
+
+namespace nb = nanobind;
+
+namespace mlx_conv3d {
+namespace {
+
+const char* name_of(metal::Role role) {
+  switch (role) {
+    case metal::Role::input: return "input";
+    case metal::Role::output: return "output";
+    case metal::Role::scratch: return "scratch";
+  }
+  return "?";
+}
+
+template <class Values>
+nb::list to_list(const Values& values) {
+  nb::list list;
+  for (const auto& v : values) list.append(v);
+  return list;
+}
+
+nb::dict to_dict(const metal::Buffer& b) {
+  nb::dict d;
+  d["name"] = b.name;
+  d["role"] = name_of(b.role);
+  d["nbytes"] = b.nbytes;
+  d["dtype"] = mlx_conv3d::name_of(b.dtype);
+  d["shape"] = to_list(b.shape);
+  return d;
+}
+
+nb::dict to_dict(const metal::Step& s, const metal::Program& program) {
+  nb::list bindings, arguments, constants, discards;
+  for (const metal::Binding& b : s.bindings) {
+    nb::dict d;
+    d["index"] = b.index;
+    d["buffer"] = program.buffers[b.buffer].name;
+    bindings.append(d);
+  }
+  for (const metal::Argument& a : s.arguments) {
+    nb::dict d;
+    d["index"] = a.index;
+    d["data"] = nb::bytes(a.data.data(), a.data.size());
+    arguments.append(d);
+  }
+  for (const metal::Constant& c : s.constants) {
+    nb::dict d;
+    d["index"] = c.index;
+    std::visit([&](auto value) { d["value"] = value; }, c.value);
+    constants.append(d);
+  }
+  for (int b : s.discards) discards.append(program.buffers[b].name);
+  nb::dict d;
+  d["kernel"] = s.kernel;
+  d["source"] = s.source;
+  d["grid"] = to_list(Size3{s.grid});
+  d["threadgroup"] = to_list(Size3{s.threadgroup});
+  d["dispatch"] = s.threads ? "threads" : "threadgroups";
+  d["bindings"] = bindings;
+  d["arguments"] = arguments;
+  d["constants"] = constants;
+  d["barrier"] = s.barrier;
+  d["discards"] = discards;
+  d["nbytes"] = static_cast<int64_t>(s.nbytes);
+  return d;
+}
+
+nb::list gpus() {
+  nb::list list;
+  for (const Device& device : apple_devices()) {
+    nb::dict d;
+    d["name"] = device.name;
+    d["family"] = device.family;
+    d["cores"] = device.cores;
+    d["gflops"] = device.gflops;
+    d["matrix_gflops"] = device.matrix_gflops;
+    d["gbytes"] = device.gbytes;
+    d["system_cache_bytes"] = device.system_cache_bytes;
+    list.append(d);
+  }
+  return list;
+}
+
+}  // namespace
+
+nb::object program_dict(const ConvProblem& problem, const Candidate& candidate) {
+  if (candidate.algorithm == Algorithm::stock) return nb::none();
+  const metal::Program program = metal::lower(problem, candidate);
+  nb::list buffers, steps;
+  for (const metal::Buffer& b : program.buffers) buffers.append(to_dict(b));
+  for (const metal::Step& s : program.steps) steps.append(to_dict(s, program));
+  nb::dict d;
+  d["buffers"] = buffers;
+  d["steps"] = steps;
+  return d;
+}
+
+void bind_metal(nb::module_& m) { m.def("gpus", &gpus); }
+
+}  // namespace mlx_conv3d
