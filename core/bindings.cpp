@@ -5,6 +5,8 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include "core/apple_devices.h"
+#include "core/bindings_metal.h"
 #include "core/ops.h"
 #include "core/plan_cache.h"
 #include "cpu/run.h"
@@ -140,7 +142,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                     int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                     const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
                     int activation, bool bias, bool residual, int64_t lead, bool prepared,
-                    const std::string& algorithm, int64_t limit) {
+                    const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec =
@@ -158,11 +160,16 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
       spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
   require_matching_channels(p, w_shape.back());
   p.validate();
-  const Plan plan = make_plan(p, cpu_device(), limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
+  const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
+  Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
+  if (!winograd.empty()) {
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3)};
+  }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = plan.reason;
   d["direct_flops"] = plan.direct_flops;
-  d["device"] = cpu_device().name;
+  d["device"] = device.name;
+  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen);
   d["problem"] = p.describe();
   nb::list candidates;
   for (const Candidate& c : plan.candidates) candidates.append(to_dict(c));
@@ -184,7 +191,8 @@ NB_MODULE(_ext, m) {
         "algorithm"_a = "auto", "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a, "out_type"_a,
         "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a,
-        "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a);
+        "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,
+        "gpu"_a = "", "winograd"_a = conv3d::Ints{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
@@ -200,5 +208,6 @@ NB_MODULE(_ext, m) {
     return conv3d::mx::to_stream(s).device == conv3d::mx::Device::cpu;
   }, "stream"_a = nb::none());
   m.def("disabled", &conv3d::disabled);
+  conv3d::bind_metal(m);
   m.attr("mlx_version") = MLX_CONV3D_MLX_VERSION;
 }

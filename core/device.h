@@ -16,6 +16,9 @@ struct Device {
   double gflops = 30;     ///< fp32 multiply-add peak over all cores, nominal
   double gbytes = 10;     ///< memory bandwidth, GB/s, nominal
   int64_t cache_bytes = int64_t{1} << 20;  ///< per-core cache that a working set should fit
+  int family = 0;                          ///< Apple GPU family (7 is M1's), 0 for a CPU; the rest is for GPUs too
+  int64_t system_cache_bytes = 0;          ///< system-level cache, shared by all cores
+  double matrix_gflops = 0;                ///< 16-bit peak of separate matrix units, which MLX's own kernels use
 };
 
 /// This machine's CPU, read once.

@@ -8,116 +8,136 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-constexpr int64_t kPositions = kDirectPositions;
-
-void pack_weights(const ConvProblem& p, const WeightView& w, int width, int64_t vectors, float* out) {
-  const Kernels& k = kernels();
+std::vector<int64_t> weight_offsets(const ConvProblem& p, const WeightView& w) {
   std::vector<int64_t> offsets;
-  for (int64_t kd = 0; kd < p.kernel[0]; ++kd) {
-    for (int64_t kh = 0; kh < p.kernel[1]; ++kh) {
-      for (int64_t kw = 0; kw < p.kernel[2]; ++kw) {
-        const Size3 tap = p.flip ? Size3{p.kernel[0] - 1 - kd, p.kernel[1] - 1 - kh, p.kernel[2] - 1 - kw}
-                                 : Size3{kd, kh, kw};
-        for (int64_t c = 0; c < p.group_in(); ++c) {
-          offsets.push_back(tap[0] * w.stride[1] + tap[1] * w.stride[2] + tap[2] * w.stride[3] + c * w.stride[4]);
-        }
-      }
+  for (int64_t i = 0; i < p.taps(); ++i) {
+    const int64_t tap = p.flip ? p.taps() - 1 - i : i;
+    const int64_t kw = tap % p.kernel[2], kh = tap / p.kernel[2] % p.kernel[1], kd = tap / p.kernel[2] / p.kernel[1];
+    for (int64_t c = 0; c < p.group_in(); ++c) {
+      offsets.push_back(kd * w.stride[1] + kh * w.stride[2] + kw * w.stride[3] + c * w.stride[4]);
     }
   }
+  return offsets;
+}
+
+void pack_weights(const ConvProblem& p, const WeightView& w, int64_t vectors, float* out) {
+  const Kernels& k = kernels();
+  const std::vector<int64_t> offsets = weight_offsets(p, w);
   parallel_for(vectors, [&](int64_t v, int) {
     GemmWeightPanel panel{};
     panel.w = w;
-    panel.w.data = static_cast<const char*>(w.data) + v * width * w.stride[0] * item_size(w.type);
+    panel.w.data = static_cast<const char*>(w.data) + v * k.width * w.stride[0] * item_size(w.type);
     panel.offsets = offsets.data();
     panel.k = static_cast<int64_t>(offsets.size());
-    panel.out_channels = p.out_channels - v * width;
+    panel.out_channels = p.out_channels - v * k.width;
     panel.vectors = 1;
-    panel.out = out + v * width * panel.k;
+    panel.out = out + v * k.width * panel.k;
     k.pack_weight(panel);
   });
 }
 
 void direct(const ConvProblem& p, const Operands& operands, Workspace& workspace) {
   const Kernels& k = kernels();
-  const LaneMap lanes(p, k.width);
-  const PixelRow rows(p, operands);
-  const int64_t pitch = lanes.vectors * k.width;
-  float* weights = workspace.floats(pitch * p.taps() * p.group_in());
-  pack_weights(p, operands.w, k.width, lanes.vectors, weights);
+  DirectTasks tasks(p, operands);
+  float* weights = workspace.floats(tasks.pitch() * p.taps() * p.group_in());
+  pack_weights(p, operands.w, tasks.vectors(), weights);
   std::vector<float*> sums;
-  for (int t = 0; t < thread_count(); ++t) sums.push_back(workspace.floats(kPositions * pitch));
-  const int64_t pieces = (rows.width() + kPositions - 1) / kPositions;
-  std::vector<std::vector<const void*>> pixels(sums.size());
-  for (auto& list : pixels) list.resize(static_cast<size_t>(kPositions * p.taps()));
-  parallel_for(rows.rows() * pieces, [&](int64_t i, int thread) {
-    const int64_t row = i / pieces, begin = i % pieces * kPositions;
-    const int64_t end = std::min(rows.width(), begin + kPositions);
-    rows.pixels(row, begin, end, pixels[thread].data());
-    DirectRow work{};
-    work.pixels = pixels[thread].data();
-    work.positions = end - begin;
-    work.taps = p.taps();
-    work.group_in = p.group_in();
-    work.vectors = lanes.vectors;
-    work.source = lanes.source.data();
-    work.shape = lanes.shape.data();
-    work.weights = weights;
-    work.out = sums[thread];
-    k.direct(p.x_type, work);
-    for (int64_t j = begin; j < end; ++j) {
-      const int64_t at = (row * rows.width() + j) * p.out_channels;
-      k.store(operands.epilogue, sums[thread] + (j - begin) * pitch, 0, at,
+  for (int t = 0; t < thread_count(); ++t) sums.push_back(workspace.floats(kDirectPositions * tasks.pitch()));
+  parallel_for(tasks.count(), [&](int64_t i, int thread) {
+    const DirectTasks::Piece piece = tasks.piece(i);
+    DirectRow row = tasks.row(piece, thread);
+    row.weights = weights;
+    row.out = sums[thread];
+    k.direct(p.x_type, row);
+    for (int64_t j = piece.begin; j < piece.end; ++j) {
+      const int64_t at = tasks.output_offset(piece, j);
+      k.store(operands.epilogue, sums[thread] + (j - piece.begin) * tasks.pitch(), 0, at,
               static_cast<char*>(operands.y) + at * item_size(p.out_type), p.out_channels);
     }
   });
 }
 
-}  // namespace
-
-LaneMap::LaneMap(const ConvProblem& p, int width) : vectors((p.out_channels + width - 1) / width) {
-  const int64_t lanes = vectors * width;
-  for (int64_t o = 0; o < lanes; ++o) {
-    const int64_t group = std::min(o, p.out_channels - 1) / p.group_out();
-    source.push_back(static_cast<int32_t>(group * p.group_in()));
+LaneShape shape_of(const int32_t* source, int width, int64_t group_in, bool whole_vector) {
+  bool same = true, follows = group_in == 1 && whole_vector;
+  for (int l = 1; l < width; ++l) {
+    same = same && source[l] == source[0];
+    follows = follows && source[l] == source[0] + l;
   }
-  for (int64_t v = 0; v < vectors; ++v) {
-    const int32_t* s = source.data() + v * width;
-    bool same = true, follows = p.group_in() == 1 && (v + 1) * width <= p.out_channels;
-    for (int l = 1; l < width; ++l) {
-      same = same && s[l] == s[0];
-      follows = follows && s[l] == s[0] + l;
-    }
-    shape.push_back(follows ? kContiguous : same ? kBroadcast : kGather);
-  }
+  if (follows) return kContiguous;
+  if (same) return kBroadcast;
+  return source[width - 1] - source[0] + group_in <= 2 * width ? kWindow : kGather;
 }
 
-PixelRow::PixelRow(const ConvProblem& problem, const Operands& operands)
+}  // namespace
+
+DirectTasks::DirectTasks(const ConvProblem& problem, const Operands& operands)
     : p_(problem),
       input_(problem, operands),
       d_(axis_phases(problem, kDepth, false).front()),
       h_(axis_phases(problem, kHeight, false).front()),
       w_(axis_phases(problem, kWidth, false).front()),
-      zeros_(static_cast<size_t>(problem.in_channels * 4 + 64)) {}
+      zeros_(static_cast<size_t>(problem.in_channels * 4 + 64)),
+      rows_(problem.batch * d_.count * h_.count),
+      pieces_((w_.count + kDirectPositions - 1) / kDirectPositions),
+      columns_((kDirectPositions - 1) * problem.stride[kWidth] +
+               (problem.kernel[kWidth] - 1) * problem.dilation[kWidth] + 1),
+      pixels_(static_cast<size_t>(thread_count())) {
+  const int width = kernels().width;
+  vectors_ = (p_.out_channels + width - 1) / width;
+  for (int64_t o = 0; o < vectors_ * width; ++o) {
+    const int64_t group = std::min(o, p_.out_channels - 1) / p_.group_out();
+    source_.push_back(static_cast<int32_t>(group * p_.group_in()));
+  }
+  for (int64_t v = 0; v < vectors_; ++v) {
+    const bool whole = (v + 1) * width <= p_.out_channels;
+    shape_.push_back(shape_of(source_.data() + v * width, width, p_.group_in(), whole));
+  }
+  const int64_t reach = (w_.count - 1) * p_.stride[kWidth] + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
+  for (int64_t q = 0; q < reach; ++q) column_of_.push_back(p_.source_index(kWidth, q - p_.pad_lo[kWidth]));
+  for (auto& list : pixels_) list.resize(static_cast<size_t>(d_.tap_count() * h_.tap_count() * columns_));
+}
 
-void PixelRow::pixels(int64_t row, int64_t begin, int64_t end, const void** out) const {
-  const int64_t oh = row % h_.count, od = row / h_.count % d_.count, n = row / h_.count / d_.count;
-  const int64_t taps = p_.taps();
-  int64_t tap = 0;
+int64_t DirectTasks::pitch() const { return vectors_ * kernels().width; }
+
+DirectTasks::Piece DirectTasks::piece(int64_t i) const {
+  const int64_t part = i % pieces_;
+  return {i / pieces_, w_.count * part / pieces_, w_.count * (part + 1) / pieces_};
+}
+
+DirectRow DirectTasks::row(const Piece& piece, int thread) {
+  const int64_t oh = piece.row % h_.count, od = piece.row / h_.count % d_.count, n = piece.row / h_.count / d_.count;
+  const int64_t positions = piece.end - piece.begin, stride = p_.stride[kWidth];
+  const int64_t first = piece.begin * stride;
+  const int64_t used = (positions - 1) * stride + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
+  const void** to = pixels_[thread].data();
   for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
     const int64_t sd = d_.source(kd, od);
     const Frame frame = sd < 0 ? Frame{} : input_.frame(n, sd);
-    for (int64_t kh = 0; kh < h_.tap_count(); ++kh) {
+    for (int64_t kh = 0; kh < h_.tap_count(); ++kh, to += columns_) {
       const int64_t sh = h_.source(kh, oh);
-      for (int64_t kw = 0; kw < w_.tap_count(); ++kw, ++tap) {
-        for (int64_t j = begin; j < end; ++j) {
-          const int64_t sw = w_.source(kw, j);
-          const bool zero = sd < 0 || sh < 0 || sw < 0;
-          out[(j - begin) * taps + tap] =
-              zero ? zeros_.data() : frame.data + sh * frame.row_stride + sw * frame.col_stride;
-        }
+      const bool nothing = sd < 0 || sh < 0;
+      for (int64_t t = 0; t < used; ++t) {
+        const int64_t sw = column_of_[static_cast<size_t>(first + t)];
+        to[t] = nothing  ? nullptr
+                : sw < 0 ? zeros_.data()
+                         : frame.data + sh * frame.row_stride + sw * frame.col_stride;
       }
     }
   }
+  DirectRow row{};
+  row.pixels = pixels_[thread].data();
+  row.columns = columns_;
+  row.row_taps = d_.tap_count() * h_.tap_count();
+  row.col_taps = w_.tap_count();
+  row.stride = stride;
+  row.dilation = p_.dilation[kWidth];
+  row.positions = positions;
+  row.channels = p_.in_channels;
+  row.group_in = p_.group_in();
+  row.vectors = vectors_;
+  row.source = source_.data();
+  row.shape = shape_.data();
+  return row;
 }
 
 void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands, Workspace& workspace) {

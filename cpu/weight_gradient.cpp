@@ -201,36 +201,23 @@ class GemmGradient {
 void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands, Dtype dy_type,
                      const void* dy, void* dw, Workspace& workspace) {
   const Kernels& k = kernels();
-  const LaneMap lanes(p, k.width);
-  const PixelRow rows(p, operands);
-  const int64_t pitch = lanes.vectors * k.width, products = p.taps() * p.group_in(), size = pitch * products;
-  const int64_t pieces = (rows.width() + plan.rows - 1) / plan.rows;
+  DirectTasks tasks(p, operands);
+  const int64_t pitch = tasks.pitch(), products = p.taps() * p.group_in(), size = pitch * products;
   std::vector<float*> sums, cotangents;
-  std::vector<std::vector<const void*>> pixels(static_cast<size_t>(thread_count()));
-  for (auto& list : pixels) {
-    list.resize(static_cast<size_t>(plan.rows * p.taps()));
+  for (int t = 0; t < thread_count(); ++t) {
     sums.push_back(workspace.floats(size));
     std::fill(sums.back(), sums.back() + size, 0.0f);
     cotangents.push_back(workspace.floats(plan.rows * pitch));
   }
-  parallel_for(rows.rows() * pieces, [&](int64_t i, int thread) {
-    const int64_t row = i / pieces, begin = i % pieces * plan.rows, end = std::min(rows.width(), begin + plan.rows);
-    rows.pixels(row, begin, end, pixels[thread].data());
-    for (int64_t j = begin; j < end; ++j) {
-      float* to = cotangents[thread] + (j - begin) * pitch;
-      const int64_t at = (row * rows.width() + j) * p.out_channels;
+  parallel_for(tasks.count(), [&](int64_t i, int thread) {
+    const DirectTasks::Piece piece = tasks.piece(i);
+    for (int64_t j = piece.begin; j < piece.end; ++j) {
+      float* to = cotangents[thread] + (j - piece.begin) * pitch;
+      const int64_t at = tasks.output_offset(piece, j);
       k.to_float(dy_type, static_cast<const char*>(dy) + at * item_size(dy_type), to, p.out_channels);
       std::fill(to + p.out_channels, to + pitch, 0.0f);
     }
-    DirectRow work{};
-    work.pixels = pixels[thread].data();
-    work.positions = end - begin;
-    work.taps = p.taps();
-    work.group_in = p.group_in();
-    work.vectors = lanes.vectors;
-    work.source = lanes.source.data();
-    work.shape = lanes.shape.data();
-    k.direct_gradient(p.x_type, work, cotangents[thread], sums[thread]);
+    k.direct_gradient(p.x_type, tasks.row(piece, thread), cotangents[thread], sums[thread]);
   });
   for (size_t t = 1; t < sums.size(); ++t) k.add(sums[t], sums[0], size);
   const WeightView w = contiguous_weights(p, p.w_type);

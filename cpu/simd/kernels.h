@@ -64,24 +64,32 @@ struct GemmWeightPanel {
   float* out;
 };
 
-/// Grouped convolution with few channels per group: each output vector's inputs are picked lane by lane.
+/// Grouped convolution with few channels per group, for positions next to each other in one output row: the lanes
+/// are output channels, and each picks its group's inputs from the pixel.
 struct DirectRow {
-  const void* const* pixels;  ///< positions x taps: pixel's first channel
+  /// [row tap][column]: pixel's first channel, or null where the whole row is padding. Output position j meets its
+  /// tap kw at column j*stride + kw*dilation.
+  const void* const* pixels;
+  int64_t columns;    ///< pointers per row tap
+  int64_t row_taps;   ///< KD*KH
+  int64_t col_taps;   ///< KW
+  int64_t stride, dilation;
   int64_t positions;
-  int64_t taps;
-  int64_t group_in;       ///< C/groups
-  int64_t vectors;        ///< vectors of output channels
-  const int32_t* source;  ///< per output lane: first input channel of its group (vectors*width entries)
-  const uint8_t* shape;   ///< per output vector: see LaneShape
-  const float* weights;   ///< [vector][tap][c in group][lane]
-  float* out;             ///< [position][vectors*width]
+  int64_t channels;        ///< C, what may be read of a pixel
+  int64_t group_in;        ///< C/groups
+  int64_t vectors;         ///< vectors of output channels
+  const int32_t* source;   ///< per output lane: first input channel of its group (vectors*width entries)
+  const uint8_t* shape;    ///< per output vector: see LaneShape
+  const float* weights;    ///< [vector][row tap][column tap][c in group][lane]
+  float* out;              ///< [position][vectors*width]
 };
 
 /// How the lanes of one output vector read their input channel c.
 enum LaneShape : uint8_t {
-  kGather,     ///< each lane its own channel
-  kBroadcast,  ///< all lanes in one group
-  kContiguous  ///< lane l reads channel source + l (depthwise)
+  kGather,      ///< each lane its own channel, wherever it is
+  kWindow,      ///< all lanes' channels are within two vectors from the first lane's
+  kBroadcast,   ///< all lanes in one group
+  kContiguous   ///< lane l reads channel source + l (depthwise)
 };
 
 constexpr int kMaxPanelVectors = 3;
