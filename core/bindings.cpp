@@ -24,7 +24,8 @@ ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints&
                    const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
                    int activation) {
   if (dims < 1 || dims > 3) {
-    throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) + ".");
+    throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) +
+                                ".");
   }
   ConvSpec spec;
   for (int i = 0; i < dims; ++i) {
@@ -84,9 +85,9 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
 mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                      const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
-                     std::optional<mx::array> bias, std::optional<mx::array> residual, std::optional<mx::array> lead,
-                     std::optional<mx::array> packed, int packed_m, const std::string& algorithm,
-                     mx::StreamOrDevice s) {
+                     std::optional<mx::array> bias, std::optional<mx::array> residual,
+                     std::optional<mx::array> lead, std::optional<mx::array> packed, int packed_m,
+                     const std::string& algorithm, mx::StreamOrDevice s) {
   const ConvSpec spec =
       make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
   require_ndim("x", x.ndim(), dims);
@@ -138,11 +139,12 @@ nb::dict to_dict(const Candidate& c) {
   return d;
 }
 
-nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type, mx::Dtype out_type,
-                    int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
-                    const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                    int activation, bool bias, bool residual, int64_t lead, bool prepared,
-                    const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd) {
+nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type,
+                    mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
+                    const Ints& dilation, const Ints& input_dilation, const std::vector<int>& pad_mode,
+                    int64_t groups, bool flip, int activation, bool bias, bool residual, int64_t lead,
+                    bool prepared, const std::string& algorithm, int64_t limit, const std::string& gpu,
+                    const Ints& winograd) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec =
@@ -156,8 +158,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
     for (int64_t v : from) to.push_back(static_cast<int>(v));
     return lift(to, dims);
   };
-  const ConvProblem p =
-      spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
+  const ConvProblem p = spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
   require_matching_channels(p, w_shape.back());
   p.validate();
   const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
@@ -185,28 +186,32 @@ NB_MODULE(_ext, m) {
   m.doc() = "The compiled core of mlx_conv3d.";
   // Registers MLX's types with nanobind before they appear in signatures.
   nb::module_::import_("mlx.core");
-  m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
-        "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a = nb::none(),
-        "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_m"_a = 0,
-        "algorithm"_a = "auto", "stream"_a = nb::none());
-  m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a, "out_type"_a,
-        "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a,
-        "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,
-        "gpu"_a = "", "winograd"_a = conv3d::Ints{});
+  m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
+        "pad_hi"_a, "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
+        "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
+        "packed_m"_a = 0, "algorithm"_a = "auto", "stream"_a = nb::none());
+  m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
+        "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
+        "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a,
+        "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
   m.def("workspace_limit", &conv3d::workspace_limit);
-  m.def("set_workspace_limit", [](int64_t bytes) {
-    const int64_t previous = conv3d::set_workspace_limit(bytes);
-    conv3d::cpu::trim(bytes);
-    return previous;
-  }, "bytes"_a);
+  m.def(
+      "set_workspace_limit",
+      [](int64_t bytes) {
+        const int64_t previous = conv3d::set_workspace_limit(bytes);
+        conv3d::cpu::trim(bytes);
+        return previous;
+      },
+      "bytes"_a);
   m.def("isa", &conv3d::cpu::isa);
   m.def("threads", &conv3d::cpu::threads);
-  m.def("on_cpu", [](conv3d::mx::StreamOrDevice s) {
-    return conv3d::mx::to_stream(s).device == conv3d::mx::Device::cpu;
-  }, "stream"_a = nb::none());
+  m.def(
+      "on_cpu",
+      [](conv3d::mx::StreamOrDevice s) { return conv3d::mx::to_stream(s).device == conv3d::mx::Device::cpu; },
+      "stream"_a = nb::none());
   m.def("disabled", &conv3d::disabled);
   conv3d::bind_metal(m);
   m.attr("mlx_version") = MLX_CONV3D_MLX_VERSION;

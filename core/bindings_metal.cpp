@@ -1,5 +1,7 @@
 #include "core/bindings_metal.h"
 
+#include <nanobind/stl/string.h>
+
 #include "core/apple_devices.h"
 #include "metal/lower.h"
 
@@ -10,9 +12,12 @@ namespace {
 
 const char* name_of(metal::Role role) {
   switch (role) {
-    case metal::Role::input: return "input";
-    case metal::Role::output: return "output";
-    case metal::Role::scratch: return "scratch";
+    case metal::Role::input:
+      return "input";
+    case metal::Role::output:
+      return "output";
+    case metal::Role::scratch:
+      return "scratch";
   }
   return "?";
 }

@@ -11,14 +11,14 @@ struct Device {
   Kind kind = Kind::cpu;
   std::string name;
   int cores = 1;
-  int vector_width = 4;   ///< floats per SIMD vector
-  int panel_vectors = 2;  ///< widest GEMM panel, in vectors
-  double gflops = 30;     ///< fp32 multiply-add peak over all cores, nominal
-  double gbytes = 10;     ///< memory bandwidth, GB/s, nominal
+  int vector_width = 4;                    ///< floats per SIMD vector
+  int panel_vectors = 2;                   ///< widest GEMM panel, in vectors
+  double gflops = 30;                      ///< fp32 multiply-add peak over all cores, nominal
+  double gbytes = 10;                      ///< memory bandwidth, GB/s, nominal
   int64_t cache_bytes = int64_t{1} << 20;  ///< per-core cache that a working set should fit
-  int family = 0;                          ///< Apple GPU family (7 is M1's), 0 for a CPU; the rest is for GPUs too
-  int64_t system_cache_bytes = 0;          ///< system-level cache, shared by all cores
-  double matrix_gflops = 0;                ///< 16-bit peak of separate matrix units, which MLX's own kernels use
+  int family = 0;                  ///< Apple GPU family (7 is M1's), 0 for a CPU; the rest is for GPUs too
+  int64_t system_cache_bytes = 0;  ///< system-level cache, shared by all cores
+  double matrix_gflops = 0;        ///< 16-bit peak of separate matrix units, which MLX's own kernels use
 };
 
 /// This machine's CPU, read once.

@@ -1,4 +1,5 @@
-// Derivatives of the two primitives, which are each other's: y is bilinear in x and w, and so is dL/dw in x and dy.
+// Derivatives of the two primitives, which are each other's: y is bilinear in x and w, and so is dL/dw in x
+// and dy.
 
 #include <stdexcept>
 
@@ -31,23 +32,26 @@ mx::array pad_axis(const mx::array& a, int axis, int64_t lo, int64_t hi, mx::Str
   return mx::pad(a, widths, mx::array(0.0f, a.dtype()), "constant", s);
 }
 
-/// Adjoint of padding an axis by lo and hi: the gradients of the padding are added to what it was copied from.
-mx::array fold_axis(const mx::array& g, int axis, int64_t lo, int64_t hi, PadMode mode, mx::StreamOrDevice s) {
+/// Adjoint of padding an axis by lo and hi: the gradients of the padding are added to what it was copied
+/// from.
+mx::array fold_axis(const mx::array& g, int axis, int64_t lo, int64_t hi, PadMode mode,
+                    mx::StreamOrDevice s) {
   const int64_t n = g.shape(axis) - lo - hi;
   mx::array total = slice_axis(g, axis, lo, lo + n, s);
   for (const bool low : {true, false}) {
     const int64_t count = low ? lo : hi;
     if (count == 0) continue;
-    const mx::array border = low ? slice_axis(g, axis, 0, lo, s) : slice_axis(g, axis, lo + n, lo + n + hi, s);
+    const mx::array border =
+        low ? slice_axis(g, axis, 0, lo, s) : slice_axis(g, axis, lo + n, lo + n + hi, s);
     if (mode == PadMode::edge) {
       const mx::array sum = mx::sum(border, axis, true, s);
       total = mx::add(total, low ? pad_axis(sum, axis, 0, n - 1, s) : pad_axis(sum, axis, n - 1, 0, s), s);
     } else {
       const mx::array mirrored = reverse_axis(border, axis, s);
-      total = mx::add(total,
-                      low ? pad_axis(mirrored, axis, 1, n - 1 - count, s)
-                          : pad_axis(mirrored, axis, n - 1 - count, 1, s),
-                      s);
+      total = mx::add(
+          total,
+          low ? pad_axis(mirrored, axis, 1, n - 1 - count, s) : pad_axis(mirrored, axis, n - 1 - count, 1, s),
+          s);
     }
   }
   return total;
@@ -58,7 +62,8 @@ mx::array swap_channels(const mx::array& w, int64_t groups, mx::StreamOrDevice s
   if (groups == 1) return mx::swapaxes(w, 0, 4, s);
   const int g = static_cast<int>(groups), o = w.shape(0) / g;
   mx::array split = mx::reshape(w, {g, o, w.shape(1), w.shape(2), w.shape(3), w.shape(4)}, s);
-  return mx::reshape(mx::swapaxes(split, 1, 5, s), {g * w.shape(4), w.shape(1), w.shape(2), w.shape(3), o}, s);
+  return mx::reshape(mx::swapaxes(split, 1, 5, s), {g * w.shape(4), w.shape(1), w.shape(2), w.shape(3), o},
+                     s);
 }
 
 ConvSpec without_epilogue(const ConvSpec& spec) {
@@ -74,21 +79,22 @@ ConvSpec without_epilogue(const ConvSpec& spec) {
 mx::array activation_slope(Activation activation, const mx::array& z, mx::StreamOrDevice s) {
   const mx::array one(1.0f), half(0.5f);
   switch (activation) {
-    case Activation::relu: return mx::astype(mx::greater(z, mx::array(0.0f), s), mx::float32, s);
+    case Activation::relu:
+      return mx::astype(mx::greater(z, mx::array(0.0f), s), mx::float32, s);
     case Activation::silu: {
       const mx::array sig = mx::sigmoid(z, s);
-      return mx::multiply(
-          sig, mx::add(one, mx::multiply(z, mx::subtract(one, sig, s), s), s), s);
+      return mx::multiply(sig, mx::add(one, mx::multiply(z, mx::subtract(one, sig, s), s), s), s);
     }
     case Activation::gelu: {
-      const mx::array cdf =
-          mx::multiply(half, mx::add(one, mx::erf(mx::multiply(z, mx::array(0.7071067811865475f), s), s), s), s);
-      const mx::array density = mx::multiply(
-          mx::array(0.3989422804014327f),
-          mx::exp(mx::multiply(mx::array(-0.5f), mx::multiply(z, z, s), s), s), s);
+      const mx::array cdf = mx::multiply(
+          half, mx::add(one, mx::erf(mx::multiply(z, mx::array(0.7071067811865475f), s), s), s), s);
+      const mx::array density =
+          mx::multiply(mx::array(0.3989422804014327f),
+                       mx::exp(mx::multiply(mx::array(-0.5f), mx::multiply(z, z, s), s), s), s);
       return mx::add(cdf, mx::multiply(z, density, s), s);
     }
-    case Activation::none: break;
+    case Activation::none:
+      break;
   }
   return one;
 }
@@ -106,7 +112,8 @@ struct ConvInputs {
 };
 
 /// conv(x, w) + bias in fp32, what the activation is applied to.
-mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& inputs, mx::StreamOrDevice s) {
+mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& inputs,
+                            mx::StreamOrDevice s) {
   const ConvInputs at(spec);
   ConvSpec plain = without_epilogue(spec);
   plain.lead = spec.lead;
@@ -155,8 +162,9 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
   return mx::astype(grad, to_mlx(type), s);
 }
 
-std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                                 const std::vector<int>& argnums, const std::vector<mx::array>&) {
+std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals,
+                                 const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
+                                 const std::vector<mx::array>&) {
   const mx::StreamOrDevice s = stream();
   const ConvInputs at(spec_);
   const mx::array& x = primals[0];
@@ -196,8 +204,8 @@ std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals, const st
   return grads;
 }
 
-std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
-                                 const std::vector<int>& argnums) {
+std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals,
+                                 const std::vector<mx::array>& tangents, const std::vector<int>& argnums) {
   const mx::StreamOrDevice s = stream();
   const ConvInputs at(spec_);
   std::vector<std::optional<mx::array>> tangent(primals.size());
@@ -222,7 +230,8 @@ std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals, const st
   const mx::Shape shape = output_shapes(primals)[0];
   if (at.bias >= 0 && tangent[at.bias]) add(mx::broadcast_to(*tangent[at.bias], shape, s));
   if (total && spec_.activation != Activation::none) {
-    total = mx::multiply(*total, activation_slope(spec_.activation, before_activation(spec_, primals, s), s), s);
+    total =
+        mx::multiply(*total, activation_slope(spec_.activation, before_activation(spec_, primals, s), s), s);
   }
   if (at.residual >= 0 && tangent[at.residual]) add(mx::astype(*tangent[at.residual], mx::float32, s));
   if (!total) total = mx::zeros(shape, mx::float32, s);
@@ -231,7 +240,8 @@ std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals, const st
 
 std::vector<mx::array> ConvWeightGradient::vjp(const std::vector<mx::array>& primals,
                                                const std::vector<mx::array>& cotangents,
-                                               const std::vector<int>& argnums, const std::vector<mx::array>&) {
+                                               const std::vector<int>& argnums,
+                                               const std::vector<mx::array>&) {
   const mx::StreamOrDevice s = stream();
   const mx::array& x = primals[0];
   const mx::array& dy = primals[1];

@@ -20,7 +20,8 @@ template <class... Parts>
 
 void require_floating(const char* name, const mx::array& a) {
   if (!mx::issubdtype(a.dtype(), mx::floating)) {
-    fail("Invalid ", name, " with type ", a.dtype(), ". Convolution currently only supports floating point types");
+    fail("Invalid ", name, " with type ", a.dtype(),
+         ". Convolution currently only supports floating point types");
   }
 }
 
@@ -28,14 +29,16 @@ void require_shapes(const mx::array& x, const mx::array& w, const ConvSpec& spec
   const int64_t groups = spec.groups;
   if (groups <= 0) fail("groups must be positive, got ", groups, ".");
   if (x.shape(4) % groups != 0) {
-    fail("The input channels must be divisible by groups. Got x with shape ", x.shape(), " and groups ", groups, ".");
+    fail("The input channels must be divisible by groups. Got x with shape ", x.shape(), " and groups ",
+         groups, ".");
   }
   if (w.shape(0) % groups != 0) {
-    fail("The output channels must be divisible by groups. Got w with shape ", w.shape(), " and groups ", groups, ".");
+    fail("The output channels must be divisible by groups. Got w with shape ", w.shape(), " and groups ",
+         groups, ".");
   }
   if (x.shape(4) != groups * w.shape(4)) {
-    fail("Expect the input channels of x and w to match but got shapes - x: ", x.shape(), " and w: ", w.shape(),
-         " with groups ", groups, ".");
+    fail("Expect the input channels of x and w to match but got shapes - x: ", x.shape(),
+         " and w: ", w.shape(), " with groups ", groups, ".");
   }
   if (extras.lead) {
     const mx::array& lead = *extras.lead;
@@ -50,7 +53,9 @@ void require_shapes(const mx::array& x, const mx::array& w, const ConvSpec& spec
 
 }  // namespace
 
-bool is_supported(mx::Dtype type) { return type == mx::float32 || type == mx::float16 || type == mx::bfloat16; }
+bool is_supported(mx::Dtype type) {
+  return type == mx::float32 || type == mx::float16 || type == mx::bfloat16;
+}
 
 Dtype to_dtype(mx::Dtype type) {
   if (type == mx::float16) return Dtype::float16;
@@ -60,9 +65,12 @@ Dtype to_dtype(mx::Dtype type) {
 
 mx::Dtype to_mlx(Dtype type) {
   switch (type) {
-    case Dtype::float16: return mx::float16;
-    case Dtype::bfloat16: return mx::bfloat16;
-    case Dtype::float32: break;
+    case Dtype::float16:
+      return mx::float16;
+    case Dtype::bfloat16:
+      return mx::bfloat16;
+    case Dtype::float32:
+      break;
   }
   return mx::float32;
 }
@@ -70,11 +78,6 @@ mx::Dtype to_mlx(Dtype type) {
 bool disabled() {
   const char* value = std::getenv("MLX_CONV3D_DISABLE");
   return value != nullptr && std::strcmp(value, "") != 0 && std::strcmp(value, "0") != 0;
-}
-
-ConvProblem describe(const mx::Shape& x, mx::Dtype x_type, const mx::Shape& w, mx::Dtype w_type,
-                     const ConvSpec& spec) {
-  return spec.bind(x, to_dtype(x_type), w, to_dtype(w_type), 0);
 }
 
 mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
@@ -115,12 +118,13 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   const bool on_cpu = mx::to_stream(s).device == mx::Device::cpu;
   if (!on_cpu || !supported || disabled() || forced == Algorithm::stock) {
     if (forced && forced != Algorithm::stock && !disabled()) {
-      fail("algorithm ", name_of(*forced), on_cpu ? " does not compute in " : " has no kernel for this GPU stream in ",
-           type, ".");
+      fail("algorithm ", name_of(*forced),
+           on_cpu ? " does not compute in " : " has no kernel for this GPU stream in ", type, ".");
     }
     return stock_conv(x, w, spec, extras, s);
   }
-  // Planned now as well as when it is evaluated, so that a forced algorithm fails here, and so does the limit.
+  // Planned now as well as when it is evaluated, so that a forced algorithm fails here, and so does the
+  // limit.
   if (cpu_plan(p, forced)->algorithm() == Algorithm::stock) {
     return stock_conv(x, w, spec, extras, s);
   }

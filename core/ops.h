@@ -20,18 +20,14 @@ struct ConvExtras {
   int packed_m = 0;
 };
 
-/// y = activation(conv(x, w) + bias) + residual for x (N, D, H, W, C) and w (O, KD, KH, KW, C/groups). The result
-/// has the type that x, w and the extras promote to. Throws std::invalid_argument naming the argument.
+/// y = activation(conv(x, w) + bias) + residual for x (N, D, H, W, C) and w (O, KD, KH, KW, C/groups). The
+/// result has the type that x, w and the extras promote to. Throws std::invalid_argument naming the argument.
 mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
                std::optional<Algorithm> forced, mx::StreamOrDevice s);
 
 /// The same from MLX's own operations (core/stock.cpp).
 mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
                      mx::StreamOrDevice s);
-
-/// The description of that convolution; the arrays need only shapes and types.
-ConvProblem describe(const mx::Shape& x, mx::Dtype x_type, const mx::Shape& w, mx::Dtype w_type,
-                     const ConvSpec& spec);
 
 /// Weights transformed for F(m, 3), as an fp32 array that `conv` takes as extras.packed.
 mx::array pack_weights(const mx::array& w, int m, bool flip, mx::StreamOrDevice s);

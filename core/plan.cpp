@@ -55,7 +55,8 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
   const int64_t all_frames = std::max<int64_t>(1, p.output(0));
   const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
 
-  // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of them.
+  // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
+  // them.
   int64_t slice = std::max<int64_t>(1, p.out_channels);
   while (!p.prepared && slice > panel && winograd_weight_bytes(p, m, slice, d) > limit / 4 * 3) {
     slice = round_up(divide_up(slice, 2), panel);
@@ -99,7 +100,8 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
   const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
   const double products =
       2.0 * frequencies * tiles * frames * static_cast<double>(p.kernel[0] * p.in_channels) * out_lanes;
-  const double input_floats = slices * frequencies * tiles * pitch * static_cast<double>(winograd_input_frames(p, f)) *
+  const double input_floats = slices * frequencies * tiles * pitch *
+                              static_cast<double>(winograd_input_frames(p, f)) *
                               static_cast<double>(divide_up(all_frames, f));
   const double output_floats = static_cast<double>(frequencies * tiles) * frames * out_lanes;
   const double weight_floats = static_cast<double>(frequencies * p.kernel[0] * p.in_channels) * out_lanes;
@@ -108,11 +110,13 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
   c.workspace = weight_bytes + chunk_bytes(t, f) + slack;
   // Each element of a transform is a sum of about m + 1 terms in each of the two directions.
   c.flops = products + 4.0 * (m + 1) * (input_floats + output_floats + transformed_floats * 3 / (m + 2));
-  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) + 4.0 * (transformed_floats + weight_floats * chunks);
+  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
+            4.0 * (transformed_floats + weight_floats * chunks);
   const double scale = d.gflops / d.cores / 135.0;
   c.cost = products / (d.gflops * 1e9 * kProductShare) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           transformed_floats / (kWeightFloats * d.cores * scale) + (3 * chunks * slices + slices) * kStepSeconds;
+           transformed_floats / (kWeightFloats * d.cores * scale) +
+           (3 * chunks * slices + slices) * kStepSeconds;
   return true;
 }
 
@@ -142,9 +146,10 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Can
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
 
-/// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at once.
-bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t depth_taps_held, int64_t extra_bytes,
-              Candidate& c) {
+/// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
+/// once.
+bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t depth_taps_held,
+              int64_t extra_bytes, Candidate& c) {
   const int64_t panel = d.panel_vectors * d.vector_width;
   const int64_t out_lanes = lanes(p.group_out(), d);
   const int64_t taps_held = p.taps() / p.kernel[0] * depth_taps_held;
@@ -158,7 +163,8 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
     return d.cores * 4 * (g.rows * (g.depth + d.vector_width + g.cols) + (packed ? 0 : g.depth * g.cols));
   };
   g.packed_weights = packed_bytes + thread_bytes(true) + extra_bytes + slack <= limit;
-  while (thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack > limit) {
+  while (thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack >
+         limit) {
     if (g.rows > 16) {
       g.rows /= 2;
     } else if (g.cols > panel) {
@@ -168,9 +174,7 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
     }
   }
   // Enough tasks to keep every thread busy to the end.
-  const auto tasks = [&] {
-    return divide_up(p.out_positions(), g.rows) * divide_up(out_lanes, g.cols);
-  };
+  const auto tasks = [&] { return divide_up(p.out_positions(), g.rows) * divide_up(out_lanes, g.cols); };
   while (tasks() < 4 * d.cores && g.rows > 48) g.rows = round_up(g.rows / 2, 8);
   while (tasks() < 2 * d.cores && g.cols > 2 * panel) g.cols = round_up(g.cols / 2, panel);
   while (tasks() < 2 * d.cores && g.rows > 12) g.rows /= 2;
@@ -197,7 +201,8 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   return true;
 }
 
-void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c, const std::string& reason) {
+void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c,
+                   const std::string& reason) {
   int64_t taps_held = p.kernel[0], extra = 0;
   if (c.algorithm == Algorithm::taps) {
     taps_held = 1;
@@ -232,7 +237,8 @@ void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Cand
     c.reason = "its workspace does not fit the limit of " + mebibytes(static_cast<double>(limit));
     return;
   }
-  c.flops = 2.0 * static_cast<double>(p.out_positions() * pitch) * static_cast<double>(p.taps() * p.group_in());
+  c.flops =
+      2.0 * static_cast<double>(p.out_positions() * pitch) * static_cast<double>(p.taps() * p.group_in());
   c.bytes = p.operand_bytes();
   // Measured on AVX-512: the share of the peak that the kernels reach.
   const double share = p.group_in() == 1 && p.group_out() == 1 ? 0.25 : 0.3;
@@ -260,23 +266,33 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
     return c;
   }
   switch (algorithm) {
-    case Algorithm::winograd: consider_winograd(p, d, limit, c); break;
+    case Algorithm::winograd:
+      consider_winograd(p, d, limit, c);
+      break;
     case Algorithm::taps:
       consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
       break;
     case Algorithm::temporal:
       consider_gemm(p, d, limit, c, "one product per depth tap over whole frames, read in place");
       break;
-    case Algorithm::pointwise: consider_gemm(p, d, limit, c, "one matrix product"); break;
-    case Algorithm::patchify: consider_gemm(p, d, limit, c, "one matrix product over the patches"); break;
-    case Algorithm::grouped: consider_grouped(p, d, limit, c); break;
+    case Algorithm::pointwise:
+      consider_gemm(p, d, limit, c, "one matrix product");
+      break;
+    case Algorithm::patchify:
+      consider_gemm(p, d, limit, c, "one matrix product over the patches");
+      break;
+    case Algorithm::grouped:
+      consider_grouped(p, d, limit, c);
+      break;
     case Algorithm::transposed:
       consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
       break;
     case Algorithm::implicit_gemm:
       consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
       break;
-    case Algorithm::stock: consider_stock(p, d, c); break;
+    case Algorithm::stock:
+      consider_stock(p, d, c);
+      break;
   }
   return c;
 }
@@ -301,15 +317,24 @@ std::string because(const Plan& plan, bool forced) {
 
 const char* name_of(Algorithm algorithm) {
   switch (algorithm) {
-    case Algorithm::winograd: return "winograd";
-    case Algorithm::taps: return "taps";
-    case Algorithm::temporal: return "temporal";
-    case Algorithm::pointwise: return "pointwise";
-    case Algorithm::patchify: return "patchify";
-    case Algorithm::grouped: return "grouped";
-    case Algorithm::transposed: return "transposed";
-    case Algorithm::implicit_gemm: return "implicit_gemm";
-    case Algorithm::stock: return "stock";
+    case Algorithm::winograd:
+      return "winograd";
+    case Algorithm::taps:
+      return "taps";
+    case Algorithm::temporal:
+      return "temporal";
+    case Algorithm::pointwise:
+      return "pointwise";
+    case Algorithm::patchify:
+      return "patchify";
+    case Algorithm::grouped:
+      return "grouped";
+    case Algorithm::transposed:
+      return "transposed";
+    case Algorithm::implicit_gemm:
+      return "implicit_gemm";
+    case Algorithm::stock:
+      return "stock";
   }
   return "?";
 }
@@ -365,14 +390,16 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
       if (!p.input_dilated()) return "it needs an input dilation > 1 (a transposed convolution)";
       return "";
     case Algorithm::implicit_gemm:
-    case Algorithm::stock: return "";
+    case Algorithm::stock:
+      return "";
   }
   return "";
 }
 
 bool is_direct(const ConvProblem& p) { return p.groups > 1 && p.group_in() <= 32 && p.group_out() <= 32; }
 
-Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit, std::optional<Algorithm> forced) {
+Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
+               std::optional<Algorithm> forced) {
   Plan plan;
   plan.direct_flops = problem.direct_flops();
   const Candidate* best = nullptr;
@@ -387,7 +414,8 @@ Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit, 
   }
   if (!best->legal) {
     throw std::invalid_argument(std::string("[conv] algorithm ") + name_of(best->algorithm) +
-                                " cannot run this problem: " + best->reason + " (" + problem.describe() + ").");
+                                " cannot run this problem: " + best->reason + " (" + problem.describe() +
+                                ").");
   }
   plan.chosen = *best;
   plan.reason = because(plan, forced.has_value());
@@ -431,8 +459,8 @@ int64_t workspace_limit() { return limit_in_force.load(); }
 int64_t set_workspace_limit(int64_t bytes) {
   if (bytes < kLeastWorkspaceLimit) {
     throw std::invalid_argument("[set_workspace_limit] bytes must be at least " +
-                                std::to_string(kLeastWorkspaceLimit) + " (16 MiB), got " + std::to_string(bytes) +
-                                ".");
+                                std::to_string(kLeastWorkspaceLimit) + " (16 MiB), got " +
+                                std::to_string(bytes) + ".");
   }
   return limit_in_force.exchange(bytes);
 }

@@ -23,19 +23,21 @@ enum class Algorithm : uint8_t {
 };
 /// In order of preference where costs tie: the particular before the general.
 inline constexpr Algorithm kAlgorithms[] = {
-    Algorithm::winograd,   Algorithm::pointwise, Algorithm::patchify, Algorithm::temporal, Algorithm::grouped,
-    Algorithm::transposed, Algorithm::taps,      Algorithm::implicit_gemm, Algorithm::stock};
+    Algorithm::winograd, Algorithm::pointwise,     Algorithm::patchify,
+    Algorithm::temporal, Algorithm::grouped,       Algorithm::transposed,
+    Algorithm::taps,     Algorithm::implicit_gemm, Algorithm::stock};
 
 const char* name_of(Algorithm algorithm);
 /// nullopt for an unknown name.
 std::optional<Algorithm> algorithm_named(const std::string& name);
 
-/// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed back.
+/// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
+/// back.
 struct WinogradPlan {
-  int m = 4;               ///< F(m, 3)
-  int64_t tiles = 0;       ///< tiles per chunk, over batch, rows and columns
-  int64_t frames = 0;      ///< output frames per chunk
-  int64_t out_slice = 0;   ///< output channels whose transformed weights are held at a time
+  int m = 4;              ///< F(m, 3)
+  int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
+  int64_t frames = 0;     ///< output frames per chunk
+  int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
 };
 
 /// Input frames that `frames` consecutive output frames read.
@@ -77,16 +79,16 @@ struct Plan {
   Algorithm algorithm() const { return chosen.algorithm; }
 };
 
-/// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the plan
-/// takes that algorithm or throws std::invalid_argument saying which constraint fails.
+/// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the
+/// plan takes that algorithm or throws std::invalid_argument saying which constraint fails.
 Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
                std::optional<Algorithm> forced = std::nullopt);
 
 /// Why `algorithm` cannot run `problem`; empty if it can.
 std::string illegal_reason(const ConvProblem& problem, Algorithm algorithm);
 
-/// Whether a grouped problem has so few channels per group that its lanes pick their inputs one by one; otherwise
-/// each group is a matrix product.
+/// Whether a grouped problem has so few channels per group that its lanes pick their inputs one by one;
+/// otherwise each group is a matrix product.
 bool is_direct(const ConvProblem& problem);
 /// Output positions that a task of the direct kernels handles.
 inline constexpr int64_t kDirectPositions = 32;
@@ -95,10 +97,10 @@ inline constexpr int64_t kDirectPositions = 32;
 inline constexpr int kNarrowOutputs = 4;
 inline bool is_narrow(const ConvProblem& problem) { return problem.group_out() <= kNarrowOutputs; }
 
-/// How dL/dw is walked: tasks of `depth` products (taps x input channels) by `cols` output channels, the output
-/// positions cut into `splits` parts whose sums are added at the end.
+/// How dL/dw is walked: tasks of `depth` products (taps x input channels) by `cols` output channels, the
+/// output positions cut into `splits` parts whose sums are added at the end.
 struct WeightGradientPlan {
-  int64_t rows = 0;   ///< positions packed at a time
+  int64_t rows = 0;  ///< positions packed at a time
   int64_t depth = 0;
   int64_t cols = 0;
   int64_t splits = 1;

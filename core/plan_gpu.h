@@ -12,8 +12,8 @@ struct StockRoute {
   const char* name = "";
   double flops = 0;
   double bytes = 0;
-  double seconds = 0;       ///< modelled
-  int64_t workspace = 0;    ///< alive at once, modelled
+  double seconds = 0;     ///< modelled
+  int64_t workspace = 0;  ///< alive at once, modelled
 };
 /// The model's formula is in docs/metal.md.
 StockRoute stock_route(const ConvProblem& problem, const Device& device);

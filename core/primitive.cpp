@@ -24,10 +24,12 @@ int narrow(int64_t size) {
 }
 
 [[noreturn]] void no_gpu() {
-  throw std::runtime_error("[mlx_conv3d] this convolution was built for the CPU and has no kernel for a GPU stream.");
+  throw std::runtime_error(
+      "[mlx_conv3d] this convolution was built for the CPU and has no kernel for a GPU stream.");
 }
 
-/// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each other.
+/// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each
+/// other.
 class Staging {
  public:
   explicit Staging(mx::Stream stream) : encoder_(mx::cpu::get_command_encoder(stream)) {}
@@ -41,9 +43,7 @@ class Staging {
     return view;
   }
 
-  const void* contiguous(const mx::array& a) {
-    return (a.flags().row_contiguous ? a : copy(a)).data<char>();
-  }
+  const void* contiguous(const mx::array& a) { return (a.flags().row_contiguous ? a : copy(a)).data<char>(); }
 
   void run() const {
     for (const cpu::StridedCopy& task : tasks_) cpu::copy_contiguous(task);
@@ -108,8 +108,8 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
 
 ConvProblem Conv::problem(const std::vector<mx::array>& inputs) const {
   const int64_t lead = spec_.lead ? inputs[2].shape(1) : 0;
-  return spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(), to_dtype(inputs[1].dtype()),
-                    lead);
+  return spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(),
+                    to_dtype(inputs[1].dtype()), lead);
 }
 
 std::vector<mx::Shape> Conv::output_shapes(const std::vector<mx::array>& inputs) {
@@ -131,8 +131,8 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
     plan = cpu_plan(p, spec_.forced);
   }
   if (plan->algorithm() == Algorithm::stock) {
-    throw std::runtime_error("[conv] no algorithm fits the workspace limit of " + std::to_string(workspace_limit()) +
-                             " bytes any more: " + p.describe() + ".");
+    throw std::runtime_error("[conv] no algorithm fits the workspace limit of " +
+                             std::to_string(workspace_limit()) + " bytes any more: " + p.describe() + ".");
   }
 
   auto& encoder = mx::cpu::get_command_encoder(stream());
@@ -176,8 +176,8 @@ void ConvWeightGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vec
   mx::array& out = outputs[0];
   out.set_data(mx::allocator::malloc(out.nbytes()));
   if (out.size() == 0) return;
-  ConvProblem p = spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs), spec_.out_type,
-                             spec_.lead ? inputs[2].shape(1) : 0);
+  ConvProblem p = spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs),
+                             spec_.out_type, spec_.lead ? inputs[2].shape(1) : 0);
   const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit());
 
   auto& encoder = mx::cpu::get_command_encoder(stream());

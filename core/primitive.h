@@ -31,7 +31,8 @@ struct ConvSpec {
 
   bool operator==(const ConvSpec&) const = default;
 
-  ConvProblem bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type, int64_t lead_frames) const;
+  ConvProblem bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
+                   int64_t lead_frames) const;
 };
 
 /// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.

@@ -1,5 +1,6 @@
 #include "core/problem.h"
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 
@@ -52,9 +53,12 @@ int64_t ConvProblem::source_index(int axis, int64_t q) const {
   }
   if (q >= 0 && q < n) return q;
   switch (pad_mode[axis]) {
-    case PadMode::zeros: return -1;
-    case PadMode::edge: return q < 0 ? 0 : n - 1;
-    case PadMode::reflect: return q < 0 ? -q : 2 * (n - 1) - q;
+    case PadMode::zeros:
+      return -1;
+    case PadMode::edge:
+      return q < 0 ? 0 : n - 1;
+    case PadMode::reflect:
+      return q < 0 ? -q : 2 * (n - 1) - q;
   }
   return -1;
 }
@@ -68,9 +72,11 @@ void ConvProblem::validate() const {
   for (int axis = 0; axis < 3; ++axis) {
     const int64_t size = dilated(extent(axis), input_dilation[axis]) + pad_lo[axis] + pad_hi[axis];
     if (size < dilated(kernel[axis], dilation[axis])) {
-      fail("Spatial dimensions of input after padding cannot be smaller than weight spatial dimensions: input " +
-           text({extent(0), extent(1), extent(2)}) + ", padding " + text(pad_lo) + " | " + text(pad_hi) +
-           ", weight " + text(kernel) + ", dilation " + text(dilation) + ".");
+      fail(
+          "Spatial dimensions of input after padding cannot be smaller than weight spatial dimensions: "
+          "input " +
+          text({extent(0), extent(1), extent(2)}) + ", padding " + text(pad_lo) + " | " + text(pad_hi) +
+          ", weight " + text(kernel) + ", dilation " + text(dilation) + ".");
     }
     if (pad_mode[axis] == PadMode::zeros || !padded(axis)) continue;
     if (input_dilation[axis] > 1) {
@@ -91,8 +97,8 @@ std::string ConvProblem::describe() const {
   std::ostringstream out;
   out << "x (" << batch << ", " << extent(0) << ", " << input[1] << ", " << input[2] << ", " << in_channels
       << ") " << name_of(x_type) << ", w (" << out_channels << ", " << kernel[0] << ", " << kernel[1] << ", "
-      << kernel[2] << ", " << group_in() << ") " << name_of(w_type) << ", stride " << text(stride) << ", padding "
-      << text(pad_lo) << " | " << text(pad_hi);
+      << kernel[2] << ", " << group_in() << ") " << name_of(w_type) << ", stride " << text(stride)
+      << ", padding " << text(pad_lo) << " | " << text(pad_hi);
   if (dilation != Size3{1, 1, 1}) out << ", dilation " << text(dilation);
   if (input_dilated()) out << ", input dilation " << text(input_dilation);
   if (groups > 1) out << ", groups " << groups;
@@ -103,28 +109,38 @@ std::string ConvProblem::describe() const {
 
 const char* name_of(Dtype type) {
   switch (type) {
-    case Dtype::float32: return "float32";
-    case Dtype::float16: return "float16";
-    case Dtype::bfloat16: return "bfloat16";
+    case Dtype::float32:
+      return "float32";
+    case Dtype::float16:
+      return "float16";
+    case Dtype::bfloat16:
+      return "bfloat16";
   }
   return "?";
 }
 
 const char* name_of(PadMode mode) {
   switch (mode) {
-    case PadMode::zeros: return "zeros";
-    case PadMode::edge: return "edge";
-    case PadMode::reflect: return "reflect";
+    case PadMode::zeros:
+      return "zeros";
+    case PadMode::edge:
+      return "edge";
+    case PadMode::reflect:
+      return "reflect";
   }
   return "?";
 }
 
 const char* name_of(Activation activation) {
   switch (activation) {
-    case Activation::none: return "none";
-    case Activation::relu: return "relu";
-    case Activation::silu: return "silu";
-    case Activation::gelu: return "gelu";
+    case Activation::none:
+      return "none";
+    case Activation::relu:
+      return "relu";
+    case Activation::silu:
+      return "silu";
+    case Activation::gelu:
+      return "gelu";
   }
   return "?";
 }

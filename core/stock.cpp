@@ -26,8 +26,8 @@ mx::array materialise_padding(mx::array x, ConvSpec& spec, mx::StreamOrDevice s)
     std::vector<int32_t> from;
     for (int64_t q = -lo; q < n + hi; ++q) {
       const int64_t mirrored = q < 0 ? -q : q >= n ? 2 * (n - 1) - q : q;
-      from.push_back(static_cast<int32_t>(spec.pad_mode[axis] == PadMode::edge ? std::clamp<int64_t>(q, 0, n - 1)
-                                                                               : mirrored));
+      from.push_back(static_cast<int32_t>(
+          spec.pad_mode[axis] == PadMode::edge ? std::clamp<int64_t>(q, 0, n - 1) : mirrored));
     }
     const int count = static_cast<int>(from.size());
     x = mx::take(x, mx::array(from.data(), {count}, mx::int32), axis + 1, s);
@@ -64,8 +64,8 @@ mx::array general(const mx::array& x, const mx::array& w, const ConvSpec& spec, 
     input_dilation.push_back(static_cast<int>(spec.input_dilation[axis]));
   }
   if (!flat) return mx::conv_general(x, w, stride, lo, hi, dilation, input_dilation, 1, spec.flip, s);
-  return mx::expand_dims(mx::conv_general(mx::squeeze(x, 1, s), mx::squeeze(w, 1, s), stride, lo, hi, dilation,
-                                          input_dilation, static_cast<int>(groups), spec.flip, s),
+  return mx::expand_dims(mx::conv_general(mx::squeeze(x, 1, s), mx::squeeze(w, 1, s), stride, lo, hi,
+                                          dilation, input_dilation, static_cast<int>(groups), spec.flip, s),
                          1, s);
 }
 
@@ -75,8 +75,8 @@ mx::array grouped(const mx::array& x, const mx::array& w, const ConvSpec& spec, 
   std::vector<mx::array> parts;
   const int64_t in = x.shape(4) / spec.groups, out = w.shape(0) / spec.groups;
   for (int64_t g = 0; g < spec.groups; ++g) {
-    parts.push_back(general(take_range(x, 4, g * in, (g + 1) * in, s), take_range(w, 0, g * out, (g + 1) * out, s),
-                            spec, 1, s));
+    parts.push_back(general(take_range(x, 4, g * in, (g + 1) * in, s),
+                            take_range(w, 0, g * out, (g + 1) * out, s), spec, 1, s));
   }
   return mx::concatenate(std::move(parts), 4, s);
 }
@@ -84,21 +84,24 @@ mx::array grouped(const mx::array& x, const mx::array& w, const ConvSpec& spec, 
 mx::array activate(Activation activation, const mx::array& z, mx::StreamOrDevice s) {
   const auto number = [&](float v) { return mx::array(v, z.dtype()); };
   switch (activation) {
-    case Activation::relu: return mx::maximum(z, number(0.0f), s);
-    case Activation::silu: return mx::multiply(z, mx::sigmoid(z, s), s);
+    case Activation::relu:
+      return mx::maximum(z, number(0.0f), s);
+    case Activation::silu:
+      return mx::multiply(z, mx::sigmoid(z, s), s);
     case Activation::gelu: {
       const mx::array erf = mx::erf(mx::multiply(z, number(0.7071067811865475f), s), s);
       return mx::multiply(mx::multiply(z, number(0.5f), s), mx::add(erf, number(1.0f), s), s);
     }
-    case Activation::none: break;
+    case Activation::none:
+      break;
   }
   return z;
 }
 
 }  // namespace
 
-mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
-                     mx::StreamOrDevice s) {
+mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& requested,
+                     const ConvExtras& extras, mx::StreamOrDevice s) {
   ConvSpec spec = requested;
   mx::array input = extras.lead ? mx::concatenate({*extras.lead, x}, 1, s) : x;
   const ConvProblem p = requested.bind(input.shape(), Dtype::float32, w.shape(), Dtype::float32, 0);

@@ -77,13 +77,15 @@ std::pair<std::vector<mx::array>, std::vector<int>> Conv::vmap(const std::vector
   return {{out_of_channels(make_conv(mapped, spec, s), size, s)}, {0}};
 }
 
-std::pair<std::vector<mx::array>, std::vector<int>> ConvWeightGradient::vmap(const std::vector<mx::array>& inputs,
-                                                                             const std::vector<int>& axes) {
+std::pair<std::vector<mx::array>, std::vector<int>> ConvWeightGradient::vmap(
+    const std::vector<mx::array>& inputs, const std::vector<int>& axes) {
   const mx::StreamOrDevice s = stream();
   const int size = mapped_size(inputs, axes);
   ConvSpec spec = spec_;
   spec.groups *= size;
-  const auto grouped = [&](size_t i) { return into_channels(with_axis_first(inputs[i], axes[i], size, s), s); };
+  const auto grouped = [&](size_t i) {
+    return into_channels(with_axis_first(inputs[i], axes[i], size, s), s);
+  };
   const mx::array x = grouped(0), dy = grouped(1);
   std::optional<mx::array> lead;
   if (spec.lead) lead = grouped(2);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/row_gather.h"
 #include "cpu/threads.h"
 
 namespace mlx_conv3d::cpu {
@@ -69,8 +70,8 @@ class Product {
       const int64_t in_plane = by_plane_ ? rows_.plane_rows() : rows_.rows();
       // Even blocks, so that no task ends with a handful of rows.
       const int64_t begin = in_plane * row_block / row_blocks, end = in_plane * (row_block + 1) / row_blocks;
-      task(blocks, starts, offsets, g, by_plane_ ? plane : -1, begin, end - begin, col_block, packed, sums, first,
-           last, thread);
+      task(blocks, starts, offsets, g, by_plane_ ? plane : -1, begin, end - begin, col_block, packed, sums,
+           first, last, thread);
     });
   }
 
@@ -79,7 +80,8 @@ class Product {
     const int64_t lane = panels_.first_vector(panel) * k_.width, item = item_size(operands_.w.type);
     GemmWeightPanel out{};
     out.w = operands_.w;
-    out.w.data = static_cast<const char*>(operands_.w.data) + (g * p_.group_out() + lane) * out.w.stride[0] * item;
+    out.w.data =
+        static_cast<const char*>(operands_.w.data) + (g * p_.group_out() + lane) * out.w.stride[0] * item;
     out.offsets = offsets.data();
     out.k = static_cast<int64_t>(offsets.size());
     out.out_channels = p_.group_out() - lane;
@@ -92,14 +94,17 @@ class Product {
     const WeightView& w = operands_.w;
     const int64_t k = static_cast<int64_t>(offsets.size());
     for (int64_t o = 0; o < p_.group_out(); ++o) {
-      const char* from = static_cast<const char*>(w.data) + (g * p_.group_out() + o) * w.stride[0] * item_size(w.type);
-      for (int64_t i = 0; i < k; ++i) k_.to_float(w.type, from + offsets[i] * item_size(w.type), block + o * k + i, 1);
+      const char* from =
+          static_cast<const char*>(w.data) + (g * p_.group_out() + o) * w.stride[0] * item_size(w.type);
+      for (int64_t i = 0; i < k; ++i)
+        k_.to_float(w.type, from + offsets[i] * item_size(w.type), block + o * k + i, 1);
     }
   }
 
   void task(const Blocks& blocks, const std::vector<int64_t>& starts,
-            const std::vector<std::vector<int64_t>>& offsets, int64_t g, int64_t plane, int64_t begin, int64_t count,
-            int64_t col_block, const float* packed, float* memory_sums, bool first, bool last, int thread) {
+            const std::vector<std::vector<int64_t>>& offsets, int64_t g, int64_t plane, int64_t begin,
+            int64_t count, int64_t col_block, const float* packed, float* memory_sums, bool first, bool last,
+            int thread) {
     float* c = sums_[thread];
     const int64_t first_row = plane < 0 ? begin : plane * rows_.plane_rows() + begin;
     const int64_t col_begin = panels_.first_vector(col_block * block_panels_) * k_.width;
@@ -119,7 +124,8 @@ class Product {
       const std::vector<Segment>& block = blocks[b];
       const bool one_depth_tap = block.front().kd == block.back().kd;
       if (plane >= 0 && one_depth_tap && rows_.plane_reads_zero(plane, block.front().kd)) continue;
-      multiply(block, starts[b], offsets[b], g, plane, begin, first_row, count, col_block, packed, c, started, thread);
+      multiply(block, starts[b], offsets[b], g, plane, begin, first_row, count, col_block, packed, c, started,
+               thread);
       started = true;
     }
     if (!started) std::fill(c, c + count * cols_, 0.0f);
@@ -134,9 +140,9 @@ class Product {
     }
   }
 
-  void multiply(const std::vector<Segment>& block, int64_t start, const std::vector<int64_t>& offsets, int64_t g,
-                int64_t plane, int64_t begin, int64_t first_row, int64_t count, int64_t col_block, const float* packed,
-                float* c, bool accumulate, int thread) {
+  void multiply(const std::vector<Segment>& block, int64_t start, const std::vector<int64_t>& offsets,
+                int64_t g, int64_t plane, int64_t begin, int64_t first_row, int64_t count, int64_t col_block,
+                const float* packed, float* c, bool accumulate, int thread) {
     const int64_t k = length_of(block);
     const float* a = inputs_[thread];
     int64_t lda = lda_;
@@ -148,7 +154,8 @@ class Product {
     }
     const int64_t first_panel = col_block * block_panels_;
     const int64_t col_begin = panels_.first_vector(first_panel) * k_.width;
-    for (int64_t panel = first_panel; panel < std::min(panels_.count(), first_panel + block_panels_); ++panel) {
+    for (int64_t panel = first_panel; panel < std::min(panels_.count(), first_panel + block_panels_);
+         ++panel) {
       const int64_t lane = panels_.first_vector(panel) * k_.width;
       const int vectors = panels_.vectors(panel);
       const float* b = packed + width_ * start + lane * k;
@@ -160,7 +167,8 @@ class Product {
       if (is_narrow(p_)) {
         k_.gemm_narrow(count, static_cast<int>(p_.group_out()), k, a, lda, b, k, c, cols_, accumulate);
       } else {
-        k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_, accumulate);
+        k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_,
+                accumulate);
       }
     }
   }
@@ -192,14 +200,13 @@ void gather_gemm(const ConvProblem& p, const GemmPlan& plan, const Operands& ope
     sums = p.out_type == Dtype::float32 ? static_cast<float*>(operands.y)
                                         : workspace.floats(p.out_positions() * p.out_channels);
   }
-  Workspace* scratch = &workspace;
   for (const AxisPhase& d : depth) {
     for (const AxisPhase& h : height) {
       for (const AxisPhase& w : width) {
         const RowGather rows(p, input, d, h, w);
         if (rows.rows() == 0) continue;
-        const int64_t mark = scratch->used();
-        Product product(p, plan, operands, rows, *scratch);
+        const int64_t mark = workspace.used();
+        Product product(p, plan, operands, rows, workspace);
         const int64_t all = d.tap_count() * h.tap_count() * w.tap_count() * p.group_in();
         const Blocks blocks = rows.blocks(plan.depth, all > plan.depth || options.one_depth_tap_at_a_time);
         if (!options.one_depth_tap_at_a_time) {
@@ -213,7 +220,7 @@ void gather_gemm(const ConvProblem& p, const GemmPlan& plan, const Operands& ope
             product.run(of_tap, packed, sums, kd == 0, kd + 1 >= d.tap_count());
           }
         }
-        scratch->release_to(mark);
+        workspace.release_to(mark);
       }
     }
   }

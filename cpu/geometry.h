@@ -48,8 +48,8 @@ class Input {
   int64_t lead_frames_, item_;
 };
 
-/// Output positions of one axis that share the same taps: first, first + step, ... (count of them). With input
-/// dilation s there are up to s such phases; without, one.
+/// Output positions of one axis that share the same taps: first, first + step, ... (count of them). With
+/// input dilation s there are up to s such phases; without, one.
 struct AxisPhase {
   int64_t first = 0, step = 1, count = 0;
   std::vector<int64_t> taps;     ///< weight index along the axis (flip applied) of each tap that meets input

@@ -12,7 +12,8 @@ std::vector<int64_t> weight_offsets(const ConvProblem& p, const WeightView& w) {
   std::vector<int64_t> offsets;
   for (int64_t i = 0; i < p.taps(); ++i) {
     const int64_t tap = p.flip ? p.taps() - 1 - i : i;
-    const int64_t kw = tap % p.kernel[2], kh = tap / p.kernel[2] % p.kernel[1], kd = tap / p.kernel[2] / p.kernel[1];
+    const int64_t kw = tap % p.kernel[2], kh = tap / p.kernel[2] % p.kernel[1],
+                  kd = tap / p.kernel[2] / p.kernel[1];
     for (int64_t c = 0; c < p.group_in(); ++c) {
       offsets.push_back(kd * w.stride[1] + kh * w.stride[2] + kw * w.stride[3] + c * w.stride[4]);
     }
@@ -92,7 +93,8 @@ DirectTasks::DirectTasks(const ConvProblem& problem, const Operands& operands)
     const bool whole = (v + 1) * width <= p_.out_channels;
     shape_.push_back(shape_of(source_.data() + v * width, width, p_.group_in(), whole));
   }
-  const int64_t reach = (w_.count - 1) * p_.stride[kWidth] + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
+  const int64_t reach =
+      (w_.count - 1) * p_.stride[kWidth] + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
   for (int64_t q = 0; q < reach; ++q) column_of_.push_back(p_.source_index(kWidth, q - p_.pad_lo[kWidth]));
   for (auto& list : pixels_) list.resize(static_cast<size_t>(d_.tap_count() * h_.tap_count() * columns_));
 }
@@ -105,7 +107,8 @@ DirectTasks::Piece DirectTasks::piece(int64_t i) const {
 }
 
 DirectRow DirectTasks::row(const Piece& piece, int thread) {
-  const int64_t oh = piece.row % h_.count, od = piece.row / h_.count % d_.count, n = piece.row / h_.count / d_.count;
+  const int64_t oh = piece.row % h_.count, od = piece.row / h_.count % d_.count,
+                n = piece.row / h_.count / d_.count;
   const int64_t positions = piece.end - piece.begin, stride = p_.stride[kWidth];
   const int64_t first = piece.begin * stride;
   const int64_t used = (positions - 1) * stride + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
@@ -140,7 +143,8 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
   return row;
 }
 
-void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands, Workspace& workspace) {
+void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
+             Workspace& workspace) {
   if (is_direct(problem)) {
     direct(problem, operands, workspace);
   } else {

@@ -9,7 +9,8 @@
 namespace mlx_conv3d::cpu {
 
 /// Grouped convolution: few channels per group lane by lane, many as one blocked product per group.
-void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands, Workspace& workspace);
+void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
+             Workspace& workspace);
 
 /// Output rows cut into pieces for the direct kernels, forward and backward.
 class DirectTasks {

@@ -1,5 +1,5 @@
-// Views whose channels do not lie together (NCTHW transposed to NTHWC, say) are copied block by block, so that
-// both sides are touched a cache line at a time.
+// Views whose channels do not lie together (NCTHW transposed to NTHWC, say) are copied block by block, so
+// that both sides are touched a cache line at a time.
 
 #include "cpu/layout.h"
 

@@ -1,9 +1,9 @@
 // From output positions to the input values that meet each weight.
 
+#include "cpu/row_gather.h"
+
 #include <algorithm>
 #include <cstring>
-
-#include "cpu/gather_gemm.h"
 
 namespace mlx_conv3d::cpu {
 
@@ -21,7 +21,8 @@ std::vector<std::vector<Segment>> RowGather::blocks(int64_t depth, bool by_depth
   if (channels == 0 || kw == 0) return all;
   int64_t held = 0;
   const auto push = [&](const Segment& s) {
-    const bool breaks = all.empty() || held + s.length() > depth || (by_depth_tap && all.back().back().kd != s.kd);
+    const bool breaks =
+        all.empty() || held + s.length() > depth || (by_depth_tap && all.back().back().kd != s.kd);
     if (breaks) {
       all.emplace_back();
       held = 0;
@@ -51,7 +52,8 @@ void RowGather::weight_offsets(const std::vector<Segment>& block, const WeightVi
   out.clear();
   for (const Segment& s : block) {
     for (int64_t kw = s.kw_begin; kw < s.kw_end; ++kw) {
-      const int64_t tap = d_.taps[s.kd] * w.stride[1] + h_.taps[s.kh] * w.stride[2] + w_.taps[kw] * w.stride[3];
+      const int64_t tap =
+          d_.taps[s.kd] * w.stride[1] + h_.taps[s.kh] * w.stride[2] + w_.taps[kw] * w.stride[3];
       for (int64_t c = s.c_begin; c < s.c_end; ++c) out.push_back(tap + c * w.stride[4]);
     }
   }
@@ -74,8 +76,8 @@ void RowGather::pack(const Kernels& k, const std::vector<Segment>& block, int64_
   }
 }
 
-void RowGather::pack_run(const Kernels& k, const Segment& s, int64_t channel, int64_t plane, int64_t jh, int64_t jw,
-                         int64_t count, float* out, int64_t stride) const {
+void RowGather::pack_run(const Kernels& k, const Segment& s, int64_t channel, int64_t plane, int64_t jh,
+                         int64_t jw, int64_t count, float* out, int64_t stride) const {
   const int64_t channels = s.c_end - s.c_begin, taps = s.kw_end - s.kw_begin;
   const int64_t sd = d_.source(s.kd, plane % d_.count), sh = h_.source(s.kh, jh);
   if (sd < 0 || sh < 0) {

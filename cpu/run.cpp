@@ -16,8 +16,10 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
   advise_huge_pages(operands.y, problem.out_positions() * problem.out_channels * item_size(problem.out_type));
   Workspace workspace(plan.workspace);
   switch (plan.algorithm) {
-    case Algorithm::winograd: return winograd(problem, plan.winograd, operands, workspace);
-    case Algorithm::grouped: return grouped(problem, plan.gemm, operands, workspace);
+    case Algorithm::winograd:
+      return winograd(problem, plan.winograd, operands, workspace);
+    case Algorithm::grouped:
+      return grouped(problem, plan.gemm, operands, workspace);
     case Algorithm::taps:
       return gather_gemm(problem, plan.gemm, operands, {.one_depth_tap_at_a_time = true}, workspace);
     case Algorithm::transposed:
@@ -25,8 +27,10 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
     case Algorithm::pointwise:
     case Algorithm::temporal:
     case Algorithm::patchify:
-    case Algorithm::implicit_gemm: return gather_gemm(problem, plan.gemm, operands, {}, workspace);
-    case Algorithm::stock: break;  // composed of MLX's own operations, see core/stock.cpp
+    case Algorithm::implicit_gemm:
+      return gather_gemm(problem, plan.gemm, operands, {}, workspace);
+    case Algorithm::stock:
+      break;  // composed of MLX's own operations, see core/stock.cpp
   }
 }
 

@@ -77,7 +77,8 @@ class Pool {
   void loop(int thread) {
     uint64_t seen = 0;
     while (true) {
-      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) relax();
+      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin)
+        relax();
       if (generation_.load(std::memory_order_acquire) == seen) {
         std::unique_lock<std::mutex> lock(sleep_);
         wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });

@@ -1,13 +1,13 @@
-// dL/dw[o][tap][c] = sum over output positions of dy[position][o] * x[position's tap][c], as products of blocks of
-// gathered inputs (transposed) by blocks of dy. No patches are materialised beyond one block.
+// dL/dw[o][tap][c] = sum over output positions of dy[position][o] * x[position's tap][c], as products of
+// blocks of gathered inputs (transposed) by blocks of dy. No patches are materialised beyond one block.
 
 #include "cpu/weight_gradient.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/gather_gemm.h"
 #include "cpu/grouped.h"
+#include "cpu/row_gather.h"
 #include "cpu/threads.h"
 
 namespace mlx_conv3d::cpu {
@@ -32,11 +32,18 @@ class GemmGradient {
  public:
   GemmGradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands, Dtype dy_type,
                const void* dy, void* dw, Workspace& workspace)
-      : p_(p), plan_(plan), input_(p, operands), dy_type_(dy_type), dy_(static_cast<const char*>(dy)), dw_(dw),
-        k_(kernels()), panels_(p.group_out(), k_), width_(panels_.vectors_total() * k_.width),
+      : p_(p),
+        plan_(plan),
+        input_(p, operands),
+        dy_type_(dy_type),
+        dy_(static_cast<const char*>(dy)),
+        dw_(dw),
+        k_(kernels()),
+        panels_(p.group_out(), k_),
+        width_(panels_.vectors_total() * k_.width),
         block_panels_(std::max<int64_t>(1, plan.cols / (k_.panel_vectors * k_.width))),
-        cols_(std::min(width_, block_panels_ * k_.panel_vectors * k_.width)), lda_(plan.depth + k_.width),
-        workspace_(workspace) {
+        cols_(std::min(width_, block_panels_ * k_.panel_vectors * k_.width)),
+        lda_(plan.depth + k_.width) {
     for (int axis = 0; axis < 3; ++axis) phases_[axis] = axis_phases(p, axis, true);
     for (int t = 0; t < thread_count(); ++t) {
       inputs_.push_back(workspace.floats(plan.rows * lda_));
@@ -112,8 +119,8 @@ class GemmGradient {
     return at == phase.taps.end() ? -1 : at - phase.taps.begin();
   }
 
-  void sweep(const RowGather& rows, const std::vector<Segment>& block, int64_t g, int64_t col_block, int64_t split,
-             int thread) {
+  void sweep(const RowGather& rows, const std::vector<Segment>& block, int64_t g, int64_t col_block,
+             int64_t split, int thread) {
     const int64_t k = block.front().length();
     const int64_t begin = rows.rows() * split / plan_.splits, end = rows.rows() * (split + 1) / plan_.splits;
     const int64_t from = col_begin(col_block), to = col_begin(col_block + 1);
@@ -165,7 +172,8 @@ class GemmGradient {
                       static_cast<size_t>(run) * sizeof(float));
         } else {
           const int64_t to_element = (g * p_.group_out() + o) * per_channel + at[i];
-          k_.store(as, row.data() + i, 0, 0, static_cast<char*>(dw_) + to_element * item_size(p_.w_type), run);
+          k_.store(as, row.data() + i, 0, 0, static_cast<char*>(dw_) + to_element * item_size(p_.w_type),
+                   run);
         }
       }
     }
@@ -176,7 +184,8 @@ class GemmGradient {
     const Epilogue as{p_.w_type, Activation::none, nullptr, nullptr};
     parallel_for(p_.group_out(), [&](int64_t o, int) {
       float* total = partial_ + o * per_channel;
-      for (int64_t s = 1; s < plan_.splits; ++s) k_.add(partial_ + (s * width_ + o) * per_channel, total, per_channel);
+      for (int64_t s = 1; s < plan_.splits; ++s)
+        k_.add(partial_ + (s * width_ + o) * per_channel, total, per_channel);
       const int64_t at = (g * p_.group_out() + o) * per_channel;
       k_.store(as, total, 0, 0, static_cast<char*>(dw_) + at * item_size(p_.w_type), per_channel);
     });
@@ -191,15 +200,14 @@ class GemmGradient {
   const Kernels& k_;
   const Panels panels_;
   const int64_t width_, block_panels_, cols_, lda_;
-  Workspace& workspace_;
   std::vector<AxisPhase> phases_[3];
   std::vector<float*> inputs_, cotangents_, sums_;
   float* partial_ = nullptr;
 };
 
 /// Few channels per group: every thread sums its rows of positions into weights of its own.
-void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands, Dtype dy_type,
-                     const void* dy, void* dw, Workspace& workspace) {
+void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands,
+                     Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
   const Kernels& k = kernels();
   DirectTasks tasks(p, operands);
   const int64_t pitch = tasks.pitch(), products = p.taps() * p.group_in(), size = pitch * products;
@@ -236,8 +244,8 @@ void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
 
 }  // namespace
 
-void weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands, Dtype dy_type,
-                     const void* dy, void* dw, Workspace& workspace) {
+void weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands,
+                     Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
   if (plan.direct) {
     direct_gradient(p, plan, operands, dy_type, dy, dw, workspace);
   } else {

@@ -1,6 +1,7 @@
-// Winograd F(m x m, 3 x 3) with the depth sum inside the transform domain: every input frame is transformed once,
-// the KD depth taps of a frequency are one product with K = KD*C, every output frame is transformed back once.
-// All threads share a chunk of tiles, phase by phase, so that the transformed weights are read once per chunk.
+// Winograd F(m x m, 3 x 3) with the depth sum inside the transform domain: every input frame is transformed
+// once, the KD depth taps of a frequency are one product with K = KD*C, every output frame is transformed
+// back once. All threads share a chunk of tiles, phase by phase, so that the transformed weights are read
+// once per chunk.
 
 #include "cpu/winograd.h"
 
@@ -13,7 +14,8 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-constexpr int64_t kDepthBlock = 192;  ///< products summed in registers at a time: B's part of them stays in L1
+constexpr int64_t kDepthBlock =
+    192;  ///< products summed in registers at a time: B's part of them stays in L1
 
 class Runner {
  public:
@@ -72,8 +74,8 @@ class Runner {
     return {tile / (tile_rows_ * tile_cols_), tile / tile_cols_ % tile_rows_, tile % tile_cols_};
   }
 
-  void chunk(int64_t first_frame, int64_t frames, int64_t first_tile, int64_t tiles, int64_t o, int64_t out_channels,
-             const float* weights) {
+  void chunk(int64_t first_frame, int64_t frames, int64_t first_tile, int64_t tiles, int64_t o,
+             int64_t out_channels, const float* weights) {
     const int64_t frames_in = winograd_input_frames(p_, frames);
     parallel_for(frames_in * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames_in, group = i / frames_in * kTileGroup;
@@ -83,7 +85,8 @@ class Runner {
     });
     const Panels panels(out_channels, k_);
     parallel_for(frequencies_ * panels.count(), [&](int64_t i, int) {
-      multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);
+      multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles,
+               weights);
     });
     parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames, group = i / frames * kTileGroup;
@@ -138,8 +141,8 @@ class Runner {
     const float* b = weights + (xi * lanes + lane) * products;
     float* c = products_ + xi * frames * tiles * lanes + lane;
     const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
-    // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do not
-    // meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
+    // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do
+    // not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
     for (int64_t begin = 0; begin < frames;) {
       int64_t end = begin + 1;
       const bool joined = p_.stride[kDepth] == 1;
@@ -150,13 +153,15 @@ class Runner {
         const int64_t frame = begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
         for (int64_t piece = 0; piece < pieces; ++piece) {
           const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
-          k_.gemm(false, (end - begin) * tiles, vectors, to - from, a + frame * tiles * channels_ + from, channels_,
-                  b + (kd * p_.in_channels + from) * ldb, ldb, c + begin * tiles * lanes, lanes, accumulate);
+          k_.gemm(false, (end - begin) * tiles, vectors, to - from, a + frame * tiles * channels_ + from,
+                  channels_, b + (kd * p_.in_channels + from) * ldb, ldb, c + begin * tiles * lanes, lanes,
+                  accumulate);
           accumulate = true;
         }
       }
       if (!accumulate) {
-        for (int64_t r = begin * tiles; r < end * tiles; ++r) std::fill(c + r * lanes, c + r * lanes + ldb, 0.0f);
+        for (int64_t r = begin * tiles; r < end * tiles; ++r)
+          std::fill(c + r * lanes, c + r * lanes + ldb, 0.0f);
       }
       begin = end;
     }
@@ -176,7 +181,8 @@ class Runner {
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
     const int64_t row = at.row * plan_.m, col = at.col * plan_.m;
     const int64_t offset =
-        (((at.n * p_.output(kDepth) + first_frame + frame) * height + row) * width + col) * p_.out_channels + o;
+        (((at.n * p_.output(kDepth) + first_frame + frame) * height + row) * width + col) * p_.out_channels +
+        o;
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += o;
     WinogradOutputTile tile{};
@@ -209,7 +215,8 @@ class Runner {
 
 }  // namespace
 
-void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands, Workspace& workspace) {
+void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands,
+              Workspace& workspace) {
   Runner(problem, plan, operands, workspace).run();
 }
 

@@ -6,7 +6,8 @@
 
 namespace mlx_conv3d::cpu {
 
-void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands, Workspace& workspace);
+void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands,
+              Workspace& workspace);
 
 /// Transforms (O, KD, 3, 3, C) weights to F(m, 3)'s domain in the layout that `winograd` multiplies with:
 /// [(m+2)^2][panel][KD*C][lanes].

@@ -32,7 +32,8 @@ void* allocate(int64_t bytes) {
 void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__)
   const auto begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
-  const auto end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
+  const auto end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   static_cast<void>(data);
@@ -70,7 +71,8 @@ Workspace::~Workspace() {
 void* Workspace::bytes(int64_t count) {
   char* start = static_cast<char*>(block_) + used_;
   used_ += rounded(count);
-  if (used_ > size_) throw std::logic_error("[mlx_conv3d] a plan's workspace is smaller than its execution needs");
+  if (used_ > size_)
+    throw std::logic_error("[mlx_conv3d] a plan's workspace is smaller than its execution needs");
   return start;
 }
 

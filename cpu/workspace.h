@@ -5,8 +5,8 @@
 
 namespace mlx_conv3d::cpu {
 
-/// Scratch memory for one run, aligned for vectors and huge pages. One block is kept for the next run, so that
-/// its pages need not be mapped again; it is freed when `trim` asks for less. Throws std::bad_alloc.
+/// Scratch memory for one run, aligned for vectors and huge pages. One block is kept for the next run, so
+/// that its pages need not be mapped again; it is freed when `trim` asks for less. Throws std::bad_alloc.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);
@@ -30,8 +30,8 @@ class Workspace {
   int64_t size_, used_ = 0;
 };
 
-/// Asks for huge pages under a large array about to be written for the first time: a fresh output costs more in
-/// page faults than a pointwise convolution in arithmetic. A hint; it never fails.
+/// Asks for huge pages under a large array about to be written for the first time: a fresh output costs more
+/// in page faults than a pointwise convolution in arithmetic. A hint; it never fails.
 void advise_huge_pages(void* data, int64_t bytes);
 
 /// Frees a kept block of more than `bytes`.

@@ -23,11 +23,12 @@ void finish(const Epilogue& e, const float* sums, int64_t channel, int64_t offse
   const float* bias = e.bias ? e.bias + channel : nullptr;
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
-    store_lanes<T>(load(sums + i), e.activation, bias ? bias + i : nullptr, residual ? residual + i : nullptr, to + i, kWidth);
+    store_lanes<T>(load(sums + i), e.activation, bias ? bias + i : nullptr, residual ? residual + i : nullptr,
+                   to + i, kWidth);
   }
   if (i < n) {
     store_lanes<T>(load_part<Float32>(sums + i, n - i), e.activation, bias ? bias + i : nullptr,
-                      residual ? residual + i : nullptr, to + i, n - i);
+                   residual ? residual + i : nullptr, to + i, n - i);
   }
 }
 
@@ -41,7 +42,8 @@ void pack(const GemmWeightPanel& panel) {
     const auto* from = w + first * stride;
     float* out = panel.out + first;
     for (int64_t k = 0; k < panel.k;) {
-      const bool block = k + kWidth <= panel.k && panel.offsets[k + kWidth - 1] == panel.offsets[k] + kWidth - 1;
+      const bool block =
+          k + kWidth <= panel.k && panel.offsets[k + kWidth - 1] == panel.offsets[k] + kWidth - 1;
       if (block && stride != 1) {
         Vec columns[kWidth];
         load_transposed<T>(from + panel.offsets[k], stride, lanes, columns);
@@ -68,7 +70,8 @@ void pack_weight(const GemmWeightPanel& panel) { SIMD_BY_TYPE(panel.w.type, pack
 
 void to_float(Dtype from, const void* src, float* dst, int64_t n) { SIMD_BY_TYPE(from, widen, src, dst, n) }
 
-void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n) {
+void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst,
+               int64_t n) {
   SIMD_BY_TYPE(epilogue.type, finish, epilogue, sums, channel, offset, dst, n)
 }
 

@@ -14,11 +14,17 @@ SIMD_INLINE Vec activate(Activation activation, Vec v) {
 }
 
 /// Chooses `f<T>(...)` by a run-time element type.
-#define SIMD_BY_TYPE(type, f, ...)                                  \
-  switch (type) {                                                   \
-    case Dtype::float32: f<Float32>(__VA_ARGS__); break;            \
-    case Dtype::float16: f<Float16>(__VA_ARGS__); break;            \
-    case Dtype::bfloat16: f<BFloat16>(__VA_ARGS__); break;          \
+#define SIMD_BY_TYPE(type, f, ...) \
+  switch (type) {                  \
+    case Dtype::float32:           \
+      f<Float32>(__VA_ARGS__);     \
+      break;                       \
+    case Dtype::float16:           \
+      f<Float16>(__VA_ARGS__);     \
+      break;                       \
+    case Dtype::bfloat16:          \
+      f<BFloat16>(__VA_ARGS__);    \
+      break;                       \
   }
 
 /// One vector of sums, of output channels `channel`..., through the epilogue; n <= kWidth lanes exist.
@@ -40,7 +46,8 @@ SIMD_INLINE void store_lanes(Vec sums, Activation activation, const float* bias,
 }
 
 void to_float(Dtype from, const void* src, float* dst, int64_t n);
-void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n);
+void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst,
+               int64_t n);
 void add(const float* src, float* dst, int64_t n);
 void pack_weight(const GemmWeightPanel& panel);
 

@@ -1,5 +1,5 @@
-// Direct convolution for few channels per group: the lanes are output channels, the inputs of each lane's group
-// are picked from the pixel. A picked vector serves every tap of the row that meets it.
+// Direct convolution for few channels per group: the lanes are output channels, the inputs of each lane's
+// group are picked from the pixel. A picked vector serves every tap of the row that meets it.
 
 #include "cpu/simd/direct.h"
 
@@ -65,8 +65,8 @@ struct Picker {
 
 /// Three taps side by side at stride 1: every picked vector meets up to three outputs.
 template <int P, class Pick>
-SIMD_INLINE void three_taps(const Pick& pick, const void* const* pixels, int64_t group_in, const float* weights,
-                            Vec* sums) {
+SIMD_INLINE void three_taps(const Pick& pick, const void* const* pixels, int64_t group_in,
+                            const float* weights, Vec* sums) {
   for (int64_t c = 0; c < group_in; ++c) {
     const Vec w0 = load(weights + c * kWidth);
     const Vec w1 = load(weights + (group_in + c) * kWidth);
@@ -82,8 +82,8 @@ SIMD_INLINE void three_taps(const Pick& pick, const void* const* pixels, int64_t
 }
 
 template <int P, class Pick>
-SIMD_INLINE void any_taps(const DirectRow& row, const Pick& pick, const void* const* pixels, const float* weights,
-                          Vec* sums) {
+SIMD_INLINE void any_taps(const DirectRow& row, const Pick& pick, const void* const* pixels,
+                          const float* weights, Vec* sums) {
   for (int64_t kw = 0; kw < row.col_taps; ++kw) {
     for (int64_t c = 0; c < row.group_in; ++c, weights += kWidth) {
       const Vec w = load(weights);
@@ -150,10 +150,18 @@ template <class T>
 void forward_all(const DirectRow& row) {
   for (int64_t v = 0; v < row.vectors; ++v) {
     switch (row.shape[v]) {
-      case kContiguous: forward<T, kContiguous>(row, v); break;
-      case kBroadcast: forward<T, kBroadcast>(row, v); break;
-      case kWindow: forward<T, kWindow>(row, v); break;
-      default: forward<T, kGather>(row, v); break;
+      case kContiguous:
+        forward<T, kContiguous>(row, v);
+        break;
+      case kBroadcast:
+        forward<T, kBroadcast>(row, v);
+        break;
+      case kWindow:
+        forward<T, kWindow>(row, v);
+        break;
+      default:
+        forward<T, kGather>(row, v);
+        break;
     }
   }
 }
@@ -162,10 +170,18 @@ template <class T>
 void backward_all(const DirectRow& row, const float* dy, float* sums) {
   for (int64_t v = 0; v < row.vectors; ++v) {
     switch (row.shape[v]) {
-      case kContiguous: backward<T, kContiguous>(row, v, dy, sums); break;
-      case kBroadcast: backward<T, kBroadcast>(row, v, dy, sums); break;
-      case kWindow: backward<T, kWindow>(row, v, dy, sums); break;
-      default: backward<T, kGather>(row, v, dy, sums); break;
+      case kContiguous:
+        backward<T, kContiguous>(row, v, dy, sums);
+        break;
+      case kBroadcast:
+        backward<T, kBroadcast>(row, v, dy, sums);
+        break;
+      case kWindow:
+        backward<T, kWindow>(row, v, dy, sums);
+        break;
+      default:
+        backward<T, kGather>(row, v, dy, sums);
+        break;
     }
   }
 }

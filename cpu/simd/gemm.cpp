@@ -84,7 +84,8 @@ void narrow_block(int64_t k, const float* a, int64_t lda, const float* b, int64_
     const bool whole = p + kWidth <= k;
     Vec bs[O];
 #pragma GCC unroll 4
-    for (int o = 0; o < O; ++o) bs[o] = whole ? load(b + o * ldb + p) : load_part<Float32>(b + o * ldb + p, k - p);
+    for (int o = 0; o < O; ++o)
+      bs[o] = whole ? load(b + o * ldb + p) : load_part<Float32>(b + o * ldb + p, k - p);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const Vec x = whole ? load(a + r * lda + p) : load_part<Float32>(a + r * lda + p, k - p);
@@ -114,13 +115,17 @@ void narrow_rows(int64_t rows, int64_t k, const float* a, int64_t lda, const flo
 
 }  // namespace
 
-void gemm_narrow(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
-                 float* c, int64_t ldc, bool accumulate) {
+void gemm_narrow(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
+                 int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   switch (outputs) {
-    case 1: return narrow_rows<1>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 2: return narrow_rows<2>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 3: return narrow_rows<3>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 4: return narrow_rows<4>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
+    case 1:
+      return narrow_rows<1>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
+    case 2:
+      return narrow_rows<2>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
+    case 3:
+      return narrow_rows<3>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
+    case 4:
+      return narrow_rows<4>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
   }
 }
 

@@ -4,8 +4,8 @@
 
 #include "core/problem.h"
 
-// The vectorised primitives, one table per instruction set. Plain functions over plain pointers: what they are
-// applied to, and on which thread, is decided by the algorithm files in cpu/.
+// The vectorised primitives, one table per instruction set. Plain functions over plain pointers: what they
+// are applied to, and on which thread, is decided by the algorithm files in cpu/.
 
 namespace mlx_conv3d::cpu {
 
@@ -19,7 +19,8 @@ struct Epilogue {
 
 /// One Winograd tile of F(m, 3): tile = m + 2.
 struct WinogradInputTile {
-  const void* const* rows;  ///< tile*tile pixels, each a pointer to its first channel (zeros stand in for padding)
+  const void* const*
+      rows;  ///< tile*tile pixels, each a pointer to its first channel (zeros stand in for padding)
   int64_t channels;
   float* out;         ///< element (xi, c) at out + xi*xi_stride + c; channels are rounded up to whole vectors
   int64_t xi_stride;  ///< floats
@@ -64,56 +65,57 @@ struct GemmWeightPanel {
   float* out;
 };
 
-/// Grouped convolution with few channels per group, for positions next to each other in one output row: the lanes
-/// are output channels, and each picks its group's inputs from the pixel.
+/// Grouped convolution with few channels per group, for positions next to each other in one output row: the
+/// lanes are output channels, and each picks its group's inputs from the pixel.
 struct DirectRow {
-  /// [row tap][column]: pixel's first channel, or null where the whole row is padding. Output position j meets its
-  /// tap kw at column j*stride + kw*dilation.
+  /// [row tap][column]: pixel's first channel, or null where the whole row is padding. Output position j
+  /// meets its tap kw at column j*stride + kw*dilation.
   const void* const* pixels;
-  int64_t columns;    ///< pointers per row tap
-  int64_t row_taps;   ///< KD*KH
-  int64_t col_taps;   ///< KW
+  int64_t columns;   ///< pointers per row tap
+  int64_t row_taps;  ///< KD*KH
+  int64_t col_taps;  ///< KW
   int64_t stride, dilation;
   int64_t positions;
-  int64_t channels;        ///< C, what may be read of a pixel
-  int64_t group_in;        ///< C/groups
-  int64_t vectors;         ///< vectors of output channels
-  const int32_t* source;   ///< per output lane: first input channel of its group (vectors*width entries)
-  const uint8_t* shape;    ///< per output vector: see LaneShape
-  const float* weights;    ///< [vector][row tap][column tap][c in group][lane]
-  float* out;              ///< [position][vectors*width]
+  int64_t channels;       ///< C, what may be read of a pixel
+  int64_t group_in;       ///< C/groups
+  int64_t vectors;        ///< vectors of output channels
+  const int32_t* source;  ///< per output lane: first input channel of its group (vectors*width entries)
+  const uint8_t* shape;   ///< per output vector: see LaneShape
+  const float* weights;   ///< [vector][row tap][column tap][c in group][lane]
+  float* out;             ///< [position][vectors*width]
 };
 
 /// How the lanes of one output vector read their input channel c.
 enum LaneShape : uint8_t {
-  kGather,      ///< each lane its own channel, wherever it is
-  kWindow,      ///< all lanes' channels are within two vectors from the first lane's
-  kBroadcast,   ///< all lanes in one group
-  kContiguous   ///< lane l reads channel source + l (depthwise)
+  kGather,     ///< each lane its own channel, wherever it is
+  kWindow,     ///< all lanes' channels are within two vectors from the first lane's
+  kBroadcast,  ///< all lanes in one group
+  kContiguous  ///< lane l reads channel source + l (depthwise)
 };
 
 constexpr int kMaxPanelVectors = 3;
 
 struct Kernels {
   const char* isa;
-  int width;                        ///< floats per vector
-  int panel_vectors;                ///< widest panel
-  int rows[kMaxPanelVectors + 1];   ///< rows held in registers, by panel width
+  int width;                       ///< floats per vector
+  int panel_vectors;               ///< widest panel
+  int rows[kMaxPanelVectors + 1];  ///< rows held in registers, by panel width
 
   /// c[r][j] (+)= sum_k a[r][k] * b[k][j] for one panel of `vectors` vectors; b rows are vectors*width apart.
   /// With `transposed`, a(r, k) is at a + k*lda + r, else at a + r*lda + k.
-  void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
-               int64_t ldb, float* c, int64_t ldc, bool accumulate);
+  void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda,
+               const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate);
 
-  /// c[r][o] (+)= sum_k a[r*lda + k] * b[o*ldb + k] for 1 to 4 outputs: vectors along k, since lanes of outputs
-  /// would be mostly empty.
-  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
-                      float* c, int64_t ldc, bool accumulate);
+  /// c[r][o] (+)= sum_k a[r*lda + k] * b[o*ldb + k] for 1 to 4 outputs: vectors along k, since lanes of
+  /// outputs would be mostly empty.
+  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
+                      int64_t ldb, float* c, int64_t ldc, bool accumulate);
 
   void (*to_float)(Dtype from, const void* src, float* dst, int64_t n);
-  /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's element
-  /// offset in the output, for the residual.
-  void (*store)(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n);
+  /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's
+  /// element offset in the output, for the residual.
+  void (*store)(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst,
+                int64_t n);
   void (*add)(const float* src, float* dst, int64_t n);
 
   void (*pack_weight)(const GemmWeightPanel& panel);

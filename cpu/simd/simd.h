@@ -1,8 +1,8 @@
 #pragma once
 
 // A vector of floats as wide as the instruction set this file is compiled for, written with the compilers'
-// vector extension so that one source serves SSE4.2, AVX2, AVX-512 and NEON. Nothing here or in the files that
-// include it may use functions of the standard library: see cpu/CMakeLists.txt.
+// vector extension so that one source serves SSE4.2, AVX2, AVX-512 and NEON. Nothing here or in the files
+// that include it may use functions of the standard library: see cpu/CMakeLists.txt.
 
 #include <stdint.h>
 #include <string.h>
@@ -66,10 +66,14 @@ SIMD_INLINE HalfBits to_bfloat(Vec v) {
 
 #if defined(__AVX512F__)
 SIMD_INLINE Vec from_half(HalfBits h) { return (Vec)_mm512_cvtph_ps((__m256i)h); }
-SIMD_INLINE HalfBits to_half(Vec v) { return (HalfBits)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT); }
+SIMD_INLINE HalfBits to_half(Vec v) {
+  return (HalfBits)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+}
 #elif defined(__AVX2__)
 SIMD_INLINE Vec from_half(HalfBits h) { return (Vec)_mm256_cvtph_ps((__m128i)h); }
-SIMD_INLINE HalfBits to_half(Vec v) { return (HalfBits)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT); }
+SIMD_INLINE HalfBits to_half(Vec v) {
+  return (HalfBits)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+}
 #elif defined(__ARM_NEON)
 SIMD_INLINE Vec from_half(HalfBits h) { return (Vec)vcvt_f32_f16((float16x4_t)h); }
 SIMD_INLINE HalfBits to_half(Vec v) { return (HalfBits)vcvt_f16_f32((float32x4_t)v); }
@@ -164,7 +168,8 @@ SIMD_INLINE void transpose_stage(Vec* rows) {
 /// Rows become columns, in place, for kWidth rows.
 SIMD_INLINE void transpose(Vec* rows) { transpose_stage<1>(rows); }
 
-/// A block of kWidth x kWidth items as columns: out[j] lane i is p[i * row_stride + j], for i < rows, else zero.
+/// A block of kWidth x kWidth items as columns: out[j] lane i is p[i * row_stride + j], for i < rows, else
+/// zero.
 template <class T>
 SIMD_INLINE void load_transposed(const typename T::Item* p, int64_t row_stride, int64_t rows, Vec* out) {
 #pragma GCC unroll 16

@@ -1,5 +1,5 @@
-// The three transforms of F(m, 3), one vector of channels at a time. The matrices are compile-time constants, so
-// the zeros and ones in them cost nothing.
+// The three transforms of F(m, 3), one vector of channels at a time. The matrices are compile-time constants,
+// so the zeros and ones in them cost nothing.
 
 #include "core/winograd.h"
 
@@ -181,12 +181,16 @@ void weight_any(int m, const WinogradWeightPanel& panel) {
 
 }  // namespace
 
-void winograd_input(int m, Dtype type, const WinogradInputTile& tile) { SIMD_BY_TYPE(type, input_any, m, tile) }
+void winograd_input(int m, Dtype type, const WinogradInputTile& tile) {
+  SIMD_BY_TYPE(type, input_any, m, tile)
+}
 
 void winograd_output(int m, const WinogradOutputTile& tile) {
   SIMD_BY_TYPE(tile.epilogue->type, output_any, m, tile)
 }
 
-void winograd_weight(int m, const WinogradWeightPanel& panel) { SIMD_BY_TYPE(panel.w.type, weight_any, m, panel) }
+void winograd_weight(int m, const WinogradWeightPanel& panel) {
+  SIMD_BY_TYPE(panel.w.type, weight_any, m, panel)
+}
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
