@@ -21,6 +21,7 @@ constexpr double kProductShare = 0.75;
 constexpr double kTransformShare = 0.5;  ///< assumed: straight-line multiply-adds and adds
 constexpr double kCacheSpeed = 2;        ///< assumed: the system-level cache against memory
 constexpr double kCacheShare = 0.75;     ///< of the system-level cache that a chunk may fill
+constexpr double kDirectShare = 0.10;    ///< assumed: direct kernels, which share no operand between threads
 constexpr double kStepSeconds = 3e-6;    ///< assumed: a dispatch behind a barrier
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -36,7 +37,7 @@ double seconds(double product_seconds, double bytes, const Device& d) {
 void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& plan, Candidate& c) {
   const metal::WinogradScratch scratch = metal::winograd_scratch(p, plan);
   const int64_t m = plan.m, frequencies = (m + 2) * (m + 2);
-  const metal::GemmBlock block = metal::winograd_block(plan.frames * plan.tiles, plan.out_slice);
+  const metal::GemmBlock block = metal::winograd_block(p, plan);
   const int64_t cols = divide_up(p.output(kWidth), m);
   const int64_t tiles = p.batch * divide_up(p.output(kHeight), m) * cols;
   const int64_t tile_chunks = divide_up(tiles, plan.tiles),
@@ -104,6 +105,11 @@ WinogradPlan fit_chunk(const ConvProblem& p, int m, int64_t frames, int64_t slic
 }
 
 void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (p.empty()) {
+    c.winograd = {2, 1, 1, std::max<int64_t>(1, p.out_channels)};
+    c.reason = "the output is empty";
+    return;
+  }
   Candidate best;
   const int64_t cache = static_cast<int64_t>(kCacheShare * static_cast<double>(d.system_cache_bytes));
   for (int m : {2, 4, 6}) {
@@ -206,10 +212,30 @@ StockRoute stock_route(const ConvProblem& p, const Device& d) {
     r.name = "one 3-D implicit GEMM";
     r.bytes = p.operand_bytes() + extra;
   }
+  if (p.groups > 1) r.name = "one convolution per group";
   const double transfer = r.bytes / (d.gbytes * 1e9 * kBandwidthShare);
-  r.seconds = std::max(product_seconds, transfer) + (p.kernel[0] > 1 ? taps : 1) * kStepSeconds;
+  r.seconds = std::max(product_seconds, transfer) +
+              (p.kernel[0] > 1 ? taps : 1) * static_cast<double>(p.groups) * kStepSeconds;
   return r;
 }
+
+namespace {
+
+void consider_grouped(const ConvProblem& p, const Device& d, Candidate& c) {
+  if (!metal::has_grouped_kernel(p)) {
+    c.legal = false;
+    c.reason = "it needs a result of the type that x and w promote to";
+    return;
+  }
+  c.flops = p.direct_flops();
+  c.bytes = p.operand_bytes();
+  c.cost =
+      c.flops / (d.gflops * 1e9 * kDirectShare) + c.bytes / (d.gbytes * 1e9 * kBandwidthShare) + kStepSeconds;
+  c.reason =
+      p.group_in() == 1 && p.group_out() == 1 ? "depthwise, one thread per output" : "one thread per output";
+}
+
+}  // namespace
 
 void consider_gpu(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   if (c.algorithm == Algorithm::stock) {
@@ -225,6 +251,10 @@ void consider_gpu(const ConvProblem& p, const Device& d, int64_t limit, Candidat
     c.reason = winograd_obstacle(p);
     c.legal = c.reason.empty();
     if (c.legal) consider_winograd(p, d, limit, c);
+    return;
+  }
+  if (c.algorithm == Algorithm::grouped) {
+    consider_grouped(p, d, c);
     return;
   }
   c.legal = false;

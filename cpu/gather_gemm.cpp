@@ -129,11 +129,14 @@ class Product {
       started = true;
     }
     if (!started) std::fill(c, c + count * cols_, 0.0f);
-    for (int64_t r = 0; r < count; ++r) {
+    // Whole rows that follow each other in the output, without a bias to start anew for each, are one row.
+    const bool joined = last && rows_.in_order() && lanes == p_.out_channels && lanes == cols_ && !p_.bias;
+    const int64_t steps = joined ? 1 : count, length = joined ? count * lanes : lanes;
+    for (int64_t r = 0; r < steps; ++r) {
       const int64_t at = rows_.output_offset(first_row + r) + channel;
       if (last) {
         k_.store(operands_.epilogue, c + r * cols_, channel, at,
-                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type), lanes);
+                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type), length);
       } else {
         std::memcpy(memory_sums + at, c + r * cols_, static_cast<size_t>(lanes) * sizeof(float));
       }

@@ -8,6 +8,7 @@
 namespace mlx_conv3d::cpu {
 
 int64_t RowGather::output_offset(int64_t r) const {
+  if (in_order_) return r * p_.out_channels;
   const int64_t jw = r % w_.count, jh = r / w_.count % h_.count;
   const int64_t plane = r / plane_rows();
   const int64_t n = plane / d_.count, jd = plane % d_.count;

@@ -19,11 +19,17 @@ class RowGather {
  public:
   RowGather(const ConvProblem& problem, const Input& input, const AxisPhase& d, const AxisPhase& h,
             const AxisPhase& w)
-      : p_(problem), input_(input), d_(d), h_(h), w_(w) {}
+      : p_(problem),
+        input_(input),
+        d_(d),
+        h_(h),
+        w_(w),
+        in_order_(d.step == 1 && h.step == 1 && w.step == 1) {}
 
   int64_t planes() const { return p_.batch * d_.count; }
   int64_t plane_rows() const { return h_.count * w_.count; }
   int64_t rows() const { return planes() * plane_rows(); }
+  bool in_order() const { return in_order_; }
   /// Element offset of row r in the output.
   int64_t output_offset(int64_t r) const;
   bool plane_reads_zero(int64_t plane, int64_t kd) const { return d_.source(kd, plane % d_.count) < 0; }
@@ -49,6 +55,7 @@ class RowGather {
   const ConvProblem& p_;
   const Input& input_;
   const AxisPhase &d_, &h_, &w_;
+  const bool in_order_;  ///< a phase of all output positions: row r is the output's position r
 };
 
 }  // namespace mlx_conv3d::cpu

@@ -55,7 +55,9 @@ def integers(name: str, value: Any, dims: int) -> list[int]:
     """One int for all axes, or one for each."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != dims:
-            raise ValueError(f"{name} must have {dims} entries for a {dims}-D convolution, got {tuple(value)}")
+            raise ValueError(
+                f"{name} must have {dims} entries for a {dims}-D convolution, got {tuple(value)}"
+            )
         return [_integer(name, v) for v in value]
     return [_integer(name, value)] * dims
 
@@ -171,7 +173,9 @@ def general(
         return integers(name, value[0] if single else value, dims)
 
     pads = general_padding(padding, dims)
-    kept = [slice(max(0, -lo), size - max(0, -hi)) for (lo, hi), size in zip(pads, x_shape[1:-1], strict=True)]
+    kept = [
+        slice(max(0, -lo), size - max(0, -hi)) for (lo, hi), size in zip(pads, x_shape[1:-1], strict=True)
+    ]
     parsed = parameters(
         dims,
         stride=per_axis("stride", stride),

@@ -176,8 +176,10 @@ def conv1d(
 
 def cropped(x: mx.array, kept: list[slice]) -> mx.array:
     """The part of x (N, ..., C) that a negative padding leaves."""
-    whole = all(k.start == 0 and k.stop == size for k, size in zip(kept, x.shape[1:-1], strict=True))
-    return x if whole else x[(slice(None), *kept)]
+    if all(k.start == 0 and k.stop == size for k, size in zip(kept, x.shape[1:-1], strict=True)):
+        return x
+    index = (slice(None), *kept)
+    return x[index]
 
 
 def conv_general(

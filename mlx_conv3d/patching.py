@@ -170,7 +170,9 @@ def unpatch() -> None:
     with _lock:
         for name in _stock:
             if getattr(mx, name) is not _ours[name]:
-                raise RuntimeError(f"mx.{name} was replaced after mlx_conv3d.patch(): undo that replacement first")
+                raise RuntimeError(
+                    f"mx.{name} was replaced after mlx_conv3d.patch(): undo that replacement first"
+                )
         for name, stock in _stock.items():
             setattr(mx, name, stock)
         _stock.clear()

@@ -72,7 +72,28 @@ class Plan:
             else f"  {c.algorithm:14} {c.reason}"
             for c in self.candidates
         ]
-        return "\n".join(head + rows)
+        return "\n".join(head + rows + _program_rows(self.program))
+
+
+def _program_rows(program: dict[str, Any] | None) -> list[str]:
+    """The steps of a Program, those of one kernel in one line."""
+    if program is None:
+        return []
+    by_kernel: dict[str, list[dict[str, Any]]] = {}
+    for step in program["steps"]:
+        by_kernel.setdefault(step["kernel"], []).append(step)
+    barriers = sum(step["barrier"] for step in program["steps"])
+    rows = [
+        f"  GPU program, nothing measured: {len(program['steps'])} steps, {barriers} of them behind a barrier",
+        f"  {'kernel':28} {'steps':>6} {'largest grid':>18} {'MB moved':>10}",
+    ]
+    for kernel, steps in by_kernel.items():
+        grid = max((s["grid"] for s in steps), key=lambda g: int(g[0]) * int(g[1]) * int(g[2]))
+        moved = sum(s["nbytes"] for s in steps) / 1e6
+        rows.append(f"  {kernel:28} {len(steps):6} {'x'.join(map(str, grid)):>18} {moved:10.1f}")
+    scratch = {b["name"]: b["nbytes"] for b in program["buffers"] if b["role"] == "scratch"}
+    sizes = ", ".join(f"{name} {nbytes / 2**20:.1f} MiB" for name, nbytes in scratch.items())
+    return [*rows, f"  scratch: {sizes}"]
 
 
 def plan_of(
@@ -89,6 +110,8 @@ def plan_of(
     prepared: bool = False,
     algorithm: str = "auto",
     limit: int = 0,
+    gpu: str = "",
+    winograd: Sequence[int] = (),
 ) -> Plan:
     """The plan of a convolution whose parameters are already parsed."""
     d = _ext.plan(
@@ -104,6 +127,8 @@ def plan_of(
         prepared=prepared,
         algorithm=arguments.algorithm_name(algorithm),
         limit=limit,
+        gpu=gpu,
+        winograd=list(winograd),
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)
@@ -141,7 +166,8 @@ def plan(
     Args:
         x_shape, w_shape: shapes as `conv3d`, `conv2d` or `conv1d` take them.
         dtype: type of x, and of w unless `w_dtype` says otherwise.
-        device: None or "cpu" for this machine's CPU.
+        device: None or "cpu" for this machine's CPU, or an Apple GPU from "m1" to "m5-max", whose plan has a
+            `program`; everything about a GPU is modelled.
         bias, residual: whether there is one.
         lead: number of lead frames.
         prepared: whether w comes from `prepare`, so that its transform is not paid.
@@ -151,8 +177,6 @@ def plan(
     Raises:
         ValueError: shapes or values that do not fit, or a forced algorithm that is not legal; the message says why.
     """
-    if device not in (None, "cpu"):
-        raise ValueError(f"device must be None or 'cpu', got {device!r}")
     dims = len(x_shape) - 2
     if not 1 <= dims <= 3:
         raise ValueError(f"x_shape must have 3 to 5 entries, (N, ..., C), got {tuple(x_shape)}")
@@ -188,4 +212,5 @@ def plan(
         prepared=prepared,
         algorithm=algorithm,
         limit=0 if workspace_limit is None else workspace_limit,
+        gpu="" if device is None or device == "cpu" else device,
     )

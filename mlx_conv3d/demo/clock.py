@@ -44,7 +44,7 @@ class LayerClock:
         self.seconds: dict[str, float] = defaultdict(float)
         self.flops = 0
         self._on_conv = on_conv
-        self._evaluate = mx.eval if evaluate else lambda _: None
+        self._evaluate: Callable[[mx.array], object] = mx.eval if evaluate else lambda _: None
         self._stack = ExitStack()
 
     def __enter__(self) -> LayerClock:

@@ -9,14 +9,19 @@ Source: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
+Layer = Callable[[mx.array], mx.array]
+
 PATCH = 2
 SPACE_FACTOR = 4
 TIME_FACTOR = 4
+# Training starts with little noise in the latent (a standard deviation of 0.05), or the decoder would ignore it.
+LOG_VARIANCE_OFFSET = -6.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,11 @@ class VAEConfig:
 
 
 class TimePad(nn.Module):  # type: ignore[misc]
-    """Zero frames in front of the clip, none behind it, so that no output frame sees a later input frame."""
+    """Repeats the first frame in front of the clip, so that no output frame sees a later input frame.
+
+    Wan puts zeros there. Repeating keeps a model that saw only short clips in training good at long ones: it
+    cannot tell how far back the clip begins.
+    """
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -39,7 +48,9 @@ class TimePad(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array) -> mx.array:
         if self.frames == 0:
             return x
-        return mx.pad(x, [(0, 0), (self.frames, 0), (0, 0), (0, 0), (0, 0)])
+        n, _, h, w, c = x.shape
+        first = mx.broadcast_to(x[:, :1], (n, self.frames, h, w, c))
+        return mx.concatenate([first, x], axis=1)
 
 
 class CausalConv3d(nn.Module):  # type: ignore[misc]
@@ -58,7 +69,8 @@ class CausalConv3d(nn.Module):  # type: ignore[misc]
         self.conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=(0, height // 2, width // 2))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.conv(self.pad(x))
+        y: mx.array = self.conv(self.pad(x))
+        return y
 
 
 class ResidualBlock(nn.Module):  # type: ignore[misc]
@@ -157,7 +169,7 @@ class Encoder(nn.Module):  # type: ignore[misc]
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         full, deep = config.encoder_channels, config.deep_channels
-        self.layers = [
+        self.layers: list[Layer] = [
             CausalConv3d(3 * PATCH**2, full, (3, 3, 3)),
             ResidualBlock(full),
             SpaceDown(full, deep),
@@ -179,7 +191,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         full, deep = config.decoder_channels, config.deep_channels
-        self.layers = [
+        self.layers: list[Layer] = [
             CausalConv3d(config.latent_channels, deep, (3, 3, 3)),
             ResidualBlock(deep),
             TimeUp(deep),
@@ -219,7 +231,7 @@ class VideoVAE(nn.Module):  # type: ignore[misc]
         if d % TIME_FACTOR != 1 or h % SPACE_FACTOR or w % SPACE_FACTOR or c != 3:
             raise ValueError(f"clip must be (N, 1 + 4k, 4h, 4w, 3), got {x.shape}")
         mean, log_variance = mx.split(self.encoder(x), 2, axis=-1)
-        return mean, mx.clip(log_variance, -20.0, 10.0)
+        return mean, mx.clip(log_variance + LOG_VARIANCE_OFFSET, -20.0, 10.0)
 
     def decode(self, z: mx.array) -> mx.array:
         """The clip `(N, 1 + 4k, H, W, 3)` of a latent `(N, 1 + k, H/4, W/4, latent_channels)`."""

@@ -1,0 +1,91 @@
+#pragma once
+
+// What the host and the kernels share: argument structures and the indices of function constants.
+// Strides and offsets are in elements and 64 bits wide; sizes and positions along one axis fit 32.
+
+#ifndef __METAL_VERSION__
+#include <cstdint>
+namespace mlx_conv3d::metal {
+#endif
+
+// Function constants (macros, because Metal's attributes take literals).
+#define MLX_CONV3D_HAS_LEAD 0
+#define MLX_CONV3D_DEPTH_MODE 1  // padding modes, numbered as PadMode in core/problem.h
+#define MLX_CONV3D_HEIGHT_MODE 2
+#define MLX_CONV3D_WIDTH_MODE 3
+#define MLX_CONV3D_HAS_BIAS 4
+#define MLX_CONV3D_HAS_RESIDUAL 5
+#define MLX_CONV3D_ACTIVATION 6  // numbered as Activation in core/problem.h
+#define MLX_CONV3D_CHANNELS 7    // input channels per group
+#define MLX_CONV3D_OUTPUTS 8     // output channels per group
+#define MLX_CONV3D_KERNEL_D 9
+#define MLX_CONV3D_KERNEL_H 10
+#define MLX_CONV3D_KERNEL_W 11
+
+/// Products along K that one step of a matrix multiplication stages in threadgroup memory.
+#define MLX_CONV3D_GEMM_DEPTH 16
+
+struct ArrayStrides {
+  int64_t n, d, h, w, c;
+};
+
+struct WeightStrides {
+  int64_t o, d, h, w, c;
+};
+
+/// x and the lead frames before it; `size` counts both.
+struct InputArrays {
+  ArrayStrides x, lead;
+  int32_t size[3];
+  int32_t lead_frames;
+};
+
+/// tiles[frequency][frame][tile][channel] from x.
+struct WinogradInput {
+  InputArrays input;
+  int64_t frequency_stride;
+  int32_t first_depth;  ///< position of the chunk's first frame; negative in the padding
+  int32_t pad_top, pad_left;
+  int32_t first_tile, tiles, tile_rows, tile_cols;
+  int32_t channels, channel_pitch;
+};
+
+/// weights[frequency][tap * channel_pitch + channel][output] from w.
+struct WinogradWeight {
+  WeightStrides w;
+  int64_t frequency_stride;
+  int32_t first_out, out_channels, out_pitch;
+  int32_t channels, channel_pitch, depth_taps;
+  int32_t flip;
+};
+
+/// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights.
+struct WinogradGemm {
+  int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
+  int64_t frame_step, tap_step;  ///< in tiles: from one output frame, or one depth tap, to the next
+  int32_t rows, tiles;
+  int32_t channel_pitch, out_pitch;
+  int32_t steps, steps_per_tap;
+};
+
+/// y[n][frame][row][col][output] from products.
+struct WinogradOutput {
+  int64_t frequency_stride;
+  int32_t first_frame, frames, height, width;  ///< of y
+  int32_t first_tile, tiles, tile_rows, tile_cols;
+  int32_t first_out, out_channels, out_pitch;
+};
+
+/// A grouped convolution; the kernel's size and the channels per group are function constants.
+struct GroupedConv {
+  InputArrays input;
+  WeightStrides w;
+  int32_t out_size[3];
+  int32_t stride[3], dilation[3], pad[3];
+  int32_t out_channels;
+  int32_t flip;
+};
+
+#ifndef __METAL_VERSION__
+}  // namespace mlx_conv3d::metal
+#endif

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "metal/lower.h"
+
+namespace mlx_conv3d::metal {
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+template <class T>
+Argument argument(int index, const T& value) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  Argument a{index, std::string(sizeof(T), '\0')};
+  std::memcpy(a.data.data(), &value, sizeof(T));
+  return a;
+}
+
+/// Collects the buffers and steps of a Program, and sets the steps' barriers.
+class Builder {
+ public:
+  /// Declares the operands of the problem and the output.
+  Builder(const ConvProblem& problem, const Layout& layout);
+
+  int scratch(const std::string& name, int64_t nbytes);
+  /// Adds a step. It gets a barrier if it touches scratch that an earlier step since the last barrier writes,
+  /// or writes what such a step reads. Steps write different parts of the output, so that asks for none.
+  void add(Step step);
+
+  /// What kernels/input.h needs: bindings 0 (x) and 1 (lead), and the function constants of padding and lead.
+  void bind_input(Step& step) const;
+  /// What kernels/epilogue.h needs: the output at `first`, then bias and residual where there are any.
+  void bind_epilogue(Step& step, int first) const;
+  InputArrays input_arrays() const;
+
+  int x = -1, w = -1, lead = -1, bias = -1, residual = -1, y = -1;
+  Program program;
+
+ private:
+  int declare(const std::string& name, Role role, Dtype dtype, std::vector<int64_t> shape, int64_t elements);
+
+  const ConvProblem& p_;
+  const Layout& layout_;
+  std::vector<Binding> running_;  ///< what steps since the last barrier touch
+};
+
+void lower_grouped(const ConvProblem& problem, const Layout& layout, Builder& builder);
+void lower_winograd(const ConvProblem& problem, const Candidate& candidate, const Layout& layout,
+                    Builder& builder);
+
+}  // namespace mlx_conv3d::metal

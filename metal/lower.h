@@ -1,0 +1,43 @@
+#pragma once
+
+#include "core/plan.h"
+#include "kernels/params.h"
+#include "metal/program.h"
+
+namespace mlx_conv3d::metal {
+
+/// How the operands lie in memory, in elements. The output, the bias and the residual are row-major.
+struct Layout {
+  ArrayStrides x, lead;
+  WeightStrides w;
+};
+Layout row_major(const ConvProblem& problem);
+
+/// The steps of `candidate`, which make_plan() or the caller has sized for a GPU. Pure. No steps for an empty
+/// output. Throws std::invalid_argument for algorithms that Metal leaves to stock MLX.
+Program lower(const ConvProblem& problem, const Candidate& candidate, const Layout& layout);
+inline Program lower(const ConvProblem& problem, const Candidate& candidate) {
+  return lower(problem, candidate, row_major(problem));
+}
+
+/// Rows and columns of the block that a threadgroup of a matrix multiplication computes.
+struct GemmBlock {
+  int64_t rows = 64, cols = 64;
+  bool blocked = false;  ///< sums in blocks, for fp32 results
+};
+GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
+
+/// Whether kernels/grouped.metal has these types: the result's is what MLX promotes x and w to.
+bool has_grouped_kernel(const ConvProblem& problem);
+
+/// Channels from one transformed tile to the next.
+int64_t winograd_tile_pitch(int64_t channels);
+
+/// Scratch bytes of lower()'s Program for these chunks.
+struct WinogradScratch {
+  int64_t weights = 0, tiles = 0, products = 0;
+  int64_t total() const { return weights + tiles + products; }
+};
+WinogradScratch winograd_scratch(const ConvProblem& problem, const WinogradPlan& plan);
+
+}  // namespace mlx_conv3d::metal

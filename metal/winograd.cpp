@@ -1,0 +1,264 @@
+// Winograd on Metal: the weights once per slice of output channels, then per chunk of tiles and frames an
+// input transform, one product per frequency, and an output transform. A chunk's input transform may run
+// beside the output transform before it: they touch different scratch.
+
+#include <algorithm>
+
+#include "metal/builder.h"
+
+namespace mlx_conv3d::metal {
+namespace {
+
+constexpr int64_t kLanes = 32;
+constexpr int64_t kGemmThreads = 128;
+
+std::string kernel_name(const char* pass, int m, Dtype type) {
+  return std::string("winograd_") + pass + "_f" + std::to_string(m) + "_" + name_of(type);
+}
+
+/// Different rows (or columns) of the input that `count` neighbouring tiles read.
+int64_t covered(int64_t count, int64_t m, int64_t extent) { return std::min(extent, count * m + 2); }
+
+class Lowering {
+ public:
+  Lowering(const ConvProblem& p, const WinogradPlan& plan, const Layout& layout, Builder& builder)
+      : p_(p),
+        plan_(plan),
+        layout_(layout),
+        b_(builder),
+        frequencies_((plan.m + 2) * (plan.m + 2)),
+        tile_rows_(divide_up(p.output(kHeight), plan.m)),
+        tile_cols_(divide_up(p.output(kWidth), plan.m)),
+        channel_pitch_(winograd_tile_pitch(p.in_channels)),
+        block_(winograd_block(p, plan)) {
+    const WinogradScratch sizes = winograd_scratch(p, plan);
+    weights_ = b_.scratch("weights", sizes.weights);
+    tiles_ = b_.scratch("tiles", sizes.tiles);
+    products_ = b_.scratch("products", sizes.products);
+  }
+
+  void run() {
+    const int64_t tiles = p_.batch * tile_rows_ * tile_cols_, frames = p_.output(kDepth);
+    const int64_t tile_chunks = divide_up(tiles, plan_.tiles), frame_chunks = divide_up(frames, plan_.frames);
+    for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
+      first_out_ = o;
+      out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
+      out_pitch_ = round_up(out_channels_, block_.cols);
+      transform_weights();
+      for (int64_t f = 0; f < frame_chunks; ++f) {
+        for (int64_t t = 0; t < tile_chunks; ++t) {
+          Chunk chunk;
+          chunk.first_frame = frames * f / frame_chunks;
+          chunk.frames = frames * (f + 1) / frame_chunks - chunk.first_frame;
+          chunk.first_tile = tiles * t / tile_chunks;
+          chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
+          chunk.frames_in = winograd_input_frames(p_, chunk.frames);
+          transform_input(chunk);
+          multiply(chunk);
+          transform_output(chunk);
+        }
+      }
+    }
+  }
+
+ private:
+  struct Chunk {
+    int64_t first_frame, frames, frames_in, first_tile, tiles;
+    int64_t rows() const { return frames * tiles; }
+  };
+
+  int64_t weights_stride() const { return p_.kernel[kDepth] * channel_pitch_ * out_pitch_; }
+  int64_t tiles_stride(const Chunk& c) const { return c.frames_in * c.tiles * channel_pitch_; }
+  int64_t products_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
+
+  void transform_weights() {
+    WinogradWeight a{};
+    a.w = layout_.w;
+    a.frequency_stride = weights_stride();
+    a.first_out = static_cast<int32_t>(first_out_);
+    a.out_channels = static_cast<int32_t>(out_channels_);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    a.channels = static_cast<int32_t>(p_.in_channels);
+    a.channel_pitch = static_cast<int32_t>(channel_pitch_);
+    a.depth_taps = static_cast<int32_t>(p_.kernel[kDepth]);
+    a.flip = p_.flip;
+    Step step;
+    step.kernel = kernel_name("weight", plan_.m, p_.w_type);
+    step.source = "winograd_weight.metal";
+    step.threads = true;
+    step.grid = {out_pitch_, channel_pitch_, p_.kernel[kDepth]};
+    step.threadgroup = {kLanes, 4, 1};
+    step.bindings = {{0, b_.w}, {1, weights_, true}};
+    step.arguments = {argument(2, a)};
+    step.discards = {weights_};
+    const double taps = static_cast<double>(p_.kernel[kDepth] * p_.in_channels * out_channels_);
+    step.nbytes = taps * 9 * static_cast<double>(item_size(p_.w_type)) +
+                  4.0 * static_cast<double>(frequencies_ * weights_stride());
+    step.flops = taps * transform_flops(3);
+    b_.add(std::move(step));
+  }
+
+  void transform_input(const Chunk& c) {
+    WinogradInput a{};
+    a.input = b_.input_arrays();
+    a.frequency_stride = tiles_stride(c);
+    a.first_depth = static_cast<int32_t>(c.first_frame * p_.stride[kDepth] - p_.pad_lo[kDepth]);
+    a.pad_top = static_cast<int32_t>(p_.pad_lo[kHeight]);
+    a.pad_left = static_cast<int32_t>(p_.pad_lo[kWidth]);
+    set_tiles(a, c);
+    a.channels = static_cast<int32_t>(p_.in_channels);
+    a.channel_pitch = static_cast<int32_t>(channel_pitch_);
+    Step step;
+    step.kernel = kernel_name("input", plan_.m, p_.x_type);
+    step.source = "winograd_input.metal";
+    step.threads = true;
+    step.grid = {channel_pitch_, c.tiles, c.frames_in};
+    step.threadgroup = {kLanes, 4, 1};
+    b_.bind_input(step);
+    step.bindings.push_back({2, tiles_, true});
+    step.arguments = {argument(3, a)};
+    step.discards = {tiles_};
+    step.nbytes = read_pixels(c) * static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
+                  4.0 * static_cast<double>(frequencies_ * tiles_stride(c));
+    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2);
+    b_.add(std::move(step));
+  }
+
+  void multiply(const Chunk& c) {
+    WinogradGemm a{};
+    a.tiles_frequency_stride = tiles_stride(c);
+    a.weights_frequency_stride = weights_stride();
+    a.products_frequency_stride = products_stride(c);
+    a.frame_step = p_.stride[kDepth] * c.tiles;
+    a.tap_step = p_.dilation[kDepth] * c.tiles;
+    a.rows = static_cast<int32_t>(c.rows());
+    a.tiles = static_cast<int32_t>(c.tiles);
+    a.channel_pitch = static_cast<int32_t>(channel_pitch_);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    a.steps_per_tap = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
+    a.steps = static_cast<int32_t>(a.steps_per_tap * p_.kernel[kDepth]);
+    Step step;
+    step.kernel = "winograd_gemm_" + std::to_string(block_.rows) + "x" + std::to_string(block_.cols) +
+                  (block_.blocked ? "_blocked" : "");
+    step.source = "winograd_gemm.metal";
+    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies_};
+    step.threadgroup = {kGemmThreads, 1, 1};
+    step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
+    step.arguments = {argument(3, a)};
+    step.discards = {products_};
+    // Frames that a depth stride or dilation leaves out are not read.
+    const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
+    step.nbytes = 4.0 * static_cast<double>(frequencies_ * (frames_read * c.tiles * channel_pitch_ +
+                                                            weights_stride() + products_stride(c)));
+    step.flops = 2.0 * static_cast<double>(frequencies_ * products_stride(c)) *
+                 static_cast<double>(p_.kernel[kDepth] * channel_pitch_);
+    b_.add(std::move(step));
+  }
+
+  void transform_output(const Chunk& c) {
+    WinogradOutput a{};
+    a.frequency_stride = products_stride(c);
+    a.first_frame = static_cast<int32_t>(c.first_frame);
+    a.frames = static_cast<int32_t>(p_.output(kDepth));
+    a.height = static_cast<int32_t>(p_.output(kHeight));
+    a.width = static_cast<int32_t>(p_.output(kWidth));
+    set_tiles(a, c);
+    a.first_out = static_cast<int32_t>(first_out_);
+    a.out_channels = static_cast<int32_t>(p_.out_channels);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    Step step;
+    step.kernel = kernel_name("output", plan_.m, p_.out_type);
+    step.source = "winograd_output.metal";
+    step.threads = true;
+    step.grid = {out_channels_, c.tiles, c.frames};
+    step.threadgroup = {kLanes, 4, 1};
+    step.bindings = {{0, products_}};
+    b_.bind_epilogue(step, 1);
+    step.arguments = {argument(4, a)};
+    const double written = static_cast<double>(p_.output(kHeight) * p_.output(kWidth)) * p_.batch /
+                           static_cast<double>(p_.batch * tile_rows_ * tile_cols_);
+    const double outputs = written * static_cast<double>(c.rows() * out_channels_);
+    step.nbytes = 4.0 * static_cast<double>(frequencies_ * c.rows() * out_channels_) +
+                  outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
+                  (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
+    step.flops = static_cast<double>(c.rows() * out_channels_) * transform_flops(plan_.m + 2);
+    b_.add(std::move(step));
+  }
+
+  template <class T>
+  void set_tiles(T& a, const Chunk& c) const {
+    a.first_tile = static_cast<int32_t>(c.first_tile);
+    a.tiles = static_cast<int32_t>(c.tiles);
+    a.tile_rows = static_cast<int32_t>(tile_rows_);
+    a.tile_cols = static_cast<int32_t>(tile_cols_);
+  }
+
+  /// Different pixels that the chunk's input transform reads.
+  double read_pixels(const Chunk& c) const {
+    int64_t frames = 0;
+    for (int64_t f = 0; f < c.frames_in; ++f) {
+      frames += p_.source_index(kDepth, c.first_frame * p_.stride[kDepth] - p_.pad_lo[kDepth] + f) >= 0;
+    }
+    const int64_t per_image = tile_rows_ * tile_cols_;
+    const int64_t images = divide_up(c.tiles, per_image);
+    const int64_t tiles = std::min(c.tiles, per_image);
+    const int64_t rows = covered(divide_up(tiles, tile_cols_), plan_.m, p_.input[kHeight]);
+    const int64_t cols = covered(std::min(tiles, tile_cols_), plan_.m, p_.input[kWidth]);
+    return static_cast<double>(frames * images) * static_cast<double>(rows * cols);
+  }
+
+  /// Of one tile and channel: t^2 elements, each a sum of about t terms, in two directions.
+  double transform_flops(int64_t terms) const {
+    return 4.0 * static_cast<double>((plan_.m + 2) * terms * (plan_.m + 1));
+  }
+
+  const ConvProblem& p_;
+  const WinogradPlan& plan_;
+  const Layout& layout_;
+  Builder& b_;
+  const int64_t frequencies_, tile_rows_, tile_cols_, channel_pitch_;
+  const GemmBlock block_;
+  int weights_, tiles_, products_;
+  int64_t first_out_ = 0, out_channels_ = 0, out_pitch_ = 0;
+};
+
+}  // namespace
+
+int64_t winograd_tile_pitch(int64_t channels) { return round_up(channels, MLX_CONV3D_GEMM_DEPTH); }
+
+GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
+  GemmBlock best;
+  best.blocked = p.out_type == Dtype::float32;
+  best.rows = plan.frames * plan.tiles <= 32 ? 32 : 64;
+  const int64_t out_channels = std::min(plan.out_slice, p.out_channels);
+  // The widest block among those that waste fewest columns: it reads the tiles least often.
+  int64_t columns = 0;
+  for (int64_t cols : {96, 64, 32}) {
+    if (cols == 96 && (best.rows == 32 || best.blocked)) continue;
+    const int64_t padded = round_up(out_channels, cols);
+    if (columns == 0 || padded < columns) {
+      columns = padded;
+      best.cols = cols;
+    }
+  }
+  return best;
+}
+
+WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
+  const int64_t frequencies = (plan.m + 2) * (plan.m + 2), pitch = winograd_tile_pitch(p.in_channels);
+  const int64_t rows = plan.frames * plan.tiles;
+  const GemmBlock block = winograd_block(p, plan);
+  const int64_t out_pitch = round_up(std::min(plan.out_slice, p.out_channels), block.cols);
+  WinogradScratch s;
+  s.weights = 4 * frequencies * p.kernel[kDepth] * pitch * out_pitch;
+  s.tiles = 4 * frequencies * winograd_input_frames(p, plan.frames) * plan.tiles * pitch;
+  s.products = 4 * frequencies * round_up(rows, block.rows) * out_pitch;
+  return s;
+}
+
+void lower_winograd(const ConvProblem& p, const Candidate& candidate, const Layout& layout,
+                    Builder& builder) {
+  Lowering(p, candidate.winograd, layout, builder).run();
+}
+
+}  // namespace mlx_conv3d::metal

@@ -1,0 +1,82 @@
+"""The compiled core. Its arguments are parsed and checked in Python; see `functional` for what they mean."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+_Stream: TypeAlias = Any
+
+mlx_version: str
+
+def conv(
+    x: mx.array,
+    w: mx.array,
+    *,
+    dims: int,
+    stride: Sequence[int],
+    pad_lo: Sequence[int],
+    pad_hi: Sequence[int],
+    dilation: Sequence[int],
+    input_dilation: Sequence[int],
+    pad_mode: Sequence[int],
+    groups: int,
+    flip: bool,
+    activation: int,
+    bias: mx.array | None = None,
+    residual: mx.array | None = None,
+    lead: mx.array | None = None,
+    packed: mx.array | None = None,
+    packed_m: int = 0,
+    algorithm: str = "auto",
+    stream: _Stream = None,
+) -> mx.array: ...
+def plan(
+    *,
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    x_type: mx.Dtype,
+    w_type: mx.Dtype,
+    out_type: mx.Dtype,
+    dims: int,
+    stride: Sequence[int],
+    pad_lo: Sequence[int],
+    pad_hi: Sequence[int],
+    dilation: Sequence[int],
+    input_dilation: Sequence[int],
+    pad_mode: Sequence[int],
+    groups: int,
+    flip: bool,
+    activation: int,
+    bias: bool,
+    residual: bool,
+    lead: int,
+    prepared: bool,
+    algorithm: str,
+    limit: int,
+    gpu: str = "",
+    winograd: Sequence[int] = [],
+) -> dict[str, Any]: ...
+def choose(
+    x: mx.array,
+    w: mx.array,
+    *,
+    dims: int,
+    stride: Sequence[int],
+    pad_lo: Sequence[int],
+    pad_hi: Sequence[int],
+    dilation: Sequence[int],
+    input_dilation: Sequence[int],
+    pad_mode: Sequence[int],
+    groups: int,
+    flip: bool,
+    activation: int,
+) -> str: ...
+def pack_weights(w: mx.array, m: int, flip: bool, stream: _Stream = None) -> mx.array: ...
+def workspace_limit() -> int: ...
+def set_workspace_limit(bytes: int) -> int: ...
+def isa() -> str: ...
+def threads() -> int: ...
+def on_cpu(stream: _Stream = None) -> bool: ...
+def disabled() -> bool: ...
+def gpus() -> list[dict[str, Any]]: ...

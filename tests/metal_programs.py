@@ -1,0 +1,157 @@
+"""Problems for Metal, their Programs run in the simulator, and the check against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import metal_sim
+import mlx.core as mx
+import numpy as np
+import reference
+from metal_sim import Program, Schedule, bfloat16_bits, bfloat16_floats
+
+from mlx_conv3d import _arguments, planning
+
+KERNELS = Path(__file__).resolve().parent.parent / "kernels"
+ONE_SCHEDULE = (Schedule("shuffled", 3),)
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution: x (N, D, H, W, C), w (O, KD, KH, KW, C / groups)."""
+
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    dtype: str = "float32"
+    w_dtype: str = ""
+    stride: tuple[int, ...] = (1, 1, 1)
+    padding: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (1, 1))
+    dilation: tuple[int, ...] = (1, 1, 1)
+    input_dilation: tuple[int, ...] = (1, 1, 1)
+    modes: tuple[str, ...] = ("zeros", "zeros", "zeros")
+    groups: int = 1
+    flip: bool = False
+    activation: str | None = None
+    bias: bool = False
+    residual: bool = False
+    lead: int = 0
+    algorithm: str = "winograd"
+    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice
+    seed: int = 1
+
+    @property
+    def out_dtype(self) -> str:
+        both = {self.dtype, self.w_dtype or self.dtype}
+        return both.pop() if len(both) == 1 else "float32"
+
+    def plan(self, device: str = "m3-max") -> planning.Plan:
+        parameters = _arguments.parameters(
+            3,
+            stride=list(self.stride),
+            padding=[tuple(p) for p in self.padding],
+            dilation=list(self.dilation),
+            input_dilation=list(self.input_dilation),
+            groups=self.groups,
+            padding_mode=list(self.modes),
+            activation=self.activation,
+            flip=self.flip,
+        )
+        return planning.plan_of(
+            self.x,
+            self.w,
+            parameters,
+            x_type=DTYPES[self.dtype],
+            w_type=DTYPES[self.w_dtype or self.dtype],
+            out_type=DTYPES[self.out_dtype],
+            bias=self.bias,
+            residual=self.residual,
+            lead=self.lead,
+            algorithm=self.algorithm,
+            gpu=device,
+            winograd=self.chunks,
+        )
+
+    def program(self, device: str = "m3-max") -> Program:
+        return Program.from_dict(self.plan(device).program)
+
+
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """As the buffer holds them."""
+    return bfloat16_bits(values) if dtype == "bfloat16" else values.astype(dtype)
+
+
+def floats(array: np.ndarray, dtype: str) -> np.ndarray:
+    return (bfloat16_floats(array) if dtype == "bfloat16" else array).astype(np.float64)
+
+
+def operands(case: Case, program: Program) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Arrays for the Program's inputs, and their exact values."""
+    rng = np.random.default_rng(case.seed)
+    arrays, exact = {}, {}
+    for b in program.buffers:
+        if b.role != "input":
+            continue
+        values = rng.normal(size=b.shape).astype(np.float32)
+        if b.name == "w":
+            values /= np.float32(max(1, np.prod(b.shape[1:])) ** 0.5)
+        arrays[b.name] = stored(values, b.dtype)
+        exact[b.name] = floats(arrays[b.name], b.dtype)
+    return arrays, exact
+
+
+def solution(case: Case, exact: dict[str, np.ndarray]) -> np.ndarray:
+    conv = reference.Conv.of(
+        3,
+        stride=case.stride,
+        padding=case.padding,
+        dilation=case.dilation,
+        input_dilation=case.input_dilation,
+        modes=case.modes,
+        groups=case.groups,
+        flip=case.flip,
+        activation=case.activation,
+    )
+    rest = {name: a for name, a in exact.items() if name not in ("x", "w")}
+    return reference.forward(exact["x"], exact["w"], conv, **rest)
+
+
+def run(
+    case: Case,
+    *,
+    device: str = "m3-max",
+    schedules: Sequence[Schedule] = ONE_SCHEDULE,
+    kernels: Path = KERNELS,
+    **options: Any,
+) -> tuple[metal_sim.Result, np.ndarray, np.ndarray]:
+    """The simulator's result, the output and the float64 solution."""
+    program = case.program(device)
+    arrays, exact = operands(case, program)
+    result = metal_sim.run_program(program, arrays, kernels, schedules=schedules, **options)
+    y = floats(result.outputs["y"], case.out_dtype) if "y" in result.outputs else np.zeros(0)
+    return result, y, solution(case, exact)
+
+
+def check(case: Case, **options: Any) -> metal_sim.Result:
+    """Runs a case: no reports, and an error within the accuracy contract."""
+    result, y, exact = run(case, **options)
+    result.check()
+    assert_accurate(y, exact, case.out_dtype)
+    return result
+
+
+def assert_accurate(y: np.ndarray, exact: np.ndarray, dtype: str) -> None:
+    assert y.shape == exact.shape
+    error = np.linalg.norm(y - exact)
+    if dtype == "float32":
+        assert error <= 3e-6 * np.linalg.norm(exact) + 1e-9, (
+            f"relative error {error / np.linalg.norm(exact):.2e}"
+        )
+        return
+    # A few elements round to the other neighbour of a tie: in small outputs that outweighs 2 %.
+    rounded = floats(stored(exact.astype(np.float32), dtype), dtype)
+    slack = 3e-6 * np.linalg.norm(exact)
+    assert error <= 1.02 * np.linalg.norm(rounded - exact) + slack, "not as exact as the rounded exact result"

@@ -1,0 +1,107 @@
+"""The direct kernel for grouped and depthwise convolutions, in the simulator."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import metal_sim
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metal_programs import KERNELS, Case, check
+from metal_sim import SCHEDULES
+
+import mlx_conv3d
+
+pytestmark = pytest.mark.skipif(
+    bool(metal_sim.unavailable_reason()), reason=metal_sim.unavailable_reason() or "no simulator"
+)
+DTYPES = ("float32", "float16", "bfloat16")
+MODES = ("zeros", "edge", "reflect")
+DEPTHWISE = Case(
+    x=(1, 4, 5, 6, 5), w=(5, 3, 3, 3, 1), groups=5, padding=((1, 1), (1, 1), (1, 1)), algorithm="grouped"
+)
+
+
+@pytest.mark.parametrize(("dtype", "mode"), list(product(DTYPES, MODES)))
+def test_depthwise(dtype: str, mode: str) -> None:
+    check(replace(DEPTHWISE, dtype=dtype, modes=(mode,) * 3, padding=((2, 0), (1, 2), (0, 1)), lead=1))
+
+
+@pytest.mark.parametrize(("dtype", "w_dtype"), list(product(DTYPES, DTYPES)))
+def test_types(dtype: str, w_dtype: str) -> None:
+    check(
+        replace(
+            DEPTHWISE, x=(1, 3, 4, 4, 6), w=(4, 2, 2, 3, 3), groups=2, dtype=dtype, w_dtype=w_dtype, bias=True
+        )
+    )
+
+
+def test_schedules() -> None:
+    check(replace(DEPTHWISE, activation="gelu", bias=True, residual=True), schedules=SCHEDULES)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    def small(most: int, least: int = 1) -> int:
+        return draw(st.integers(least, most))
+
+    groups, channels, outs = small(4, 2), small(3), small(3)
+    kernel = tuple(small(3) for _ in range(3))
+    dilation = tuple(small(2) for _ in range(3))
+    size = tuple((k - 1) * d + small(4) for k, d in zip(kernel, dilation, strict=True))
+    return Case(
+        x=(small(2), *size, groups * channels),
+        w=(groups * outs, *kernel, channels),
+        dtype=draw(st.sampled_from(DTYPES)),
+        stride=tuple(small(2) for _ in range(3)),
+        padding=tuple((small(min(2, n - 1), 0), small(min(2, n - 1), 0)) for n in size),
+        dilation=dilation,
+        modes=tuple(draw(st.sampled_from(MODES)) for _ in range(3)),
+        groups=groups,
+        flip=draw(st.booleans()),
+        activation=draw(st.sampled_from([None, "relu", "silu", "gelu"])),
+        bias=draw(st.booleans()),
+        residual=draw(st.booleans()),
+        lead=small(2, 0),
+        algorithm="grouped",
+        seed=small(99),
+    )
+
+
+@settings(max_examples=30)
+@given(cases())
+def test_drawn_programs(case: Case) -> None:
+    check(case)
+
+
+MUTATIONS = {
+    "frames-unpadded": "if (d < 0) continue;",
+    "rows-unpadded": "if (h < 0) continue;",
+    "columns-unpadded": "if (v < 0) continue;",
+    "group-of-another": " / outputs * channels;",
+    "unflipped": "p.flip ? kernel_h - 1 - kh : kh",
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
+    kernels = tmp_path / "kernels"
+    shutil.copytree(KERNELS, kernels)
+    file = kernels / "grouped.metal"
+    text = file.read_text()
+    assert MUTATIONS[name] in text
+    file.write_text(text.replace(MUTATIONS[name], "kh" if name == "unflipped" else ";"))
+    with pytest.raises(AssertionError):
+        check(replace(DEPTHWISE, w=(10, 3, 3, 3, 1), flip=True), kernels=kernels, schedules=SCHEDULES[:1])
+
+
+def test_depthwise_is_planned() -> None:
+    p = mlx_conv3d.plan(
+        (1, 9, 30, 52, 96), (96, 3, 3, 3, 1), groups=96, padding=1, dtype=mx.bfloat16, device="m2"
+    )
+    assert p.algorithm == "grouped"

@@ -1,0 +1,232 @@
+"""What a user installs: versions, the compiled module's stub, instruction sets, and errors at import."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from importlib.metadata import distribution
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import mlx_conv3d
+from mlx_conv3d import _arguments, _compatibility, _ext
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(mlx_conv3d.__file__).parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REQUIRED = _compatibility.REQUIRED_MLX
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, timeout=300
+    )
+
+
+def one_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a traceback: the error."""
+    assert done.returncode == 1
+    return done.stderr.strip().splitlines()[-1]
+
+
+# ---- versions ----------------------------------------------------------------------------------------------
+
+
+def test_versions_agree() -> None:
+    assert mlx_conv3d.__version__ == PYPROJECT["project"]["version"] == distribution("mlx-conv3d").version
+    assert f"\n## {mlx_conv3d.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_one_mlx_version_everywhere() -> None:
+    assert _ext.mlx_version == REQUIRED
+    wanted = [r for r in PYPROJECT["project"]["dependencies"] if r.startswith("mlx")]
+    wanted += [r for r in PYPROJECT["build-system"]["requires"] if r.startswith("mlx")]
+    assert len(wanted) == 4
+    assert all(re.match(rf"mlx(\[cpu\])?=={re.escape(REQUIRED)};", requirement) for requirement in wanted)
+
+
+def test_another_mlx_is_refused(tmp_path: Path) -> None:
+    info = tmp_path / "mlx-9.8.7.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlx\nVersion: 9.8.7\n")
+    error = one_error(python("import mlx_conv3d", PYTHONPATH=str(tmp_path)))
+    assert error.startswith(f"ImportError: mlx_conv3d needs mlx {REQUIRED}, found 9.8.7: pip install")
+
+
+def test_no_mlx_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise _compatibility.PackageNotFoundError(name)
+
+    monkeypatch.setattr(_compatibility, "version", absent)
+    with pytest.raises(ImportError, match=f"needs mlx {re.escape(REQUIRED)}, found none"):
+        _compatibility.check()
+
+
+def test_extension_that_does_not_load() -> None:
+    error = one_error(python("import sys; sys.modules['mlx_conv3d._ext'] = None; import mlx_conv3d"))
+    assert error.startswith("ImportError: mlx_conv3d's compiled extension does not load")
+    assert "pip install --force-reinstall" in error
+
+
+# ---- the compiled module and its stub ----------------------------------------------------------------------
+
+
+def stub() -> ast.Module:
+    return ast.parse((PACKAGE / "_ext.pyi").read_text())
+
+
+def functions(module: ast.Module) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+
+
+def signature(function: ast.FunctionDef) -> tuple[list[str], list[str], list[str | None]]:
+    """Names of positional parameters and of keywords, and the defaults of both."""
+    a = function.args
+    defaults = [*a.defaults, *a.kw_defaults]
+    return (
+        [p.arg for p in a.args],
+        [p.arg for p in a.kwonlyargs],
+        [None if d is None else ast.unparse(d) for d in defaults],
+    )
+
+
+def test_typing_files_are_there() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+    assert (PACKAGE / "_ext.pyi").is_file()
+
+
+def test_stub_has_the_extensions_names() -> None:
+    constants = {
+        n.target.id for n in stub().body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+    public = {name for name in constants | set(functions(stub())) if not name.startswith("_")}
+    assert public == {name for name in dir(_ext) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(functions(stub())))
+def test_stub_has_the_extensions_parameters(name: str) -> None:
+    compiled = ast.parse(f"def {getattr(_ext, name).__doc__.splitlines()[0]}: ...")
+    assert signature(functions(stub())[name]) == signature(functions(compiled)[name])
+
+
+def test_public_names_are_typed_and_documented() -> None:
+    for name in mlx_conv3d.__all__:
+        assert getattr(mlx_conv3d, name).__doc__, name
+
+
+def test_algorithms_table_names_every_algorithm() -> None:
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "algorithms.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(set(_arguments.ALGORITHMS) - {"auto"})
+
+
+# ---- what was built ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    Path(_ext.__file__).parent == ROOT / "mlx_conv3d", reason="an uninstalled build knows its place"
+)
+def test_no_path_of_the_building_machine() -> None:
+    binary = Path(_ext.__file__).read_bytes()
+    texts = [text.decode() for text in re.findall(rb"[\x20-\x7e]{6,}", binary)]
+    assert not [text for text in texts if str(ROOT) in text or re.search(r"/(tmp|home|root|Users)/", text)]
+
+
+def instruction_set_objects() -> list[Path]:
+    return sorted(ROOT.glob("build/*/cpu/CMakeFiles/mlx_conv3d_*.dir/simd/*.o"))
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+@pytest.mark.skipif(not instruction_set_objects(), reason="the build's object files are not here")
+def test_no_shared_symbol_is_built_for_one_instruction_set() -> None:
+    """The linker may keep any copy of a weak symbol: one with AVX-512 in it would then run everywhere."""
+    for path in instruction_set_objects():
+        isa = path.parent.parent.name.removeprefix("mlx_conv3d_").removesuffix(".dir")
+        listing = subprocess.run(["nm", "--defined-only", path], capture_output=True, text=True, check=True)
+        weak = [line.split()[-1] for line in listing.stdout.splitlines() if line.split()[-2] in "uvVwW"]
+        assert not [symbol for symbol in weak if f"isa_{isa}" not in symbol], path
+
+
+# ---- instruction sets --------------------------------------------------------------------------------------
+
+WIDENING = ("sse42", "avx2", "avx512")
+
+
+def narrower() -> list[str]:
+    """The instruction sets of this machine below the one in use."""
+    return list(WIDENING[: WIDENING.index(_ext.isa())]) if _ext.isa() in WIDENING else []
+
+
+@pytest.mark.parametrize("isa", WIDENING[:-1])
+def test_narrower_instruction_sets_keep_the_contract(isa: str) -> None:
+    if isa not in narrower():
+        pytest.skip(f"{isa} is not below this machine's {_ext.isa()}")
+    code = f"from mlx_conv3d import _ext; assert _ext.isa() == {isa!r}, _ext.isa()"
+    assert python(code, MLX_CONV3D_ISA=isa).returncode == 0
+    tests = ["tests/test_accuracy.py", "tests/test_parity.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT,
+        env={**os.environ, "MLX_CONV3D_ISA": isa, "HYPOTHESIS_PROFILE": "quick", "CI": ""},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+# ---- Winograd's matrices -----------------------------------------------------------------------------------
+
+
+def generator() -> ModuleType:
+    spec = spec_from_file_location("winograd_matrices", ROOT / "tools" / "winograd_matrices.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def literal(text: str) -> Fraction:
+    """The exact value of "0.25f" or "-1.0f / 6.0f"."""
+    numerator, _, denominator = text.replace("f", "").partition("/")
+    return Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
+
+
+def header_matrices(m: int) -> dict[str, list[list[Fraction]]]:
+    """The matrices of F(m, 3) that core/winograd.h holds."""
+    text = (
+        (ROOT / "core" / "winograd.h").read_text().partition(f"struct Winograd<{m}>")[2].partition("\n};")[0]
+    )
+    tables = re.findall(r"float (\w+)\[\d+\]\[\d+\] = \{(.*?)\};", text, re.DOTALL)
+    return {
+        name: [[literal(v) for v in row.split(",")] for row in re.findall(r"\{([^{}]+)\}", body)]
+        for name, body in tables
+    }
+
+
+def test_winograd_header_is_what_the_generator_writes() -> None:
+    done = subprocess.run([sys.executable, ROOT / "tools" / "winograd_matrices.py", "--check"], timeout=60)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_winograd_matrices_are_exact(m: int) -> None:
+    """A^T [(G w) * (B^T x)] is the correlation of x and w: so for every pair of unit vectors."""
+    a_t, g, b_t = generator().matrices(m)
+    assert header_matrices(m) == {"At": a_t, "G": g, "Bt": b_t}
+    for i, tap, source in product(range(m), range(3), range(m + 2)):
+        value = sum(a_t[i][r] * g[r][tap] * b_t[r][source] for r in range(m + 2))
+        assert value == (source == i + tap)
