@@ -197,6 +197,7 @@ NB_MODULE(_ext, m) {
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
+  m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def(
       "set_workspace_limit",

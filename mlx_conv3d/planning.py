@@ -85,7 +85,7 @@ def _program_rows(program: dict[str, Any] | None) -> list[str]:
     barriers = sum(step["barrier"] for step in program["steps"])
     rows = [
         f"  GPU program, nothing measured: {len(program['steps'])} steps, {barriers} of them behind a barrier",
-        f"  {'kernel':28} {'steps':>6} {'largest grid':>18} {'MB moved':>10}",
+        f"  {'kernel':28} {'steps':>6} {'largest grid':>18} {'MB touched':>10}",
     ]
     for kernel, steps in by_kernel.items():
         grid = max((s["grid"] for s in steps), key=lambda g: int(g[0]) * int(g[1]) * int(g[2]))

@@ -43,6 +43,9 @@ class PreparedWeight:
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
             return None, 0
+        # Weights that a transformation is tracing have no values to transform and keep.
+        if _ext.is_tracer(self.weight):
+            return None, 0
         if mx.float64 in (x.dtype, self.dtype) or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
             return None, 0
         frames = int(lead.shape[1]) if lead is not None else 0

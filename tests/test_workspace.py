@@ -85,6 +85,43 @@ def test_small_limit_and_gradients(limit: Callable[[int], int]) -> None:
         assert reference.norm(np.array(a) - np.array(b)) <= 1e-5 * reference.norm(np.array(b))
 
 
+EXTREMES = {
+    "many inputs": ((1, 3, 16, 16, 30_000), (64, *CUBE, 30_000), {"padding": 1}),
+    "many outputs": ((1, 3, 16, 16, 64), (100_000, *CUBE, 64), {"padding": 1}),
+    "many of both": ((1, 3, 16, 16, 20_000), (20_000, *CUBE, 20_000), {"padding": 1}),
+    "many frames": ((1, 100_000, 8, 8, 512), (512, *CUBE, 512), {"padding": 1}),
+    "long kernel": ((1, 5000, 8, 8, 256), (256, 4000, 3, 3, 256), {}),
+    "large frames": ((8, 9, 4000, 4000, 128), (128, *CUBE, 128), {"padding": 1}),
+    "large patches": ((9, 4, 256, 256, 64), (4096, 4, 256, 256, 64), {"stride": (4, 256, 256)}),
+    "pointwise": ((1, 9, 64, 64, 60_000), (60_000, 1, 1, 1, 60_000), {}),
+    "depthwise": ((1, 9, 64, 64, 100_000), (100_000, *CUBE, 1), {"padding": 1, "groups": 100_000}),
+    "groups": ((1, 9, 64, 64, 50_000), (50_000, *CUBE, 10_000), {"padding": 1, "groups": 5}),
+    "input dilation": ((1, 9, 64, 64, 20_000), (20_000, *CUBE, 20_000), {"input_dilation": 3, "flip": True}),
+}
+
+
+@pytest.mark.parametrize("mebibytes", [16, 17, 64, 256])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_no_candidate_exceeds_the_limit(name: str, dtype: mx.Dtype, mebibytes: int) -> None:
+    x, w, options = EXTREMES[name]
+    found = plan(x, w, dtype=dtype, **options, workspace_limit=mebibytes * MIB)
+    assert found.workspace <= mebibytes * MIB
+    for candidate in found.candidates:
+        assert not candidate.legal or candidate.workspace <= mebibytes * MIB, candidate.algorithm
+
+
+def test_more_channels_than_a_small_limit_has_room_for(limit: Callable[[int], int]) -> None:
+    problem = of((1, 3, 5, 5, 8192), (16, *CUBE, 8192), padding=1)
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    limit(16 * MIB)
+    for candidate in operands.plan_of(problem).candidates:
+        if candidate.legal and candidate.algorithm != "stock":
+            y = operands.run(problem, made.arrays, candidate.algorithm)
+            operands.check(y, problem, exact, scale, candidate.algorithm)
+
+
 def test_plans_follow_the_limit(limit: Callable[[int], int]) -> None:
     shapes = (1, 9, 64, 64, 512), (512, *CUBE, 512)
     wide = plan(*shapes, padding=1, algorithm="winograd")
