@@ -24,10 +24,6 @@ SPACE_FACTOR = 4
 TIME_FACTOR = 4
 # Training starts with little noise in the latent (a standard deviation of 0.05), or the decoder would ignore it.
 LOG_VARIANCE_OFFSET = -6.0
-# The layers between the residual blocks start as a linear map that keeps the variance, and the blocks start quiet, so
-# that training begins near a linear autoencoder. mlx.nn draws weights with a third of the variance that takes.
-UNIT_GAIN = 3**0.5
-QUIET = 0.1
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,6 @@ class CausalConv3d(nn.Module):  # type: ignore[misc]
         depth, height, width = kernel
         self.pad = TimePad(depth - 1)
         self.conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=(0, height // 2, width // 2))
-        self.conv.weight = UNIT_GAIN * self.conv.weight
 
     def __call__(self, x: mx.array) -> mx.array:
         y: mx.array = self.conv(self.pad(x))
@@ -89,7 +84,6 @@ class ResidualBlock(nn.Module):  # type: ignore[misc]
         self.norm2 = nn.RMSNorm(channels)
         self.conv2 = CausalConv3d(channels, channels, (3, 3, 3))
         self.activation = nn.SiLU()
-        self.conv2.conv.weight = QUIET * self.conv2.conv.weight
 
     def __call__(self, x: mx.array) -> mx.array:
         y = self.conv1(self.activation(self.norm1(x)))
