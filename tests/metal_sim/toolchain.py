@@ -129,10 +129,13 @@ def digest(*parts: object) -> str:
 
 @functools.cache
 def own_digest() -> str:
-    """Changes with the simulator's own code and the compiler."""
+    """Changes with the simulator's own code and the compiler, and with where the simulator lies.
+
+    What is compiled names the headers that it was made from, and reports tell them from the user's by that path.
+    """
     everything = [p for d in (HERE, INCLUDE, RUNTIME) for p in d.iterdir()]
     files = sorted(p for p in everything if p.suffix in (".py", ".h", ".cpp"))
-    return digest(clang_version(clang()), target_flags(), *(p.read_bytes() for p in files))
+    return digest(str(HERE), clang_version(clang()), target_flags(), *(p.read_bytes() for p in files))
 
 
 def cached(key: str, make: Callable[[Path], None]) -> Path:
