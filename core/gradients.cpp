@@ -11,13 +11,6 @@ namespace {
 
 int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
 
-mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s) {
-  mx::Shape start(a.ndim(), 0), stop = a.shape();
-  start[axis] = static_cast<int>(begin);
-  stop[axis] = static_cast<int>(end);
-  return mx::slice(a, start, stop, s);
-}
-
 mx::array reverse_axis(const mx::array& a, int axis, mx::StreamOrDevice s) {
   mx::Shape start(a.ndim(), 0), stop = a.shape(), step(a.ndim(), 1);
   start[axis] = a.shape(axis) - 1;

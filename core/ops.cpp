@@ -75,6 +75,13 @@ mx::Dtype to_mlx(Dtype type) {
   return mx::float32;
 }
 
+mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[axis] = static_cast<int>(begin);
+  stop[axis] = static_cast<int>(end);
+  return mx::slice(a, start, stop, s);
+}
+
 bool disabled() {
   const char* value = std::getenv("MLX_CONV3D_DISABLE");
   return value != nullptr && std::strcmp(value, "") != 0 && std::strcmp(value, "0") != 0;

@@ -37,6 +37,9 @@ bool is_supported(mx::Dtype type);
 Dtype to_dtype(mx::Dtype type);
 mx::Dtype to_mlx(Dtype type);
 
+/// Elements [begin, end) of one axis.
+mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s);
+
 /// MLX_CONV3D_DISABLE=1: everything is stock.
 bool disabled();
 

@@ -10,13 +10,6 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-mx::array take_range(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s) {
-  mx::Shape start(a.ndim(), 0), stop = a.shape();
-  start[axis] = static_cast<int>(begin);
-  stop[axis] = static_cast<int>(end);
-  return mx::slice(a, start, stop, s);
-}
-
 /// Writes an edge or reflect padding out, which conv_general does not know.
 mx::array materialise_padding(mx::array x, ConvSpec& spec, mx::StreamOrDevice s) {
   for (int axis = 0; axis < 3; ++axis) {
@@ -44,17 +37,22 @@ mx::array crop_negative_padding(mx::array x, ConvSpec& spec, mx::StreamOrDevice 
     const int64_t lo = std::min(n, divide_up(std::max<int64_t>(0, -spec.pad_lo[axis]), dilation));
     const int64_t hi = std::min(n - lo, divide_up(std::max<int64_t>(0, -spec.pad_hi[axis]), dilation));
     if (lo + hi == 0) continue;
-    x = take_range(x, axis + 1, lo, n - hi, s);
+    x = slice_axis(x, axis + 1, lo, n - hi, s);
     spec.pad_lo[axis] += lo * dilation;
     spec.pad_hi[axis] += hi * dilation;
   }
   return x;
 }
 
+/// Whether the depth axis takes no part, so that a 2-D convolution does.
+bool is_flat(const mx::array& x, const mx::array& w, const ConvSpec& spec) {
+  return x.shape(1) == 1 && w.shape(1) == 1 && spec.pad_lo[0] == 0 && spec.pad_hi[0] == 0;
+}
+
 /// One conv_general, in as many dimensions as are needed: stock MLX groups only 1-D and 2-D convolutions.
 mx::array general(const mx::array& x, const mx::array& w, const ConvSpec& spec, int64_t groups,
                   mx::StreamOrDevice s) {
-  const bool flat = x.shape(1) == 1 && w.shape(1) == 1 && spec.pad_lo[0] == 0 && spec.pad_hi[0] == 0;
+  const bool flat = is_flat(x, w, spec);
   std::vector<int> stride, lo, hi, dilation, input_dilation;
   for (int axis = flat ? 1 : 0; axis < 3; ++axis) {
     stride.push_back(static_cast<int>(spec.stride[axis]));
@@ -70,13 +68,13 @@ mx::array general(const mx::array& x, const mx::array& w, const ConvSpec& spec, 
 }
 
 mx::array grouped(const mx::array& x, const mx::array& w, const ConvSpec& spec, mx::StreamOrDevice s) {
-  const bool flat = x.shape(1) == 1 && w.shape(1) == 1 && spec.pad_lo[0] == 0 && spec.pad_hi[0] == 0;
+  const bool flat = is_flat(x, w, spec);
   if (spec.groups == 1 || flat) return general(x, w, spec, spec.groups, s);
   std::vector<mx::array> parts;
   const int64_t in = x.shape(4) / spec.groups, out = w.shape(0) / spec.groups;
   for (int64_t g = 0; g < spec.groups; ++g) {
-    parts.push_back(general(take_range(x, 4, g * in, (g + 1) * in, s),
-                            take_range(w, 0, g * out, (g + 1) * out, s), spec, 1, s));
+    parts.push_back(general(slice_axis(x, 4, g * in, (g + 1) * in, s),
+                            slice_axis(w, 0, g * out, (g + 1) * out, s), spec, 1, s));
   }
   return mx::concatenate(std::move(parts), 4, s);
 }
