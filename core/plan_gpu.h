@@ -6,16 +6,7 @@ namespace mlx_conv3d {
 
 /// Fills in a legal candidate's sizes and modelled cost on an Apple GPU, or says why it is not legal there.
 void consider_gpu(const ConvProblem& problem, const Device& device, int64_t limit, Candidate& candidate);
-
-/// Stock MLX's route for a convolution on Metal.
-struct StockRoute {
-  const char* name = "";
-  double flops = 0;
-  double bytes = 0;
-  double seconds = 0;     ///< modelled
-  int64_t workspace = 0;  ///< alive at once, modelled
-};
-/// The model's formula is in docs/metal.md.
-StockRoute stock_route(const ConvProblem& problem, const Device& device);
+void consider_gpu_winograd(const ConvProblem& problem, const Device& device, int64_t limit,
+                           Candidate& candidate);
 
 }  // namespace mlx_conv3d
