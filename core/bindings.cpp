@@ -145,7 +145,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                     const Ints& dilation, const Ints& input_dilation, const std::vector<int>& pad_mode,
                     int64_t groups, bool flip, int activation, bool bias, bool residual, int64_t lead,
                     bool prepared, const std::string& algorithm, int64_t limit, const std::string& gpu,
-                    const Ints& winograd, const Strides& strides) {
+                    const Ints& winograd, const Strides& strides, const Ints& block) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec =
@@ -166,6 +166,10 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
   if (!winograd.empty()) {
     plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3)};
+  }
+  if (!block.empty()) {
+    plan.chosen.gemm.rows = block.at(0);
+    plan.chosen.gemm.cols = block.at(1);
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = plan.reason;
@@ -195,7 +199,7 @@ NB_MODULE(_ext, m) {
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a,
         "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{},
-        "strides"_a = conv3d::Strides{});
+        "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());

@@ -5,6 +5,7 @@
 // sources.
 
 #include "core/plan.h"
+#include "kernels/params.h"
 
 namespace mlx_conv3d::gpu {
 
@@ -18,7 +19,11 @@ constexpr double kTransformShare = 0.5;  ///< assumed: straight-line multiply-ad
 constexpr double kCacheSpeed = 2;        ///< assumed: the system-level cache against memory
 constexpr double kCacheShare = 0.75;     ///< of the system-level cache that a chunk may fill
 constexpr double kDirectShare = 0.10;    ///< assumed: direct kernels, which share no operand between threads
-constexpr double kStepSeconds = 3e-6;    ///< assumed: a dispatch behind a barrier
+// Assumed: products whose operands are gathered, below stock's implicit GEMM; the bytes that a core moves
+// between its registers, threadgroup memory and cache (64 per clock); and what is not known: ties go to
+// stock.
+constexpr double kGatherShare = 0.62, kCoreBytesPerFlop = 0.25, kUnmeasured = 1.02;
+constexpr double kStepSeconds = 3e-6;  ///< assumed: a dispatch behind a barrier
 
 inline double transfer_seconds(double bytes, const Device& d) {
   return bytes / (d.gbytes * 1e9 * kBandwidthShare);
@@ -26,6 +31,9 @@ inline double transfer_seconds(double bytes, const Device& d) {
 inline double seconds(double product_seconds, double bytes, const Device& d) {
   return (product_seconds + transfer_seconds(bytes, d)) * kOverlap;
 }
+constexpr int64_t kSlab = MLX_CONV3D_GEMM_DEPTH;  ///< products that a gathered product stages at a time
+constexpr int64_t kMostPasses = 1024;             ///< of one convolution, each a dispatch
+
 /// Of the cores' own units, per second.
 inline double peak_flops(const Device& d) { return d.gflops * 1e9; }
 

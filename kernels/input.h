@@ -11,6 +11,7 @@ constant int width_mode [[function_constant(MLX_CONV3D_WIDTH_MODE)]];
 
 /// Where position q of a padded axis is read from: 0 .. size - 1, or -1 for a zero.
 METAL_FUNC int source_index(int q, int size, int mode) {
+  if (mode == MLX_CONV3D_UNPADDED) return q;
   if (q >= 0 && q < size) return q;
   if (mode == 1) return q < 0 ? 0 : size - 1;
   // Ragged tiles reach further than the padding does: what lies there is never used.

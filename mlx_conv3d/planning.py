@@ -113,10 +113,12 @@ def plan_of(
     gpu: str = "",
     winograd: Sequence[int] = (),
     strides: Mapping[str, Sequence[int]] | None = None,
+    block: Sequence[int] = (),
 ) -> Plan:
     """The plan of a convolution whose parameters are already parsed.
 
-    Only for a GPU's program: `winograd` sets the tile and chunks, `strides` says how x, lead and w lie in memory.
+    Only for a GPU's program: `winograd` sets the tile and chunks, `block` the rows and columns of a gathered product's
+    blocks, `strides` says how x, lead and w lie in memory.
     """
     d = _ext.plan(
         x_shape=list(x_shape),
@@ -134,6 +136,7 @@ def plan_of(
         gpu=gpu,
         winograd=list(winograd),
         strides=dict(strides or {}),
+        block=list(block),
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)
