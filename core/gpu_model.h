@@ -4,6 +4,9 @@
 // published timings of stock MLX and of hand-written Metal matrix products; docs/metal.md has formulas and
 // sources.
 
+#include <algorithm>
+#include <cmath>
+
 #include "core/plan.h"
 #include "kernels/params.h"
 
@@ -20,9 +23,9 @@ constexpr double kCacheSpeed = 2;        ///< assumed: the system-level cache ag
 constexpr double kCacheShare = 0.75;     ///< of the system-level cache that a chunk may fill
 constexpr double kDirectShare = 0.10;    ///< assumed: direct kernels, which share no operand between threads
 // Assumed: products whose operands are gathered, below stock's implicit GEMM; the bytes that a core moves
-// between its registers, threadgroup memory and cache (64 per clock); and what is not known: ties go to
-// stock.
-constexpr double kGatherShare = 0.62, kCoreBytesPerFlop = 0.25, kUnmeasured = 1.02;
+// between its registers, threadgroup memory and cache (64 per clock). What is not known yet is counted as
+// time, so that stock keeps what it does about as well.
+constexpr double kGatherShare = 0.62, kCoreBytesPerFlop = 0.25, kUnmeasured = 1.1;
 constexpr double kStepSeconds = 3e-6;  ///< assumed: a dispatch behind a barrier
 
 inline double transfer_seconds(double bytes, const Device& d) {
@@ -34,6 +37,19 @@ inline double seconds(double product_seconds, double bytes, const Device& d) {
 constexpr int64_t kSlab = MLX_CONV3D_GEMM_DEPTH;  ///< products that a gathered product stages at a time
 constexpr int64_t kMostPasses = 1024;             ///< of one convolution, each a dispatch
 
+/// The share of the peak to which a core's own memory bounds a product in blocks of 4 simdgroups, `across` of
+/// them side by side: per product of the inner axis the block's operands are loaded, staged, and read by each
+/// simdgroup as 8x8 matrices. Bytes of an element as loaded, and as staged.
+inline double core_share(int64_t rows, int64_t cols, int64_t across, int64_t loaded, int64_t staged) {
+  const int64_t read = 4 * (rows * across / 4 + cols / across);
+  const double bytes = static_cast<double>((rows + cols) * (loaded + staged) + read * staged);
+  return 2.0 * static_cast<double>(rows * cols) * kCoreBytesPerFlop / bytes;
+}
+/// Threadgroups that do not fill the cores, two on each, leave them idle.
+inline double busy_share(double threadgroups, const Device& d) {
+  const double waves = std::ceil(std::max(1.0, threadgroups) / (2.0 * d.cores));
+  return std::max(1.0, threadgroups) / (waves * 2.0 * d.cores);
+}
 /// Of the cores' own units, per second.
 inline double peak_flops(const Device& d) { return d.gflops * 1e9; }
 

@@ -1,8 +1,8 @@
 // The gathered products on Apple GPUs: what a block costs, and the cheapest.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "core/gpu_model.h"
 #include "core/plan_gpu.h"
@@ -15,20 +15,9 @@ using namespace gpu;
 
 namespace {
 
-/// Of the peak, for a block: what the products reach, unless a core's own memory bounds them. Per slab
-/// operands are loaded, staged, and read by each simdgroup as 8x8 matrices.
-double product_share(const metal::GatherBlock& b) {
-  const int64_t across = b.cols < 32 ? 1 : 2;
-  const double rows = static_cast<double>(b.rows), cols = static_cast<double>(b.cols);
-  const double parts = rows * static_cast<double>(across) / 4 + cols / static_cast<double>(across);
-  const double bytes = 4 * (2 * (rows + cols) + 4 * parts), flops = 2 * rows * cols;
-  return std::min(kGatherShare, flops * kCoreBytesPerFlop / bytes);
-}
-
-/// Threadgroups that do not fill the cores leave them idle.
-double busy_share(double threadgroups, const Device& d) {
-  const double slots = 2.0 * d.cores;
-  return threadgroups / (std::ceil(threadgroups / slots) * slots);
+/// Of the peak, for a block.
+double product_share(const ConvProblem& p, const metal::GatherBlock& b) {
+  return std::min(kGatherShare, core_share(b.rows, b.cols, b.cols < 32 ? 1 : 2, item_size(p.x_type), 4));
 }
 
 void cost_block(const ConvProblem& p, const Device& d, const std::vector<metal::GatherPass>& passes,
@@ -46,7 +35,7 @@ void cost_block(const ConvProblem& p, const Device& d, const std::vector<metal::
     // Phases may run side by side, depth taps wait for each other.
     const double busy = busy_share(passes.back().adds ? blocks : threadgroups, d);
     c.flops += flops;
-    seconds += flops / (peak_flops(d) * product_share(block) * busy);
+    seconds += flops / (peak_flops(d) * product_share(p, block) * busy);
   }
   const double again = static_cast<double>(passes.size() - 1);
   const double x = static_cast<double>(p.batch * p.extent(0) * p.input[1] * p.input[2]) * p.in_channels *

@@ -35,11 +35,9 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double tile_floats = static_cast<double>(scratch.tiles) / 4 * chunks;
   const double product_floats = static_cast<double>(scratch.products) / 4 * chunks;
   const double transforms = 4.0 * (m + 1) * (tile_floats + product_floats);
-  // Threadgroups that do not fill the cores leave them idle.
   const double groups =
       rows / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
-  const double slots = 2.0 * d.cores;
-  const double busy = groups / (std::ceil(groups / slots) * slots);
+  const double busy = busy_share(groups, d);
 
   // A chunk reads a border around its tiles and frames again.
   const double tile_rows = static_cast<double>(std::max<int64_t>(1, plan.tiles / std::max<int64_t>(1, cols)));

@@ -93,7 +93,7 @@ def _program_rows(program: dict[str, Any] | None) -> list[str]:
         rows.append(f"  {kernel:28} {len(steps):6} {'x'.join(map(str, grid)):>18} {moved:10.1f}")
     scratch = {b["name"]: b["nbytes"] for b in program["buffers"] if b["role"] == "scratch"}
     sizes = ", ".join(f"{name} {nbytes / 2**20:.1f} MiB" for name, nbytes in scratch.items())
-    return [*rows, f"  scratch: {sizes}"]
+    return [*rows, f"  scratch: {sizes or 'none'}"]
 
 
 def plan_of(
