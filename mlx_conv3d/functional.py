@@ -38,10 +38,10 @@ def run(
 ) -> mx.array:
     """Any convolution, its parameters already parsed."""
     packed: mx.array | None = None
-    packed_m = 0
+    packed_form = (0, 1)
     if isinstance(w, PreparedWeight):
         _require_arrays(x=x)
-        packed, packed_m = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
+        packed, packed_form = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
         w = w.weight
     _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
     return _ext.conv(
@@ -52,7 +52,7 @@ def run(
         residual=residual,
         lead=lead,
         packed=packed,
-        packed_m=packed_m,
+        packed_form=packed_form,
         algorithm=arguments.algorithm_name(algorithm),
         stream=stream,
     )
