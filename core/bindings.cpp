@@ -1,4 +1,5 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -146,7 +147,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                     const Ints& dilation, const Ints& input_dilation, const std::vector<int>& pad_mode,
                     int64_t groups, bool flip, int activation, bool bias, bool residual, int64_t lead,
                     bool prepared, const std::string& algorithm, int64_t limit, const std::string& gpu,
-                    const Ints& winograd) {
+                    const Ints& winograd, const Strides& strides) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec =
@@ -173,7 +174,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   d["reason"] = plan.reason;
   d["direct_flops"] = plan.direct_flops;
   d["device"] = device.name;
-  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen);
+  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen, strides);
   d["problem"] = p.describe();
   nb::list candidates;
   for (const Candidate& c : plan.candidates) candidates.append(to_dict(c));
@@ -196,7 +197,8 @@ NB_MODULE(_ext, m) {
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a,
-        "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{});
+        "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{},
+        "strides"_a = conv3d::Strides{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def(

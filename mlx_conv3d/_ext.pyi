@@ -1,6 +1,6 @@
 """The compiled core. Its arguments are parsed and checked in Python; see `functional` for what they mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -56,6 +56,7 @@ def plan(
     limit: int,
     gpu: str = "",
     winograd: Sequence[int] = [],
+    strides: Mapping[str, Sequence[int]] = {},
 ) -> dict[str, Any]: ...
 def choose(
     x: mx.array,

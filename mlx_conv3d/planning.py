@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -114,8 +114,12 @@ def plan_of(
     limit: int = 0,
     gpu: str = "",
     winograd: Sequence[int] = (),
+    strides: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
-    """The plan of a convolution whose parameters are already parsed."""
+    """The plan of a convolution whose parameters are already parsed.
+
+    Only for a GPU's program: `winograd` sets the tile and chunks, `strides` says how x, lead and w lie in memory.
+    """
     d = _ext.plan(
         x_shape=list(x_shape),
         w_shape=list(w_shape),
@@ -131,6 +135,7 @@ def plan_of(
         limit=limit,
         gpu=gpu,
         winograd=list(winograd),
+        strides=dict(strides or {}),
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)

@@ -514,5 +514,12 @@ PICKED: dict[str, Problem] = {
         w_type="bfloat16",
         extra_type="bfloat16",
     ),
+    "4 taps of 4 channels, channels first": of((1, 9, 4), (24, 4, 4), w_layout="channels_first"),
+    "4 taps of 4 grouped channels, channels first": of(
+        (1, 9, 12), (36, 4, 4), groups=3, w_layout="channels_first"
+    ),
+    "2x4 taps of 2 grouped channels, channels first": of(
+        (1, 9, 9, 6), (36, 2, 4, 2), groups=3, w_layout="channels_first"
+    ),
     "batch stride 0": of((4, 3, 7, 7, 16), (16, *CUBE, 16), padding=1, layout="broadcast"),
 }

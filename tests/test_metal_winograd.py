@@ -12,16 +12,13 @@ import metal_sim
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from metal_programs import KERNELS, Case, check, operands, run
 from metal_sim import SCHEDULES
+from metal_sim.support import needs_metal_sim
 
 import mlx_conv3d
 
-pytestmark = pytest.mark.skipif(
-    bool(metal_sim.unavailable_reason()), reason=metal_sim.unavailable_reason() or "no simulator"
-)
+pytestmark = needs_metal_sim
 DTYPES = ("float32", "float16", "bfloat16")
 MODES = ("zeros", "edge", "reflect")
 TILES = (2, 4, 6)
@@ -122,42 +119,6 @@ def test_agrees_with_the_cpu_backend(case: Case) -> None:
     ours = np.array(ours.astype(mx.float32))
     eps = 4e-6 if case.dtype == "float32" else 2**-8
     assert np.abs(y - ours).max() <= eps * np.abs(ours).max()
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    def axis(most: int) -> int:
-        return draw(st.integers(1, most))
-
-    kd, channels, outs = axis(3), axis(19), axis(35)
-    dtype = draw(st.sampled_from(DTYPES))
-    m = draw(st.sampled_from([m for m in TILES if usable(m, dtype)]))
-    modes = tuple(draw(st.sampled_from(MODES)) for _ in range(3))
-    dilation = axis(2)
-    size = (draw(st.integers((kd - 1) * dilation + 1, 7)), draw(st.integers(3, 10)), draw(st.integers(3, 10)))
-    padding = tuple((draw(st.integers(0, min(2, n - 1))), draw(st.integers(0, min(2, n - 1)))) for n in size)
-    return Case(
-        x=(axis(2), *size, channels),
-        w=(outs, kd, 3, 3, channels),
-        dtype=dtype,
-        stride=(axis(2), 1, 1),
-        padding=padding,
-        dilation=(dilation, 1, 1),
-        modes=modes,
-        flip=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu", "silu", "gelu"])),
-        bias=draw(st.booleans()),
-        residual=draw(st.booleans()),
-        lead=draw(st.integers(0, 2)),
-        chunks=(m, axis(12), axis(4), draw(st.sampled_from([32, outs]))),
-        seed=draw(st.integers(0, 99)),
-    )
-
-
-@settings(max_examples=60)
-@given(cases())
-def test_drawn_programs(case: Case) -> None:
-    check(case)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
