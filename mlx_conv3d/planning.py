@@ -156,6 +156,7 @@ def plan(
     activation: str | None = None,
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: int = 0,
     prepared: bool = False,
     algorithm: str = "auto",
@@ -199,6 +200,7 @@ def plan(
         padding_mode=padding_mode,
         activation=activation,
         flip=flip,
+        upsample=upsample,
     )
     return plan_of(
         tuple(int(v) for v in x_shape),
