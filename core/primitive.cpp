@@ -94,6 +94,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.pad_hi = pad_hi;
   p.dilation = dilation;
   p.input_dilation = input_dilation;
+  p.upsample = upsample;
   p.pad_mode = pad_mode;
   p.flip = flip;
   p.x_type = x_type;

@@ -20,6 +20,7 @@ struct ConvSpec {
   Size3 pad_hi{0, 0, 0};
   Size3 dilation{1, 1, 1};
   Size3 input_dilation{1, 1, 1};
+  Size3 upsample{1, 1, 1};
   std::array<PadMode, 3> pad_mode{PadMode::zeros, PadMode::zeros, PadMode::zeros};
   int64_t groups = 1;
   bool flip = false;

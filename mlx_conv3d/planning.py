@@ -40,7 +40,8 @@ class Plan:
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
     moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where it runs
-    F(2, 3) along depth as well, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    F(2, 3) along depth as well, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    Printing it gives a table.
     """
 
     algorithm: str
@@ -163,6 +164,7 @@ def plan(
     activation: str | None = None,
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: int = 0,
     prepared: bool = False,
     algorithm: str = "auto",
@@ -206,6 +208,7 @@ def plan(
         padding_mode=padding_mode,
         activation=activation,
         flip=flip,
+        upsample=upsample,
     )
     return plan_of(
         tuple(int(v) for v in x_shape),

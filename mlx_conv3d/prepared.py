@@ -39,7 +39,7 @@ class PreparedWeight:
     def packed_for(
         self, x: mx.array, parameters: Parameters, *, lead: mx.array | None, algorithm: str, stream: Any
     ) -> tuple[mx.array | None, tuple[int, int]]:
-        """The transforms that a convolution of x would use and their form (tile sizes in space and in depth), or (None, (0, 1))."""
+        """The transforms that a convolution of x would use and their form (the tiles in space and depth)."""
         from mlx_conv3d.planning import plan_of
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
