@@ -38,7 +38,7 @@ void cost_block(const ConvProblem& p, const Device& d, const std::vector<metal::
     seconds += flops / (peak_flops(d) * product_share(p, block) * busy);
   }
   const double again = static_cast<double>(passes.size() - 1);
-  const double x = static_cast<double>(p.batch * p.extent(0) * p.input[1] * p.input[2]) * p.in_channels *
+  const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *
                    static_cast<double>(item_size(p.x_type));
   const bool cached = x <= kCacheShare * static_cast<double>(d.system_cache_bytes);
   const double sums =

@@ -37,7 +37,7 @@ bool stock_winograd(const ConvProblem& p) {
   const auto spatial = [&](const Size3& v, int64_t value) { return v[1] == value && v[2] == value; };
   return spatial(p.kernel, 3) && spatial(p.stride, 1) && spatial(p.dilation, 1) && !p.flip &&
          p.in_channels % 32 == 0 && p.out_channels % 32 == 0 &&
-         p.output(0) * p.input[1] * p.input[2] >= 4096 && p.in_channels + p.out_channels >= 256;
+         p.output(0) * p.extent(1) * p.extent(2) >= 4096 && p.in_channels + p.out_channels >= 256;
 }
 
 /// Whether stock takes the phases of a dilated input apart (MLX PR #4343), each a product of one tap.
@@ -73,8 +73,8 @@ struct Sizes {
 
 /// Passes before and after the convolutions, in bytes: the epilogue, copies, and the sums of depth taps.
 double separate_bytes(const ConvProblem& p, const Sizes& n, double item) {
-  // Lead frames and other paddings than zeros are copied together first.
-  bool copies = p.lead > 0;
+  // Lead frames, other paddings than zeros and upsampled pixels are copied together first.
+  bool copies = p.lead > 0 || p.upsampled();
   for (int axis : {kDepth, kHeight, kWidth}) copies |= p.padded(axis) && p.pad_mode[axis] != PadMode::zeros;
   double bytes = epilogue_bytes(p) + (copies ? 2 * item * n.x : 0);
   if (stock_splits(p)) return bytes + 3 * item * n.outputs * static_cast<double>(p.kernel[0] - 1);
@@ -144,7 +144,7 @@ StockRoute product_route(const ConvProblem& p, const Device& d, const Sizes& n, 
 StockRoute stock_route(const ConvProblem& p, const Device& d) {
   const double item = static_cast<double>(item_size(p.out_type));
   Sizes n;
-  n.frame = static_cast<double>(p.batch * p.input[1] * p.input[2]) * static_cast<double>(p.in_channels);
+  n.frame = static_cast<double>(p.batch * p.extent(1) * p.extent(2)) * static_cast<double>(p.in_channels);
   n.x = n.frame * static_cast<double>(p.extent(0));
   n.outputs = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
   const double peak = 1e9 * (p.out_type == Dtype::float32 ? d.gflops : std::max(d.gflops, d.matrix_gflops));

@@ -59,18 +59,14 @@ void Builder::add(Step step) {
   program.steps.push_back(std::move(step));
 }
 
-void Builder::bind_input(Step& step) const {
-  std::array<int, 3> modes;
-  for (int axis : {kDepth, kHeight, kWidth}) modes[axis] = static_cast<int>(p_.pad_mode[axis]);
-  bind_input(step, modes);
-}
-
-void Builder::bind_input(Step& step, const std::array<int, 3>& modes) const {
+void Builder::bind_input(Step& step, std::array<bool, 3> unpadded) const {
   step.bindings.push_back({0, readable(x)});
   if (p_.lead > 0) step.bindings.push_back({1, readable(lead)});
   step.constants.push_back({MLX_CONV3D_HAS_LEAD, p_.lead > 0});
   for (int axis : {kDepth, kHeight, kWidth}) {
-    step.constants.push_back({MLX_CONV3D_DEPTH_MODE + axis, modes[axis]});
+    const int mode = unpadded[axis] ? MLX_CONV3D_UNPADDED : static_cast<int>(p_.pad_mode[axis]);
+    step.constants.push_back({MLX_CONV3D_DEPTH_MODE + axis,
+                              mode + MLX_CONV3D_PAD_MODES * static_cast<int>(p_.upsample[axis] - 1)});
   }
 }
 

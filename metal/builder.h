@@ -35,9 +35,8 @@ class Builder {
   /// buffers.
   int readable(int buffer) const { return program.buffers[buffer].nbytes > 0 ? buffer : y; }
   /// What kernels/input.h needs: bindings 0 (x) and 1 (lead), and the function constants of padding and lead.
-  void bind_input(Step& step) const;
-  /// With other padding modes than the problem's (MLX_CONV3D_UNPADDED).
-  void bind_input(Step& step, const std::array<int, 3>& modes) const;
+  /// `unpadded`: axes along which the step reads no padding.
+  void bind_input(Step& step, std::array<bool, 3> unpadded = {}) const;
   /// What kernels/epilogue.h needs: the output at `first`, then bias and residual where there are any.
   void bind_epilogue(Step& step, int first) const;
   /// The same for a step that keeps its fp32 sums in a buffer.

@@ -56,12 +56,6 @@ AxisPass single_tap(AxisPass a, int64_t tap) {
   return a;
 }
 
-/// Whether everything the axis reads lies inside the input.
-bool unpadded(const ConvProblem& p, int axis, const AxisPass& a, bool dilated) {
-  const int64_t last = (a.count - 1) * a.stride + (a.taps - 1) * a.dilation - a.pad;
-  return !dilated && a.taps > 0 && a.pad <= 0 && last < p.extent(axis);
-}
-
 class Lowering {
  public:
   Lowering(const ConvProblem& p, const Candidate& candidate, const Layout& layout, Builder& builder)
@@ -82,7 +76,7 @@ class Lowering {
     step.source = "gather_gemm.metal";
     step.grid = {divide_up(p_.group_out(), block_.cols), divide_up(pass.rows, block_.rows), p_.groups};
     step.threadgroup = {kGemmThreads, 1, 1};
-    b_.bind_input(step, modes(pass));
+    b_.bind_input(step, {unpadded(pass, kDepth), unpadded(pass, kHeight), unpadded(pass, kWidth)});
     step.bindings.push_back({2, b_.readable(b_.w)});
     if (pass.ends) {
       b_.bind_epilogue(step, 3);
@@ -108,13 +102,11 @@ class Lowering {
                                 "x" + std::to_string(plan.cols) + ".");
   }
 
-  std::array<int, 3> modes(const GatherPass& pass) const {
-    std::array<int, 3> modes;
-    for (int axis : {kDepth, kHeight, kWidth}) {
-      modes[axis] = unpadded(p_, axis, pass.axes[axis], dilated_) ? MLX_CONV3D_UNPADDED
-                                                                  : static_cast<int>(p_.pad_mode[axis]);
-    }
-    return modes;
+  /// Whether everything that the pass reads along an axis lies inside the input.
+  bool unpadded(const GatherPass& pass, int axis) const {
+    const AxisPass& a = pass.axes[axis];
+    const int64_t last = (a.count - 1) * a.stride + (a.taps - 1) * a.dilation - a.pad;
+    return !dilated_ && a.taps > 0 && a.pad <= 0 && last < p_.extent(axis);
   }
 
   GatherGemm arguments(const GatherPass& pass) const {
@@ -158,7 +150,7 @@ class Lowering {
   /// Different input positions that the pass reads along an axis.
   int64_t positions_read(const GatherPass& pass, int axis) const {
     const AxisPass& a = pass.axes[axis];
-    std::vector<bool> read(static_cast<size_t>(p_.extent(axis)));
+    std::vector<bool> read(static_cast<size_t>(p_.stored(axis)));
     for (int64_t j = 0; j < a.count; ++j) {
       for (int64_t tap = 0; tap < a.taps; ++tap) {
         // Phases have no dilation left: in units of the dilated axis they read whole inputs.

@@ -30,6 +30,7 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
+    depth_tile: int
     chunk: tuple[int, int, int]
 
 
@@ -38,8 +39,9 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `candidates` all algorithms
-    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where it runs
+    F(2, 3) along depth as well, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    Printing it gives a table.
     """
 
     algorithm: str
@@ -50,6 +52,7 @@ class Plan:
     workspace: int
     cost: float
     tile: int
+    depth_tile: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -164,6 +167,7 @@ def plan(
     activation: str | None = None,
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: int = 0,
     prepared: bool = False,
     algorithm: str = "auto",
@@ -207,6 +211,7 @@ def plan(
         padding_mode=padding_mode,
         activation=activation,
         flip=flip,
+        upsample=upsample,
     )
     return plan_of(
         tuple(int(v) for v in x_shape),

@@ -111,7 +111,7 @@ void output(const WinogradOutputTile& tile) {
 }
 
 /// One vector of output channels, one input channel: nine taps to (M + 2)^2 frequencies.
-template <int M>
+template <int M, bool Streaming>
 SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
   constexpr int t = Winograd<M>::tile;
   Vec columns[t * 3];
@@ -119,18 +119,38 @@ SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
   for (int i = 0; i < t; ++i) {
     Vec row[t];
     apply<t, 3, Winograd<M>::G, 1, 1>(columns + i * 3, row);
-    for (int j = 0; j < t; ++j) store(out + (i * t + j) * xi_stride, row[j]);
+    for (int j = 0; j < t; ++j) {
+      float* to = out + (i * t + j) * xi_stride;
+      Streaming ? store_streaming(to, row[j]) : store(to, row[j]);
+    }
   }
 }
 
-template <int M, class T>
-void weight(const WinogradWeightPanel& panel) {
+/// One vector of output channels, one input channel: all depth terms. Taps are ordered by depth, row, column.
+template <int M, int Depths, bool Streaming>
+SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeightPanel& panel) {
+  if constexpr (Depths == 1) {
+    weight_vector<M, Streaming>(taps, out, panel.xi_stride);
+  } else {
+    constexpr int frequencies = Winograd<2>::tile;
+    Vec combined[frequencies * 9];
+    for (int tap = 0; tap < 9; ++tap) apply<frequencies, 3, Winograd<2>::G, 9, 9>(taps + tap, combined + tap);
+    for (int f = 0; f < frequencies; ++f) {
+      weight_vector<M, Streaming>(combined + f * 9, out + kDepthSlot[f] * panel.depth_stride,
+                                  panel.xi_stride);
+    }
+  }
+}
+
+template <int M, int Depths, bool Streaming, class T>
+void weight_panel(const WinogradWeightPanel& panel) {
+  constexpr int all = 9 * Depths;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  int64_t tap_offset[9];
-  for (int tap = 0; tap < 9; ++tap) {
-    const int from = panel.flip ? 8 - tap : tap;
-    tap_offset[tap] = (from / 3) * stride[2] + (from % 3) * stride[3];
+  int64_t tap_offset[all];
+  for (int tap = 0; tap < all; ++tap) {
+    const int from = panel.flip ? all - 1 - tap : tap;
+    tap_offset[tap] = (from / 9) * stride[1] + (from / 3 % 3) * stride[2] + (from % 3) * stride[3];
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
@@ -139,24 +159,34 @@ void weight(const WinogradWeightPanel& panel) {
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[9][kWidth];
-        for (int tap = 0; tap < 9; ++tap) {
+        Vec block[all][kWidth];
+        for (int tap = 0; tap < all; ++tap) {
           load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
-          Vec taps[9];
-          for (int tap = 0; tap < 9; ++tap) taps[tap] = block[tap][i];
-          weight_vector<M>(taps, out + (c + i) * panel.vectors * kWidth, panel.xi_stride);
+          Vec taps[all];
+          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
+          weight_depths<M, Depths, Streaming>(taps, out + (c + i) * panel.vectors * kWidth, panel);
         }
       }
     }
     for (; c < panel.channels; ++c) {
-      Vec taps[9];
-      for (int tap = 0; tap < 9; ++tap) {
+      Vec taps[all];
+      for (int tap = 0; tap < all; ++tap) {
         taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
-      weight_vector<M>(taps, out + c * panel.vectors * kWidth, panel.xi_stride);
+      weight_depths<M, Depths, Streaming>(taps, out + c * panel.vectors * kWidth, panel);
     }
+  }
+}
+
+template <int M, class T>
+void weight(const WinogradWeightPanel& panel) {
+  if (panel.streaming) {
+    panel.depth_m == 2 ? weight_panel<M, 3, true, T>(panel) : weight_panel<M, 1, true, T>(panel);
+    fence();
+  } else {
+    panel.depth_m == 2 ? weight_panel<M, 3, false, T>(panel) : weight_panel<M, 1, false, T>(panel);
   }
 }
 
@@ -191,6 +221,27 @@ void winograd_output(int m, const WinogradOutputTile& tile) {
 
 void winograd_weight(int m, const WinogradWeightPanel& panel) {
   SIMD_BY_TYPE(panel.w.type, weight_any, m, panel)
+}
+
+void winograd_depth_input(int frames, int64_t n, const float* in, int64_t frame_stride, float* out,
+                          int64_t out_stride) {
+  constexpr int terms = Winograd<2>::tile;
+  for (int64_t i = 0; i < n; i += kWidth) {
+    Vec d[terms] = {}, a[terms];
+    for (int f = 0; f < frames; ++f) d[f] = load(in + f * frame_stride + i);
+    apply<terms, terms, Winograd<2>::Bt, 1, 1>(d, a);
+    for (int f = 0; f < frames; ++f) store(out + kDepthSlot[f] * out_stride + i, a[f]);
+  }
+}
+
+void winograd_depth_butterfly(int64_t rows, int64_t n, float* even, float* odd, int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < n; i += kWidth) {
+      const Vec u = load(even + r * stride + i), v = load(odd + r * stride + i);
+      store(even + r * stride + i, u + v);
+      store(odd + r * stride + i, u - v);
+    }
+  }
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
