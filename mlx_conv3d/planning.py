@@ -30,6 +30,7 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
+    depth_tile: int
     chunk: tuple[int, int, int]
 
 
@@ -38,8 +39,9 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `candidates` all algorithms
-    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where F(2, 3)
+    runs along depth as well and 1 where depth taps are summed, `candidates` all algorithms considered, `program` the
+    GPU's steps (None on the CPU). Printing it gives a table.
     """
 
     algorithm: str
@@ -50,6 +52,7 @@ class Plan:
     workspace: int
     cost: float
     tile: int
+    depth_tile: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
