@@ -168,8 +168,8 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
   Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
   if (!winograd.empty()) {
-    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), 1, winograd.at(1), winograd.at(2),
-                            winograd.at(3)};
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3),
+                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1};
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = plan.reason;

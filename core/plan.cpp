@@ -120,7 +120,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
       form.depth_m == 2 ? slices * frequencies * tiles * pitch * depth_products + output_floats : 0;
   const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
   const double transformed_floats = p.prepared ? 0 : weight_floats;
-  c.winograd = {m, form.depth_m, t, f, slice};
+  c.winograd = {m, t, f, slice, form.depth_m};
   c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
   // Each element of a transform is a sum of about m + 1 terms in each of the two directions.
   c.flops = products + 4.0 * (m + 1) * (input_floats + output_floats + transformed_floats * 3 / (m + 2)) +

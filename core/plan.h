@@ -43,10 +43,10 @@ struct WinogradForm {
 /// back.
 struct WinogradPlan {
   int m = 4;              ///< F(m, 3) over rows and columns
-  int depth_m = 1;        ///< 2: F(2, 3) over frames as well; 1: the depth taps one by one
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
+  int depth_m = 1;        ///< 2: F(2, 3) along depth as well, for pairs of output frames
 };
 
 /// Input frames that `frames` consecutive output frames read.

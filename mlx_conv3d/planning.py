@@ -39,9 +39,9 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where it runs
-    F(2, 3) along depth as well, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
-    Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where F(2, 3)
+    runs along depth as well and 1 where depth taps are summed, `candidates` all algorithms considered, `program` the
+    GPU's steps (None on the CPU). Printing it gives a table.
     """
 
     algorithm: str

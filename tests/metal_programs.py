@@ -41,7 +41,7 @@ class Case:
     residual: bool = False
     lead: int = 0
     algorithm: str = "winograd"
-    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice
+    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice, depth tile (1)
     seed: int = 1
 
     @property
