@@ -88,7 +88,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
                      int activation, std::optional<mx::array> bias, std::optional<mx::array> residual,
                      std::optional<mx::array> lead, std::optional<mx::array> packed, int packed_m,
-                     const std::string& algorithm, mx::StreamOrDevice s) {
+                     bool packed_doubled, const std::string& algorithm, mx::StreamOrDevice s) {
   const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
                                   groups, flip, activation);
   require_ndim("x", x.ndim(), dims);
@@ -100,7 +100,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
-  extras.packed_m = packed_m;
+  extras.packed_form = {packed_m, packed_doubled};
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
@@ -132,9 +132,11 @@ nb::dict to_dict(const Candidate& c) {
   d["workspace"] = c.workspace;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
+    d["doubled"] = c.winograd.doubled;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
   } else {
     d["tile"] = 0;
+    d["doubled"] = false;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
   }
   return d;
@@ -190,14 +192,20 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(),
-        "packed"_a = nb::none(), "packed_m"_a = 0, "algorithm"_a = "auto", "stream"_a = nb::none());
+        "packed"_a = nb::none(), "packed_m"_a = 0, "packed_doubled"_a = false, "algorithm"_a = "auto",
+        "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a,
         "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
-  m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
+  m.def(
+      "pack_weights",
+      [](const conv3d::mx::array& w, int m, bool doubled, bool flip, conv3d::mx::StreamOrDevice s) {
+        return conv3d::pack_weights(w, {m, doubled}, flip, s);
+      },
+      "w"_a, "m"_a, "doubled"_a, "flip"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def(
