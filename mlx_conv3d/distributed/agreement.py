@@ -46,7 +46,9 @@ def agree(
         raise refusal
     refusing = [rank for rank, other in enumerate(table) if other[0] == _REFUSED]
     if refusing:
-        raise ValueError(f"{place}: rank {refusing[0]} was given arguments that it refuses; its error says why")
+        raise ValueError(
+            f"{place}: rank {refusing[0]} was given arguments that it refuses; its error says why"
+        )
     _compare(place, _CODE, [other[0] for other in table])
     for at, name in enumerate(names, start=1):
         if name in facts:

@@ -169,14 +169,25 @@ class _Call:
             return list(self.settings.sizes), 0
         dims = self.parameters.dims
         x_names = [f"dimension {i} of x" for i in range(dims + 2) if i != self.array_axis]
-        names = [*x_names, *(f"dimension {i} of w" for i in range(dims + 2)), "the type of x", "the number of lead frames"]
+        names = [
+            *x_names,
+            *(f"dimension {i} of w" for i in range(dims + 2)),
+            "the type of x",
+            "the number of lead frames",
+        ]
         facts = dict.fromkeys([*names, "another argument"], 0)
         differing = {"size": 0, "lead": 0, "residual": residual}
         if refusal is None:
             o = self.operands
             frames = o.lead_frames
             shape = [size for i, size in enumerate(o.x.shape) if i != self.array_axis]
-            values = [*shape, *o.w.shape, checksum(str(o.x.dtype)), 0 if self.in_time else frames, self._checksum()]
+            values = [
+                *shape,
+                *o.w.shape,
+                checksum(str(o.x.dtype)),
+                0 if self.in_time else frames,
+                self._checksum(),
+            ]
             facts = dict(zip(facts, values, strict=True))
             differing |= {"size": o.x.shape[self.array_axis], "lead": frames if self.in_time else 0}
         given = agree(self.place, facts, differing, self.group, self.timeout, refusal)

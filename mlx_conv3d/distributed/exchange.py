@@ -79,7 +79,9 @@ class _Communicator:
     def submit(self, job: Callable[[_Streams], Any], place: Place) -> Future[Any]:
         with self._lock:
             if self._failure is not None:
-                raise RuntimeError(f"{place}: an exchange has failed before, and the ranks are out of step: {self._failure}")
+                raise RuntimeError(
+                    f"{place}: an exchange has failed before, and the ranks are out of step: {self._failure}"
+                )
             if not self._started:
                 threading.Thread(target=self._work, name="mlx_conv3d.distributed", daemon=True).start()
                 self._started = True

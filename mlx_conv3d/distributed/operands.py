@@ -56,7 +56,13 @@ class Operands:
     @property
     def arrays(self) -> dict[str, mx.array]:
         weight = self.w.weight if isinstance(self.w, PreparedWeight) else self.w
-        named = {"x_shard": self.x, "w": weight, "bias": self.bias, "residual": self.residual, "lead": self.lead}
+        named = {
+            "x_shard": self.x,
+            "w": weight,
+            "bias": self.bias,
+            "residual": self.residual,
+            "lead": self.lead,
+        }
         return {name: array for name, array in named.items() if array is not None}
 
 
@@ -74,7 +80,9 @@ def check(operands: Operands, parameters: Parameters, axis: int, settings: Setti
         if name != "bias" and array.ndim != dims + 2:
             raise ValueError(f"{name} must have {dims + 2} dimensions, got shape {tuple(array.shape)}")
     if parameters.input_dilation[axis] != 1:
-        raise ValueError(f"{place.what} needs input_dilation 1 (no transposed convolution with a stride) there")
+        raise ValueError(
+            f"{place.what} needs input_dilation 1 (no transposed convolution with a stride) there"
+        )
     if min(parameters.stride[axis], parameters.dilation[axis], operands.w.shape[axis + 1]) < 1:
         raise ValueError("stride, dilation and the kernel's size must be positive")
     _check_lead(operands, in_time=dims == 3 and axis == 0, settings=settings, place=place)
@@ -88,7 +96,9 @@ def _check_lead(operands: Operands, *, in_time: bool, settings: Settings, place:
     if in_time and place.rank > 0:
         raise ValueError(f"lead stands before rank 0's frames: rank {place.rank} must give none")
     if in_time and settings.sizes is not None:
-        raise ValueError("lead over time needs sizes=None: the other ranks must be told how many frames there are")
+        raise ValueError(
+            "lead over time needs sizes=None: the other ranks must be told how many frames there are"
+        )
     if lead.dtype != x.dtype or any(lead.shape[i] != x.shape[i] for i in (0, 2, 3, 4)):
         raise ValueError(
             f"lead must be (N, frames, H, W, C) like x_shard {tuple(x.shape)} and of its type {x.dtype}, "

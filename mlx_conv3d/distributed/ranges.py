@@ -59,7 +59,9 @@ class Axis:
             )
         most = max(self.pad_lo, self.pad_hi)
         if most > 0 and self.mode != "zeros" and self.extent < (1 if self.mode == "edge" else most + 1):
-            raise ValueError(f"{what}: padding_mode {self.mode} by {most} needs more than {self.extent} positions in all")
+            raise ValueError(
+                f"{what}: padding_mode {self.mode} by {most} needs more than {self.extent} positions in all"
+            )
 
     def window(self, outputs: Range) -> Range:
         """The positions that these outputs read, padding included: they may be negative or beyond the extent."""
