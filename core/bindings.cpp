@@ -3,6 +3,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,6 +20,12 @@ namespace mlx_conv3d {
 namespace {
 
 using Ints = std::vector<int64_t>;
+
+/// A WinogradForm as Python has it: outputs of a tile, of doubled pixels or not, outputs along depth.
+using PackedForm = std::tuple<int, bool, int>;
+WinogradForm to_form(const PackedForm& form) {
+  return {std::get<0>(form), std::get<1>(form), std::get<2>(form)};
+}
 
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
@@ -88,8 +95,8 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
                      int activation, std::optional<mx::array> bias, std::optional<mx::array> residual,
-                     std::optional<mx::array> lead, std::optional<mx::array> packed,
-                     std::pair<int, int> packed_form, const std::string& algorithm, mx::StreamOrDevice s) {
+                     std::optional<mx::array> lead, std::optional<mx::array> packed, PackedForm packed_form,
+                     const std::string& algorithm, mx::StreamOrDevice s) {
   const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
                                   groups, flip, activation);
   require_ndim("x", x.ndim(), dims);
@@ -101,7 +108,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
-  extras.packed_form = {packed_form.first, packed_form.second};
+  extras.packed_form = to_form(packed_form);
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
@@ -133,10 +140,12 @@ nb::dict to_dict(const Candidate& c) {
   d["workspace"] = c.workspace;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
+    d["doubled"] = c.winograd.doubled;
     d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
   } else {
     d["tile"] = 0;
+    d["doubled"] = false;
     d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
   }
@@ -168,8 +177,8 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
   Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
   if (!winograd.empty()) {
-    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), 1, winograd.at(1), winograd.at(2),
-                            winograd.at(3)};
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3),
+                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1};
   }
   if (!block.empty()) {
     plan.chosen.gemm.rows = block.at(0);
@@ -198,7 +207,7 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(),
-        "packed"_a = nb::none(), "packed_form"_a = std::pair(0, 1), "algorithm"_a = "auto",
+        "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, false, 1}, "algorithm"_a = "auto",
         "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
@@ -209,9 +218,8 @@ NB_MODULE(_ext, m) {
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def(
       "pack_weights",
-      [](const conv3d::mx::array& w, std::pair<int, int> form, bool flip, conv3d::mx::StreamOrDevice s) {
-        return conv3d::pack_weights(w, {form.first, form.second}, flip, s);
-      },
+      [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,
+         conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
       "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);

@@ -16,7 +16,7 @@ struct ConvExtras {
   std::optional<mx::array> lead;
   std::optional<mx::array> bias;
   std::optional<mx::array> residual;
-  std::optional<mx::array> packed;  ///< winograd weights of packed_form, see pack_weights
+  std::optional<mx::array> packed;  ///< weights transformed for packed_form, see pack_weights
   WinogradForm packed_form;
 };
 
@@ -29,7 +29,7 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, con
 mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
                      mx::StreamOrDevice s);
 
-/// Weights transformed to a form, as an fp32 array that `conv` takes as extras.packed.
+/// Transformed weights, as an fp32 array that `conv` takes as extras.packed.
 mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s);
 
 /// Whether the type is one that the kernels compute with.

@@ -8,6 +8,7 @@
 
 #include "core/device.h"
 #include "core/problem.h"
+#include "core/winograd_form.h"
 
 namespace mlx_conv3d {
 
@@ -32,21 +33,17 @@ const char* name_of(Algorithm algorithm);
 /// nullopt for an unknown name.
 std::optional<Algorithm> algorithm_named(const std::string& name);
 
-/// The domain of transformed weights.
-struct WinogradForm {
-  int m = 0;        ///< F(m, 3) over rows and columns
-  int depth_m = 1;  ///< 2: F(2, 3) over frames as well
-  bool operator==(const WinogradForm&) const = default;
-};
-
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
-  int m = 4;              ///< F(m, 3) over rows and columns
-  int depth_m = 1;        ///< 2: F(2, 3) over frames as well; 1: the depth taps one by one
+  int m = 4;              ///< outputs of a tile along an axis: F(m, 3)
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
+  int depth_m = 1;        ///< see WinogradForm
+  bool doubled = false;
+
+  WinogradForm form() const { return {m, doubled, depth_m}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.

@@ -10,10 +10,9 @@ namespace mlx_conv3d {
 /// than a small convolution does. Safe to call from any thread.
 std::shared_ptr<const Plan> cpu_plan(const ConvProblem& problem, std::optional<Algorithm> forced);
 
-/// Whether the plan multiplies with weights of this form.
-inline bool uses_packed_weights(const Plan& plan, const WinogradForm& form) {
-  const WinogradPlan& winograd = plan.chosen.winograd;
-  return plan.algorithm() == Algorithm::winograd && WinogradForm{winograd.m, winograd.depth_m} == form;
+/// Whether the plan multiplies with weights transformed for this form.
+inline bool uses_packed_weights(const Plan& plan, WinogradForm form) {
+  return plan.algorithm() == Algorithm::winograd && plan.chosen.winograd.form() == form;
 }
 
 }  // namespace mlx_conv3d

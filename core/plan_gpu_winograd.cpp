@@ -69,7 +69,7 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
 /// none.
 WinogradPlan fit_chunk(const ConvProblem& p, int m, int64_t frames, int64_t slice, int64_t budget) {
   const int64_t tiles = p.batch * divide_up(p.output(kHeight), m) * divide_up(p.output(kWidth), m);
-  WinogradPlan plan{m, 1, 0, frames, slice};
+  WinogradPlan plan{m, 0, frames, slice};
   int64_t low = 0, high = tiles;
   while (low < high) {
     plan.tiles = (low + high + 1) / 2;
@@ -99,7 +99,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   c.legal = c.reason.empty();
   if (!c.legal) return;
   if (p.empty()) {
-    c.winograd = {2, 1, 1, 1, std::max<int64_t>(1, p.out_channels)};
+    c.winograd = {2, 1, 1, std::max<int64_t>(1, p.out_channels)};
     c.reason = "the output is empty";
     return;
   }
@@ -109,7 +109,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && p.out_type == Dtype::float32) continue;
     int64_t slice = p.out_channels;
-    const auto weight_bytes = [&] { return metal::winograd_scratch(p, {m, 1, 1, 1, slice}).weights; };
+    const auto weight_bytes = [&] { return metal::winograd_scratch(p, {m, 1, 1, slice}).weights; };
     while (slice > 32 && weight_bytes() > limit / 4 * 3) slice = round_up(divide_up(slice, 2), 32);
     slice = std::min(slice, p.out_channels);
     for (int64_t budget : {std::min(cache, limit - weight_bytes()), limit - weight_bytes()}) {

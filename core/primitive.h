@@ -85,7 +85,7 @@ class ConvWeightGradient : public mx::Primitive {
   Size3 kernel_;
 };
 
-/// w transformed to a form, in the layout of the CPU's winograd.
+/// w transformed for a form of Winograd, in the layout of the CPU's winograd.
 class PackWeights : public mx::Primitive {
  public:
   PackWeights(mx::Stream stream, WinogradForm form, bool flip)

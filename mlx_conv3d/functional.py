@@ -37,11 +37,10 @@ def run(
     stream: Any = None,
 ) -> mx.array:
     """Any convolution, its parameters already parsed."""
-    packed: mx.array | None = None
-    packed_form = (0, 1)
+    packed: dict[str, Any] = {}
     if isinstance(w, PreparedWeight):
         _require_arrays(x=x)
-        packed, packed_form = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
+        packed = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
         w = w.weight
     _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
     return _ext.conv(
@@ -51,8 +50,7 @@ def run(
         bias=bias,
         residual=residual,
         lead=lead,
-        packed=packed,
-        packed_form=packed_form,
+        **packed,
         algorithm=arguments.algorithm_name(algorithm),
         stream=stream,
     )

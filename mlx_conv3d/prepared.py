@@ -22,7 +22,7 @@ class PreparedWeight:
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[tuple[int, int], bool], mx.array] = {}
+        self._packed: dict[tuple[tuple[int, bool, int], bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,17 +38,17 @@ class PreparedWeight:
 
     def packed_for(
         self, x: mx.array, parameters: Parameters, *, lead: mx.array | None, algorithm: str, stream: Any
-    ) -> tuple[mx.array | None, tuple[int, int]]:
-        """The transforms that a convolution of x would use and their form (the tiles in space and depth)."""
+    ) -> dict[str, Any]:
+        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none."""
         from mlx_conv3d.planning import plan_of
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
-            return None, (0, 1)
+            return {}
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
-            return None, (0, 1)
+            return {}
         if mx.float64 in (x.dtype, self.dtype) or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
-            return None, (0, 1)
+            return {}
         frames = int(lead.shape[1]) if lead is not None else 0
         chosen = plan_of(
             tuple(x.shape),
@@ -61,8 +61,8 @@ class PreparedWeight:
             algorithm=algorithm,
         )
         if chosen.algorithm != "winograd":
-            return None, (0, 1)
-        form = (chosen.tile, chosen.depth_tile)
+            return {}
+        form = (chosen.tile, chosen.doubled, chosen.depth_tile)
         key = (form, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
@@ -71,7 +71,7 @@ class PreparedWeight:
             packed = _ext.pack_weights(lifted, form, parameters.flip, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return self._packed[key], form
+        return {"packed": self._packed[key], "packed_form": form}
 
 
 def prepare(w: mx.array) -> PreparedWeight:

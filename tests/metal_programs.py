@@ -41,7 +41,7 @@ class Case:
     residual: bool = False
     lead: int = 0
     algorithm: str = "winograd"
-    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice
+    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice, depth tile (1)
     block: tuple[int, ...] = ()  # rows and columns of a gathered product's blocks
     strides: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of x, lead and w, where they are not row-major
     seed: int = 1

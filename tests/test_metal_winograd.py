@@ -139,26 +139,6 @@ def test_sums_in_blocks() -> None:
     check(Case(x=(1, 3, 5, 5, 256), w=(16, 3, 3, 3, 256), chunks=(4, 4, 1, 16)))
 
 
-@pytest.mark.parametrize(
-    ("m", "x", "outs"),
-    [
-        (2, (1, 3, 8, 8, 16), 32),
-        (4, (1, 3, 8, 8, 16), 32),
-        (4, (1, 5, 9, 9, 16), 64),
-        (6, (1, 4, 12, 12, 32), 32),
-        (6, (2, 3, 7, 9, 16), 32),
-    ],
-)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_declared_bytes(m: int, x: tuple[int, ...], outs: int, dtype: str) -> None:
-    """What a Program says it moves is what the simulator counts, within 10 %."""
-    case = Case(x=x, w=(outs, 3, 3, 3, x[-1]), dtype=dtype, chunks=(m, 9, 2, outs))
-    program = case.program()
-    result = run(case)[0].check()
-    counted = sum(sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in result.steps)
-    assert sum(s.nbytes for s in program.steps) == pytest.approx(counted, rel=0.1)
-
-
 # Every barrier and bound of the kernels, removed or shrunk: (file, what stands there, what replaces it).
 MUTATIONS = {
     "no-barrier": ("winograd_gemm.metal", "threadgroup_barrier(mem_flags::mem_threadgroup);", ""),

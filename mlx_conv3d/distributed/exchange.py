@@ -7,8 +7,11 @@ with a limit. Sends and receives in either direction have a stream each: nothing
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -76,7 +79,9 @@ class _Communicator:
     def submit(self, job: Callable[[_Streams], Any], place: Place) -> Future[Any]:
         with self._lock:
             if self._failure is not None:
-                raise RuntimeError(f"{place}: an exchange has failed before, and the ranks are out of step: {self._failure}")
+                raise RuntimeError(
+                    f"{place}: an exchange has failed before, and the ranks are out of step: {self._failure}"
+                )
             if not self._started:
                 threading.Thread(target=self._work, name="mlx_conv3d.distributed", daemon=True).start()
                 self._started = True
@@ -99,6 +104,14 @@ class _Communicator:
             self._failure = message
         raise RuntimeError(message)
 
+    def leave(self) -> None:
+        """Ends the process after a failure: a thread of MLX that waits for a dead rank can neither end nor be joined."""
+        if self._failure is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(1)
+
     def _work(self) -> None:
         streams = _Streams()
         while True:
@@ -110,6 +123,7 @@ class _Communicator:
 
 
 _communicator = _Communicator()
+atexit.register(_communicator.leave)
 _counts_lock = threading.Lock()
 _counts: dict[str, int] = {}
 _layers: dict[str, dict[str, int]] = {}
@@ -141,8 +155,10 @@ def count(kind: str, nbytes: int) -> None:
         _counts[kind] += nbytes
 
 
-def count_layer(name: str, nbytes: int) -> None:
+def _count_layer(name: str, messages: int, nbytes: int) -> None:
     with _counts_lock:
+        _counts["halo_messages"] += messages
+        _counts["halo_bytes"] += nbytes
         layer = _layers.setdefault(name, {"calls": 0, "halo_bytes": 0})
         layer["calls"] += 1
         layer["halo_bytes"] += nbytes
@@ -161,6 +177,7 @@ class Swap:
     from_right: tuple[int, ...] | None = None
     to_left: Callable[[mx.array | None], mx.array] | None = None
     to_right: Callable[[mx.array | None], mx.array] | None = None
+    layer: str = ""
 
 
 def start_swap(swap: Swap, group: Group, place: Place) -> Future[Any]:
@@ -180,14 +197,16 @@ def start_swap(swap: Swap, group: Group, place: Place) -> Future[Any]:
                 received_right = distributed.recv(
                     swap.from_right, swap.dtype, right, group=group, stream=streams.from_right
                 )
+            # What is passed on is put together on the sending stream: one that waits must not hold up the other.
             if swap.to_left is not None:
-                message = swap.to_left(received_right)
+                with mx.stream(streams.to_left):
+                    message = swap.to_left(received_right)
                 sent.append(distributed.send(message, left, group=group, stream=streams.to_left))
             if swap.to_right is not None:
-                message = swap.to_right(received_left)
+                with mx.stream(streams.to_right):
+                    message = swap.to_right(received_left)
                 sent.append(distributed.send(message, right, group=group, stream=streams.to_right))
-            count("halo_messages", len(sent))
-            count("halo_bytes", sum(message.nbytes for message in sent))
+            _count_layer(swap.layer, len(sent), sum(message.nbytes for message in sent))
             received = [a for a in (received_left, received_right) if a is not None]
             mx.async_eval(*received, *sent)
             for name, one in ((left, received_left), (right, received_right)):
