@@ -56,8 +56,25 @@ class Operands:
     @property
     def arrays(self) -> dict[str, mx.array]:
         weight = self.w.weight if isinstance(self.w, PreparedWeight) else self.w
-        named = {"x_shard": self.x, "w": weight, "bias": self.bias, "residual": self.residual, "lead": self.lead}
+        named = {
+            "x_shard": self.x,
+            "w": weight,
+            "bias": self.bias,
+            "residual": self.residual,
+            "lead": self.lead,
+        }
         return {name: array for name, array in named.items() if array is not None}
+
+
+def is_local(operands: Operands, parameters: Parameters, axis: int) -> bool:
+    """Whether every output depends on one position of x alone, so that pieces stay what they are.
+
+    Its own position; or in a transposed convolution the one that the kernel spreads without overlap.
+    """
+    p, kernel = parameters, operands.w.shape[axis + 1]
+    padding = kernel - 1 if p.input_dilation[axis] > 1 else 0
+    taps_alone = kernel == p.input_dilation[axis] and p.dilation[axis] == 1
+    return taps_alone and p.stride[axis] == 1 and p.pad_lo[axis] == p.pad_hi[axis] == padding
 
 
 def check(operands: Operands, parameters: Parameters, axis: int, settings: Settings, place: Place) -> None:
@@ -73,10 +90,12 @@ def check(operands: Operands, parameters: Parameters, axis: int, settings: Setti
             )
         if name != "bias" and array.ndim != dims + 2:
             raise ValueError(f"{name} must have {dims + 2} dimensions, got shape {tuple(array.shape)}")
-    if parameters.input_dilation[axis] != 1:
-        raise ValueError(f"{place.what} needs input_dilation 1 (no transposed convolution with a stride) there")
     if min(parameters.stride[axis], parameters.dilation[axis], operands.w.shape[axis + 1]) < 1:
         raise ValueError("stride, dilation and the kernel's size must be positive")
+    if parameters.input_dilation[axis] != 1 and not is_local(operands, parameters, axis):
+        raise ValueError(
+            f"{place.what}: a transposed convolution with a stride must have a kernel of its size there"
+        )
     _check_lead(operands, in_time=dims == 3 and axis == 0, settings=settings, place=place)
     _check_sizes(operands.x.shape[axis + 1], settings.sizes, place)
 
@@ -88,7 +107,9 @@ def _check_lead(operands: Operands, *, in_time: bool, settings: Settings, place:
     if in_time and place.rank > 0:
         raise ValueError(f"lead stands before rank 0's frames: rank {place.rank} must give none")
     if in_time and settings.sizes is not None:
-        raise ValueError("lead over time needs sizes=None: the other ranks must be told how many frames there are")
+        raise ValueError(
+            "lead over time needs sizes=None: the other ranks must be told how many frames there are"
+        )
     if lead.dtype != x.dtype or any(lead.shape[i] != x.shape[i] for i in (0, 2, 3, 4)):
         raise ValueError(
             f"lead must be (N, frames, H, W, C) like x_shard {tuple(x.shape)} and of its type {x.dtype}, "

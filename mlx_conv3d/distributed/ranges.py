@@ -45,11 +45,6 @@ class Axis:
         room = self.extent + self.pad_lo + self.pad_hi - self.dilation * (self.kernel - 1) - 1
         return room // self.stride + 1
 
-    @property
-    def is_local(self) -> bool:
-        """Whether each output reads just the input at its own position, so that no rank needs another."""
-        return self.kernel == 1 and self.stride == 1 and self.pad_lo == self.pad_hi == 0
-
     def check(self, what: str) -> None:
         """Raises ValueError where the whole axis is too short for the kernel or for its padding."""
         if self.outputs < 1:
@@ -59,7 +54,9 @@ class Axis:
             )
         most = max(self.pad_lo, self.pad_hi)
         if most > 0 and self.mode != "zeros" and self.extent < (1 if self.mode == "edge" else most + 1):
-            raise ValueError(f"{what}: padding_mode {self.mode} by {most} needs more than {self.extent} positions in all")
+            raise ValueError(
+                f"{what}: padding_mode {self.mode} by {most} needs more than {self.extent} positions in all"
+            )
 
     def window(self, outputs: Range) -> Range:
         """The positions that these outputs read, padding included: they may be negative or beyond the extent."""
