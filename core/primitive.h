@@ -26,6 +26,7 @@ struct ConvSpec {
   Activation activation = Activation::none;
   bool lead = false, bias = false, residual = false;
   int packed_m = 0;  ///< > 0: the last input is w transformed for F(packed_m, 3)
+  bool per_frame = false;
   Dtype out_type = Dtype::float32;
   std::optional<Algorithm> forced;
 

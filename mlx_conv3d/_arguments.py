@@ -40,6 +40,7 @@ class Parameters:
     groups: int
     flip: bool
     activation: int
+    per_frame: bool = False  # an output frame's bits do not depend on the number of frames
 
     def as_kwargs(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -117,6 +118,7 @@ def parameters(
     padding_mode: PaddingMode = "zeros",
     activation: str | None = None,
     flip: bool = False,
+    per_frame: bool = False,
 ) -> Parameters:
     pad_lo, pad_hi = paddings(padding, dims)
     return Parameters(
@@ -130,6 +132,7 @@ def parameters(
         groups=_integer("groups", groups),
         flip=flag("flip", flip),
         activation=activation_index(activation),
+        per_frame=per_frame,
     )
 
 

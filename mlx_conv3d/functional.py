@@ -40,8 +40,10 @@ def run(
     packed: mx.array | None = None
     packed_m = 0
     if isinstance(w, PreparedWeight):
-        _require_arrays(x=x)
-        packed, packed_m = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
+        _require_arrays(x=x, bias=bias, residual=residual, lead=lead)
+        packed, packed_m = w.packed_for(
+            x, parameters, lead=lead, extras=(bias, residual), algorithm=algorithm, stream=stream
+        )
         w = w.weight
     _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
     return _ext.conv(
