@@ -42,28 +42,30 @@ constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kWeightFloats = 0.7e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
-int64_t winograd_weight_bytes(const ConvProblem& p, int m, int64_t out_channels, const Device& d) {
-  return (m + 2) * (m + 2) * p.kernel[0] * p.in_channels * lanes(out_channels, d) * 4;
+int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
+                              const Device& d) {
+  return form.all_products() * p.kernel[0] * p.in_channels * lanes(out_channels, d) * 4;
 }
 
-/// Chunk sizes that fit the limit with F(m, 3); false if none does.
-bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, Candidate& c) {
-  const int64_t frequencies = (m + 2) * (m + 2);
+/// Chunk sizes that fit the limit with tiles of this form; false if none does.
+bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form, Candidate& c) {
+  const int64_t pixels = form.all_pixels(), products = form.all_products();
   const int64_t panel = d.panel_vectors * d.vector_width;
   // An empty problem is planned like one of a single tile: nothing will be run.
-  const int64_t tiles = std::max<int64_t>(1, p.batch * divide_up(p.output(1), m) * divide_up(p.output(2), m));
+  const int64_t tiles = std::max<int64_t>(
+      1, p.batch * WinogradAxis(p, form, kHeight).tiles * WinogradAxis(p, form, kWidth).tiles);
   const int64_t all_frames = std::max<int64_t>(1, p.output(0));
   const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
 
   // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
   // them.
   int64_t slice = std::max<int64_t>(1, p.out_channels);
-  while (!p.prepared && slice > panel && winograd_weight_bytes(p, m, slice, d) > limit / 4 * 3) {
+  while (!p.prepared && slice > panel && winograd_weight_bytes(p, form, slice, d) > limit / 4 * 3) {
     slice = round_up(divide_up(slice, 2), panel);
   }
-  const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, m, slice, d);
+  const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
-    return frequencies * t * 4 * (winograd_input_frames(p, f) * pitch + f * lanes(slice, d));
+    return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
   };
   const int64_t slack = 4096;
   const int64_t room = limit - weight_bytes - slack;
@@ -98,38 +100,42 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, int m, C
   const double slices = static_cast<double>(divide_up(p.out_channels, slice));
   const double frames = static_cast<double>(all_frames);
   const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
-  const double products =
-      2.0 * frequencies * tiles * frames * static_cast<double>(p.kernel[0] * p.in_channels) * out_lanes;
-  const double input_floats = slices * frequencies * tiles * pitch *
+  const double product_flops =
+      2.0 * products * tiles * frames * static_cast<double>(p.kernel[0] * p.in_channels) * out_lanes;
+  const double input_floats = slices * pixels * tiles * pitch *
                               static_cast<double>(winograd_input_frames(p, f)) *
                               static_cast<double>(divide_up(all_frames, f));
-  const double output_floats = static_cast<double>(frequencies * tiles) * frames * out_lanes;
-  const double weight_floats = static_cast<double>(frequencies * p.kernel[0] * p.in_channels) * out_lanes;
+  const double output_floats = static_cast<double>(products * tiles) * frames * out_lanes;
+  const double weight_floats = static_cast<double>(products * p.kernel[0] * p.in_channels) * out_lanes;
   const double transformed_floats = p.prepared ? 0 : weight_floats;
-  c.winograd = {m, t, f, slice};
+  c.winograd = {form.m, t, f, slice, form.doubled};
   c.workspace = weight_bytes + chunk_bytes(t, f) + slack;
-  // Each element of a transform is a sum of about m + 1 terms in each of the two directions.
-  c.flops = products + 4.0 * (m + 1) * (input_floats + output_floats + transformed_floats * 3 / (m + 2));
+  // Each element of a transform is a sum of about as many terms in each of the two directions.
+  const double terms = form.pixels() - 1;
+  c.flops =
+      product_flops + 4.0 * terms * (input_floats + output_floats + transformed_floats * 3 / form.products());
   c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
             4.0 * (transformed_floats + weight_floats * chunks);
   const double scale = d.gflops / d.cores / 135.0;
-  c.cost = products / (d.gflops * 1e9 * kProductShare) +
+  c.cost = product_flops / (d.gflops * 1e9 * kProductShare) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
            transformed_floats / (kWeightFloats * d.cores * scale) +
            (3 * chunks * slices + slices) * kStepSeconds;
   return true;
 }
 
-/// With `only_m`, F(only_m, 3) alone is considered.
+/// With `only_m`, tiles of only_m outputs alone are considered.
 void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, int only_m, Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
-  for (int m : {2, 4, 6}) {
-    // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
-    if (m == 6 && p.out_type == Dtype::float32) continue;
+  const bool doubled = has_doubled_pixels(p);
+  for (int m : {2, 4, 6, 8}) {
+    if (doubled ? m == 2 : m == 8) continue;
     if (only_m != 0 && m != only_m) continue;
+    // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
+    if (m == 6 && !doubled && p.out_type == Dtype::float32) continue;
     Candidate at = c;
-    if (fit_winograd(p, d, limit, m, at) && at.cost < best.cost) best = at;
+    if (fit_winograd(p, d, limit, {m, doubled}, at) && at.cost < best.cost) best = at;
   }
   if (std::isinf(best.cost)) {
     c.legal = false;
@@ -138,7 +144,8 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, int
   }
   c = best;
   const std::string m = std::to_string(c.winograd.m);
-  c.reason = "F(" + m + "x" + m + ", 3x3) with the depth taps summed in the transform domain: " +
+  c.reason = "F(" + m + "x" + m + ", 3x3)" + (doubled ? " of doubled pixels" : "") +
+             " with the depth taps summed in the transform domain: " +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
              " direct FLOPs per 100 executed";
 }

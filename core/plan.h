@@ -7,6 +7,7 @@
 
 #include "core/device.h"
 #include "core/problem.h"
+#include "core/winograd_form.h"
 
 namespace mlx_conv3d {
 
@@ -34,10 +35,13 @@ std::optional<Algorithm> algorithm_named(const std::string& name);
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
-  int m = 4;              ///< F(m, 3)
+  int m = 4;              ///< outputs of a tile along an axis: F(m, 3)
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
+  bool doubled = false;   ///< see WinogradForm
+
+  WinogradForm form() const { return {m, doubled}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.

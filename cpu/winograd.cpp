@@ -1,7 +1,7 @@
-// Winograd F(m x m, 3 x 3) with the depth sum inside the transform domain: every input frame is transformed
-// once, the KD depth taps of a frequency are one product with K = KD*C, every output frame is transformed
-// back once. All threads share a chunk of tiles, phase by phase, so that the transformed weights are read
-// once per chunk.
+// Winograd with 3 x 3 taps, of single or doubled pixels, with the depth sum inside the transform domain:
+// every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
+// every output frame is transformed back once. All threads share a chunk of tiles, phase by phase, so that
+// the transformed weights are read once per chunk.
 
 #include "cpu/winograd.h"
 
@@ -25,32 +25,31 @@ class Runner {
         operands_(operands),
         input_(p, operands),
         k_(kernels()),
-        tile_(plan.m + 2),
-        frequencies_(tile_ * tile_),
+        form_(plan.form()),
         depth_(axis_phases(p, kDepth, false).front()),
-        tile_rows_((p.output(kHeight) + plan.m - 1) / plan.m),
-        tile_cols_((p.output(kWidth) + plan.m - 1) / plan.m),
+        tile_rows_(p, form_, kHeight),
+        tile_cols_(p, form_, kWidth),
         channels_(winograd_channel_pitch(p.in_channels, k_.width)),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
     const int64_t slice = std::min(plan.out_slice, p.out_channels);
     const int64_t lanes = Panels(slice, k_).vectors_total() * k_.width;
     if (operands.packed_w == nullptr) {
-      weights_ = workspace.floats(winograd_weights_size(plan.m, slice, p.kernel[kDepth], p.in_channels));
+      weights_ = workspace.floats(winograd_weights_size(form_, slice, p.kernel[kDepth], p.in_channels));
     }
     const int64_t frames_in = winograd_input_frames(p, plan.frames);
-    inputs_ = workspace.floats(frequencies_ * frames_in * plan.tiles * channels_);
-    products_ = workspace.floats(frequencies_ * plan.frames * plan.tiles * lanes);
+    inputs_ = workspace.floats(form_.all_pixels() * frames_in * plan.tiles * channels_);
+    products_ = workspace.floats(form_.all_products() * plan.frames * plan.tiles * lanes);
   }
 
   void run() {
-    const int64_t tiles = p_.batch * tile_rows_ * tile_cols_, frames = p_.output(kDepth);
+    const int64_t tiles = p_.batch * tile_rows_.tiles * tile_cols_.tiles, frames = p_.output(kDepth);
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
       const int64_t out_channels = std::min(plan_.out_slice, p_.out_channels - o);
       const float* weights = operands_.packed_w;
       if (weights == nullptr) {
         WeightView w = operands_.w;
         w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
-        winograd_weights(plan_.m, w, out_channels, p_.kernel[kDepth], p_.in_channels, p_.flip, weights_);
+        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.in_channels, p_.flip, weights_);
         weights = weights_;
       }
       // Even chunks, so that the last is not a handful of tiles.
@@ -67,11 +66,14 @@ class Runner {
   }
 
  private:
+  /// A tile's image and the output position that it starts at.
   struct TileAt {
     int64_t n, row, col;
   };
   TileAt tile_at(int64_t tile) const {
-    return {tile / (tile_rows_ * tile_cols_), tile / tile_cols_ % tile_rows_, tile % tile_cols_};
+    const int64_t rows = tile_rows_.tiles, cols = tile_cols_.tiles;
+    return {tile / (rows * cols), tile_rows_.first + tile / cols % rows * plan_.m,
+            tile_cols_.first + tile % cols * plan_.m};
   }
 
   void chunk(int64_t first_frame, int64_t frames, int64_t first_tile, int64_t tiles, int64_t o,
@@ -84,7 +86,7 @@ class Runner {
       }
     });
     const Panels panels(out_channels, k_);
-    parallel_for(frequencies_ * panels.count(), [&](int64_t i, int) {
+    parallel_for(form_.all_products() * panels.count(), [&](int64_t i, int) {
       multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles,
                weights);
     });
@@ -111,16 +113,17 @@ class Runner {
     const void* pixels[kMostPixels];
     const char* columns[kMostTile];
     int64_t col_offset[kMostTile];
-    for (int64_t j = 0; j < tile_; ++j) {
-      const int64_t sw = p_.source_index(kWidth, at.col * plan_.m + j - p_.pad_lo[kWidth]);
+    const int64_t side = form_.pixels();
+    for (int64_t j = 0; j < side; ++j) {
+      const int64_t sw = winograd_source(p_, form_, kWidth, at.col, j);
       columns[j] = sw < 0 ? nullptr : source.data;
       col_offset[j] = sw * source.col_stride;
     }
-    for (int64_t i = 0; i < tile_; ++i) {
-      const int64_t sh = p_.source_index(kHeight, at.row * plan_.m + i - p_.pad_lo[kHeight]);
-      for (int64_t j = 0; j < tile_; ++j) {
+    for (int64_t i = 0; i < side; ++i) {
+      const int64_t sh = winograd_source(p_, form_, kHeight, at.row, i);
+      for (int64_t j = 0; j < side; ++j) {
         const bool zero = sh < 0 || columns[j] == nullptr;
-        pixels[i * tile_ + j] = zero ? zeros_.get() : columns[j] + sh * source.row_stride + col_offset[j];
+        pixels[i * side + j] = zero ? zeros_.get() : columns[j] + sh * source.row_stride + col_offset[j];
       }
     }
     WinogradInputTile tile{};
@@ -128,18 +131,18 @@ class Runner {
     tile.channels = p_.in_channels;
     tile.out = inputs_ + (frame * tiles + t) * channels_;
     tile.xi_stride = frames_in * tiles * channels_;
-    k_.winograd_input(plan_.m, p_.x_type, tile);
+    k_.winograd_input(form_, p_.x_type, tile);
   }
 
-  void multiply(int64_t xi, int64_t panel, const Panels& panels, int64_t first_frame, int64_t frames,
+  void multiply(int64_t product, int64_t panel, const Panels& panels, int64_t first_frame, int64_t frames,
                 int64_t frames_in, int64_t tiles, const float* weights) const {
     const int64_t products = p_.kernel[kDepth] * p_.in_channels;
     const int64_t lanes = panels.vectors_total() * k_.width, lane = panels.first_vector(panel) * k_.width;
     const int vectors = panels.vectors(panel);
     const int64_t ldb = vectors * k_.width;
-    const float* a = inputs_ + xi * frames_in * tiles * channels_;
-    const float* b = weights + (xi * lanes + lane) * products;
-    float* c = products_ + xi * frames * tiles * lanes + lane;
+    const float* a = inputs_ + form_.frequency(static_cast<int>(product)) * frames_in * tiles * channels_;
+    const float* b = weights + (product * lanes + lane) * products;
+    float* c = products_ + product * frames * tiles * lanes + lane;
     const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
     // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do
     // not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
@@ -179,24 +182,25 @@ class Runner {
     const TileAt at = tile_at(first_tile + t);
     const int64_t lanes = panels.vectors_total() * k_.width;
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
-    const int64_t row = at.row * plan_.m, col = at.col * plan_.m;
-    const int64_t offset =
-        (((at.n * p_.output(kDepth) + first_frame + frame) * height + row) * width + col) * p_.out_channels +
-        o;
+    const int64_t m = plan_.m;
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += o;
     WinogradOutputTile tile{};
     tile.in = products_ + (frame * tiles + t) * lanes;
     tile.xi_stride = frames * tiles * lanes;
     tile.channels = out_channels;
-    tile.out = static_cast<char*>(operands_.y) + offset * item_size(p_.out_type);
+    tile.out = operands_.y;
+    tile.first = (((at.n * p_.output(kDepth) + first_frame + frame) * height + at.row) * width + at.col) *
+                     p_.out_channels +
+                 o;
     tile.row_stride = width * p_.out_channels;
     tile.pixel_stride = p_.out_channels;
-    tile.rows = static_cast<int>(std::min<int64_t>(plan_.m, height - row));
-    tile.cols = static_cast<int>(std::min<int64_t>(plan_.m, width - col));
-    tile.residual_offset = offset;
+    tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
+    tile.row_end = static_cast<int>(std::min(m, height - at.row));
+    tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
+    tile.col_end = static_cast<int>(std::min(m, width - at.col));
     tile.epilogue = &epilogue;
-    k_.winograd_output(plan_.m, tile);
+    k_.winograd_output(form_, tile);
   }
 
   static constexpr int64_t kTileGroup = 8, kMostTile = 8, kMostPixels = kMostTile * kMostTile;
@@ -206,9 +210,10 @@ class Runner {
   const Operands& operands_;
   const Input input_;
   const Kernels& k_;
-  const int64_t tile_, frequencies_;
+  const WinogradForm form_;
   const AxisPhase depth_;
-  const int64_t tile_rows_, tile_cols_, channels_;
+  const WinogradAxis tile_rows_, tile_cols_;
+  const int64_t channels_;
   const std::unique_ptr<char[]> zeros_;
   float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr;
 };
@@ -220,13 +225,13 @@ void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operan
   Runner(problem, plan, operands, workspace).run();
 }
 
-int64_t winograd_weights_size(int m, int64_t out_channels, int64_t depth_taps, int64_t channels) {
+int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t depth_taps, int64_t channels) {
   const Kernels& k = kernels();
-  return (m + 2) * (m + 2) * Panels(out_channels, k).vectors_total() * k.width * depth_taps * channels;
+  return form.all_products() * Panels(out_channels, k).vectors_total() * k.width * depth_taps * channels;
 }
 
-void winograd_weights(int m, const WeightView& w, int64_t out_channels, int64_t depth_taps, int64_t channels,
-                      bool flip, float* out) {
+void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
+                      int64_t channels, bool flip, float* out) {
   const Kernels& k = kernels();
   const Panels panels(out_channels, k);
   const int64_t lanes = panels.vectors_total() * k.width, products = depth_taps * channels;
@@ -246,7 +251,7 @@ void winograd_weights(int m, const WeightView& w, int64_t out_channels, int64_t 
     part.vectors = panels.vectors(panel);
     part.out = out + lane * products + (kd * channels + c) * part.vectors * k.width;
     part.xi_stride = lanes * products;
-    k.winograd_weight(m, part);
+    k.winograd_weight(form, part);
   });
 }
 

@@ -19,6 +19,7 @@ def conv(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
@@ -29,6 +30,7 @@ def conv(
     lead: mx.array | None = None,
     packed: mx.array | None = None,
     packed_m: int = 0,
+    packed_doubled: bool = False,
     algorithm: str = "auto",
     stream: _Stream = None,
 ) -> mx.array: ...
@@ -45,6 +47,7 @@ def plan(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
@@ -69,13 +72,14 @@ def choose(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
     activation: int,
     per_frame: bool,
 ) -> str: ...
-def pack_weights(w: mx.array, m: int, flip: bool, stream: _Stream = None) -> mx.array: ...
+def pack_weights(w: mx.array, m: int, doubled: bool, flip: bool, stream: _Stream = None) -> mx.array: ...
 def is_tracer(a: mx.array) -> bool: ...
 def snapshot(a: mx.array) -> mx.array: ...
 def is_same(a: mx.array, b: mx.array) -> bool: ...

@@ -21,7 +21,7 @@ class PreparedWeight:
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[int, bool], mx.array] = {}
+        self._packed: dict[tuple[int, bool, bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,21 +44,21 @@ class PreparedWeight:
         extras: tuple[mx.array | None, ...],
         algorithm: str,
         stream: Any,
-    ) -> tuple[mx.array | None, int]:
-        """The transforms that a convolution of x would use and their tile size, or (None, 0).
+    ) -> dict[str, Any]:
+        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none.
 
         `extras` are the bias and the residual, on whose types the result's and so the tile size depends.
         """
         from mlx_conv3d.planning import plan_of, promote
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
-            return None, 0
+            return {}
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
-            return None, 0
+            return {}
         types = {x.dtype, self.dtype, *(a.dtype for a in (lead, *extras) if a is not None)}
         if mx.float64 in types or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
-            return None, 0
+            return {}
         frames = int(lead.shape[1]) if lead is not None else 0
         chosen = plan_of(
             tuple(x.shape),
@@ -72,16 +72,16 @@ class PreparedWeight:
             algorithm=algorithm,
         )
         if chosen.algorithm != "winograd":
-            return None, 0
-        key = (chosen.tile, parameters.flip)
+            return {}
+        key = (chosen.tile, chosen.doubled, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
             while lifted.ndim < 5:
                 lifted = mx.expand_dims(lifted, 1)
-            packed = _ext.pack_weights(lifted, chosen.tile, parameters.flip, stream=mx.cpu)
+            packed = _ext.pack_weights(lifted, *key, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return self._packed[key], chosen.tile
+        return {"packed": self._packed[key], "packed_m": chosen.tile, "packed_doubled": chosen.doubled}
 
 
 def prepare(w: mx.array) -> PreparedWeight:

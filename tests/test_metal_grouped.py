@@ -32,6 +32,14 @@ def test_depthwise(dtype: str, mode: str) -> None:
     check(replace(DEPTHWISE, dtype=dtype, modes=(mode,) * 3, padding=((2, 0), (1, 2), (0, 1)), lead=1))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_upsampling(mode: str) -> None:
+    padding = ((2, 0), (1, 2), (0, 3))
+    check(
+        replace(DEPTHWISE, x=(1, 2, 3, 4, 5), upsample=(2, 2, 3), modes=(mode,) * 3, padding=padding, lead=1)
+    )
+
+
 @pytest.mark.parametrize(("dtype", "w_dtype"), list(product(DTYPES, DTYPES)))
 def test_types(dtype: str, w_dtype: str) -> None:
     check(
@@ -54,8 +62,11 @@ def cases(draw: st.DrawFn) -> Case:
     kernel = tuple(small(3) for _ in range(3))
     dilation = tuple(small(2) for _ in range(3))
     size = tuple((k - 1) * d + small(4) for k, d in zip(kernel, dilation, strict=True))
+    upsample = tuple(draw(st.sampled_from((1, 1, 2, 3))) for _ in range(3))
+    stored = (-(-n // scale) for n, scale in zip(size, upsample, strict=True))
     return Case(
-        x=(small(2), *size, groups * channels),
+        x=(small(2), *stored, groups * channels),
+        upsample=upsample,
         w=(groups * outs, *kernel, channels),
         dtype=draw(st.sampled_from(DTYPES)),
         stride=tuple(small(2) for _ in range(3)),

@@ -64,6 +64,13 @@ def test_lead_frames(mode: str) -> None:
     check(replace(SMALL, lead=2, modes=(mode, "zeros", "edge"), padding=((1, 1), (1, 1), (0, 1))))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("upsample", [(1, 2, 2), (2, 3, 1)])
+def test_upsampling(upsample: tuple[int, ...], mode: str) -> None:
+    padding = ((2, 0), (1, 2), (3, 1))
+    check(replace(SMALL, x=(1, 2, 4, 5, 5), upsample=upsample, modes=(mode,) * 3, padding=padding, lead=1))
+
+
 @pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_epilogue(activation: str | None, dtype: str) -> None:
@@ -136,9 +143,12 @@ def cases(draw: st.DrawFn) -> Case:
     dilation = axis(2)
     size = (draw(st.integers((kd - 1) * dilation + 1, 7)), draw(st.integers(3, 10)), draw(st.integers(3, 10)))
     padding = tuple((draw(st.integers(0, min(2, n - 1))), draw(st.integers(0, min(2, n - 1)))) for n in size)
+    upsample = tuple(draw(st.sampled_from((1, 1, 2, 3))) for _ in range(3))
+    stored = (-(-n // scale) for n, scale in zip(size, upsample, strict=True))
     return Case(
-        x=(axis(2), *size, channels),
+        x=(axis(2), *stored, channels),
         w=(outs, kd, 3, 3, channels),
+        upsample=upsample,
         dtype=dtype,
         stride=(axis(2), 1, 1),
         padding=padding,
@@ -214,6 +224,8 @@ MUTATIONS = {
     "width-short": ("winograd_output.metal", ">= p.width)", ">= p.width - 1)"),
     "axis-too-long": ("input.h", "q < size) return q", "q <= size) return q"),
     "axis-too-short": ("input.h", "q < size) return q", "q < size - 1) return q"),
+    "scale-forgotten": ("input.h", "at / scale", "at"),
+    "scale-too-large": ("input.h", "PAD_MODES + 1;", "PAD_MODES + 2;"),
     "lead-too-long": ("input.h", "d < p.lead_frames", "d <= p.lead_frames"),
 }
 
@@ -227,6 +239,8 @@ def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
     assert old in text
     (kernels / file).write_text(text.replace(old, new))
     case = replace(SMALL, lead=1, padding=((1, 1), (1, 1), (1, 1)), chunks=(4, 4, 2, 6))
+    if name.startswith("scale"):
+        case = replace(case, upsample=(1, 2, 2))
     with pytest.raises(AssertionError):
         check(case, kernels=kernels, schedules=SCHEDULES[:1])
 

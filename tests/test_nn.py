@@ -49,8 +49,10 @@ def held_to(y: mx.array, exact: np.ndarray) -> None:
 
 
 def causal_by_hand(of: nn.CausalConv3d, x: mx.array) -> np.ndarray:
-    """Time padded by a copy, then the reference convolution."""
+    """Pixels repeated and time padded by copies, then the reference convolution."""
     a = float64(x)
+    for axis, count in enumerate(of.upsample, start=2):
+        a = np.repeat(a, count, axis)
     front = np.zeros_like(a[:, :1]) if of.time_padding == "zeros" else a[:, :1]
     padded = np.concatenate([front] * of.reach + [a], axis=1)
     conv = reference.Conv.of(
@@ -69,6 +71,8 @@ CAUSAL = {
     "edge": ((12, 20, 3), {"padding": 1, "time_padding": "edge", "padding_mode": "reflect"}),
     "strided": ((8, 8, (3, 3, 3)), {"padding": 1, "stride": 2, "padding_mode": "edge"}),
     "3x1x1": ((8, 16, (3, 1, 1)), {}),
+    "upsampled": ((12, 8, (1, 3, 3)), {"padding": 1, "upsample": 2}),
+    "upsampled, 3x3x3": ((8, 8, 3), {"padding": 1, "upsample": (2, 3), "padding_mode": "edge"}),
     "dilated": ((6, 6, (2, 3, 3)), {"padding": ((0, 1), 2), "dilation": (3, 1, 2)}),
     "grouped": ((8, 16, (3, 3, 3)), {"padding": 1, "groups": 4, "time_padding": "edge"}),
     "stride beyond the kernel": ((4, 4, (2, 3, 3)), {"stride": (5, 1, 1)}),
@@ -170,6 +174,7 @@ def streams(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, ...], str, list
         "stride": (draw(st.integers(1, 6)), *[draw(st.sampled_from((1, 1, 2)))] * 2),
         "dilation": (draw(st.integers(1, 3)), 1, 1),
         "padding": draw(st.integers(0, 2)),
+        "upsample": draw(st.sampled_from((1, 1, 2, (1, 3)))),
         "groups": groups,
         "bias": draw(st.booleans()),
         "time_padding": draw(st.sampled_from(nn.causal.TIME_PADDINGS)),
@@ -203,6 +208,7 @@ LARGE = {
     "temporal": ((96, 192, (3, 1, 1)), {}, (32, 32)),
     "strided in time": ((64, 64, (3, 1, 1)), {"stride": (2, 1, 1)}, (24, 24)),
     "strided": ((64, 64, 3), {"padding": ((0, 1), (0, 1)), "stride": 2}, (25, 26)),
+    "upsampled": ((64, 48, (1, 3, 3)), {"padding": 1, "upsample": 2}, (20, 20)),
     "1x3x3": ((64, 48, (1, 3, 3)), {"padding": 1}, (40, 40)),
     "patches": ((32, 64, (2, 4, 4)), {"stride": (2, 4, 4)}, (32, 32)),
     "depthwise": ((64, 64, 3), {"padding": 1, "groups": 64}, (24, 70)),
@@ -441,7 +447,7 @@ def test_mixed_types_use_their_transforms() -> None:
     x = x.astype(mx.bfloat16)
     y = made(x)
     assert y.dtype == mx.float32
-    (tile, _flip), *others = kept(made)._packed
+    (tile, *_), *others = kept(made)._packed
     assert tile == 4 and not others
     assert mx.array_equal(y, fresh(made, x))
 

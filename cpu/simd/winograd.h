@@ -4,8 +4,8 @@
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
-void winograd_input(int m, Dtype type, const WinogradInputTile& tile);
-void winograd_output(int m, const WinogradOutputTile& tile);
-void winograd_weight(int m, const WinogradWeightPanel& panel);
+void winograd_input(WinogradForm form, Dtype type, const WinogradInputTile& tile);
+void winograd_output(WinogradForm form, const WinogradOutputTile& tile);
+void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel);
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

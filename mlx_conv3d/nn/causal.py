@@ -41,6 +41,8 @@ class CausalConv3d(ConvolutionLayer):
         bias: whether there is one.
         time_padding: what stands before the clip: "zeros", or "edge" for its first frame, repeated.
         padding_mode: what stands around the frames: "zeros", "edge" or "reflect", one or one for each of H, W.
+        upsample: how often each pixel is repeated before the convolution, an int, or one for each of H, W; nothing is
+            copied, and the padding counts upsampled positions.
 
     Raises:
         ValueError, TypeError: an argument that makes no sense, by its name.
@@ -59,6 +61,7 @@ class CausalConv3d(ConvolutionLayer):
         *,
         time_padding: str = "zeros",
         padding_mode: PaddingMode = "zeros",
+        upsample: IntOrSequence = 1,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, groups, bias)
         self.stride = positive("stride", stride, 3)
@@ -68,9 +71,10 @@ class CausalConv3d(ConvolutionLayer):
             raise ValueError(f"time_padding must be one of {', '.join(TIME_PADDINGS)}, got {time_padding!r}")
         self.time_padding = time_padding
         self.padding_mode = mode_names(padding_mode, 2)
+        self.upsample = tuple(arguments.upsampling(upsample, 2))
 
     def _described(self) -> dict[str, Any]:
-        names = ("stride", "padding", "dilation", "time_padding", "padding_mode")
+        names = ("stride", "padding", "dilation", "time_padding", "padding_mode", "upsample")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -172,6 +176,7 @@ class CausalConv3d(ConvolutionLayer):
             groups=self.groups,
             padding_mode=(self.time_padding, *self.padding_mode),
             activation=activation,
+            upsample=(1, *self.upsample),
             per_frame=True,
         )
         return functional.run(x, self._weight(), parameters, bias=self._bias(), residual=residual, lead=lead)

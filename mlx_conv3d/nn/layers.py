@@ -98,6 +98,7 @@ class Conv3d(ConvolutionLayer):
         groups: channel groups; C and O must be divisible by it.
         bias: whether there is one.
         padding_mode: what stands in the padding: "zeros", "edge" or "reflect", one or one for each axis.
+        upsample: how often x is repeated before the convolution, as `mlx_conv3d.conv3d` takes it, without a copy.
 
     Raises:
         ValueError, TypeError: an argument that makes no sense, by its name.
@@ -115,15 +116,17 @@ class Conv3d(ConvolutionLayer):
         bias: bool = True,
         *,
         padding_mode: PaddingMode = "zeros",
+        upsample: IntOrSequence = 1,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, groups, bias)
         self.stride = positive("stride", stride, 3)
         self.padding = tuple(zip(*arguments.paddings(padding, 3), strict=True))
         self.dilation = positive("dilation", dilation, 3)
+        self.upsample = tuple(arguments.upsampling(upsample, 3))
         self.padding_mode = mode_names(padding_mode, 3)
 
     def _described(self) -> dict[str, Any]:
-        names = ("stride", "padding", "dilation", "padding_mode")
+        names = ("stride", "padding", "dilation", "padding_mode", "upsample")
         return {name: getattr(self, name) for name in names}
 
     def __call__(
@@ -141,6 +144,7 @@ class Conv3d(ConvolutionLayer):
             activation=activation,
             residual=residual,
             padding_mode=self.padding_mode,
+            upsample=self.upsample,
         )
 
 
