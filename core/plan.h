@@ -96,6 +96,11 @@ struct Plan {
   Algorithm algorithm() const { return chosen.algorithm; }
 };
 
+/// The plan of a problem `per_frame` has the algorithm and the tile of a problem of kPlannedFrames output
+/// frames and the same frame size: whatever orders an output's sums. A stream computed in chunks, each with
+/// the frames before it as lead, so gives the bits of one call. Chunk and block sizes follow the real size.
+inline constexpr int64_t kPlannedFrames = 4;
+
 /// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the
 /// plan takes that algorithm or throws std::invalid_argument saying which constraint fails.
 Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
