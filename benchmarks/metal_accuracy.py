@@ -162,7 +162,8 @@ def command(save: bool = True) -> None:
     date = datetime.date.today().isoformat()
     text = (
         f"# {TITLE}\n\n{date}, `python -m benchmarks metal-accuracy`. Errors are rms against float64, divided by that "
-        f"of the correctly rounded exact result, on normally distributed data.\n\n{STOCK_NOTE}\n\n{table(list(rows()))}\n"
+        f"of the correctly rounded exact result, on normally distributed data.\n\n{STOCK_NOTE}\n\n"
+        f"{table(list(rows()))}\n"
     )
     print(text)
     if save:

@@ -11,7 +11,7 @@ import reference
 from metal_sim.support import needs_metal_sim
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import metal_accuracy  # noqa: E402
+from benchmarks import metal_accuracy
 
 
 @needs_metal_sim
