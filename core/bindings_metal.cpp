@@ -1,11 +1,13 @@
 #include "core/bindings_metal.h"
 
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <stdexcept>
 
 #include "core/apple_devices.h"
+#include "metal/kernel_sources.h"
 #include "metal/lower.h"
 
 namespace nb = nanobind;
@@ -114,6 +116,20 @@ nb::list gpus() {
   return list;
 }
 
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, text] : metal::kernel_sources()) names.push_back(name);
+  return names;
+}
+
+const std::string& kernel_source(const std::string& name) {
+  const auto found = metal::kernel_sources().find(name);
+  if (found == metal::kernel_sources().end()) {
+    throw std::invalid_argument("name must be one of kernel_names(), got '" + name + "'.");
+  }
+  return found->second;
+}
+
 }  // namespace
 
 nb::object program_dict(const ConvProblem& problem, const Candidate& candidate, const Strides& strides) {
@@ -128,6 +144,10 @@ nb::object program_dict(const ConvProblem& problem, const Candidate& candidate, 
   return d;
 }
 
-void bind_metal(nb::module_& m) { m.def("gpus", &gpus); }
+void bind_metal(nb::module_& m) {
+  m.def("gpus", &gpus);
+  m.def("kernel_names", &kernel_names);
+  m.def("kernel_source", &kernel_source, nb::arg("name"));
+}
 
 }  // namespace mlx_conv3d

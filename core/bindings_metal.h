@@ -18,7 +18,7 @@ using Strides = std::map<std::string, std::vector<int64_t>>;
 /// ones.
 nanobind::object program_dict(const ConvProblem& problem, const Candidate& candidate, const Strides& strides);
 
-/// `gpus()`: the table of Apple GPUs.
+/// The table of Apple GPUs, and the Metal sources.
 void bind_metal(nanobind::module_& m);
 
 }  // namespace mlx_conv3d

@@ -30,6 +30,8 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
+    doubled: bool
+    depth_tile: int
     chunk: tuple[int, int, int]
 
 
@@ -38,8 +40,10 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `candidates` all algorithms
-    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
+    the pixels as they are before an upsampling by 2, `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
+    depth taps are summed, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    Printing it gives a table.
     """
 
     algorithm: str
@@ -50,6 +54,8 @@ class Plan:
     workspace: int
     cost: float
     tile: int
+    doubled: bool
+    depth_tile: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -59,7 +65,8 @@ class Plan:
     def __str__(self) -> str:
         head = [
             self.problem,
-            f"on {self.device}: {self.algorithm}" + (f" F({self.tile}, 3)" if self.tile else ""),
+            f"on {self.device}: {self.algorithm}"
+            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
@@ -161,6 +168,7 @@ def plan(
     activation: str | None = None,
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: int = 0,
     prepared: bool = False,
     algorithm: str = "auto",
@@ -204,6 +212,7 @@ def plan(
         padding_mode=padding_mode,
         activation=activation,
         flip=flip,
+        upsample=upsample,
     )
     return plan_of(
         tuple(int(v) for v in x_shape),

@@ -28,6 +28,14 @@ def test_depthwise(dtype: str, mode: str) -> None:
     check(replace(DEPTHWISE, dtype=dtype, modes=(mode,) * 3, padding=((2, 0), (1, 2), (0, 1)), lead=1))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_upsampling(mode: str) -> None:
+    padding = ((2, 0), (1, 2), (0, 3))
+    check(
+        replace(DEPTHWISE, x=(1, 2, 3, 4, 5), upsample=(2, 2, 3), modes=(mode,) * 3, padding=padding, lead=1)
+    )
+
+
 @pytest.mark.parametrize(("dtype", "w_dtype"), list(product(DTYPES, DTYPES)))
 def test_types(dtype: str, w_dtype: str) -> None:
     check(

@@ -61,6 +61,13 @@ def test_lead_frames(mode: str) -> None:
     check(replace(SMALL, lead=2, modes=(mode, "zeros", "edge"), padding=((1, 1), (1, 1), (0, 1))))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("upsample", [(1, 2, 2), (2, 3, 1)])
+def test_upsampling(upsample: tuple[int, ...], mode: str) -> None:
+    padding = ((2, 0), (1, 2), (3, 1))
+    check(replace(SMALL, x=(1, 2, 4, 5, 5), upsample=upsample, modes=(mode,) * 3, padding=padding, lead=1))
+
+
 @pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_epilogue(activation: str | None, dtype: str) -> None:
@@ -155,6 +162,8 @@ MUTATIONS = {
     "width-short": ("winograd_output.metal", ">= p.width)", ">= p.width - 1)"),
     "axis-too-long": ("input.h", "q < size) return q", "q <= size) return q"),
     "axis-too-short": ("input.h", "q < size) return q", "q < size - 1) return q"),
+    "scale-forgotten": ("input.h", "at / scale", "at"),
+    "scale-too-large": ("input.h", "PAD_MODES + 1;", "PAD_MODES + 2;"),
     "lead-too-long": ("input.h", "d < p.lead_frames", "d <= p.lead_frames"),
 }
 
@@ -168,6 +177,8 @@ def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
     assert old in text
     (kernels / file).write_text(text.replace(old, new))
     case = replace(SMALL, lead=1, padding=((1, 1), (1, 1), (1, 1)), chunks=(4, 4, 2, 6))
+    if name.startswith("scale"):
+        case = replace(case, upsample=(1, 2, 2))
     with pytest.raises(AssertionError):
         check(case, kernels=kernels, schedules=SCHEDULES[:1])
 
