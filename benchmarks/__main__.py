@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import algorithms, gemm, gradients, machine, others, roofline, stock, vae, workloads
+from . import algorithms, gemm, gradients, machine, metal_accuracy, others, roofline, stock, vae, workloads
 from .harness import Effort
 from .report import RESULTS, Report
 
@@ -111,6 +111,9 @@ def _roofline(threads: Annotated[int, typer.Option(min=1)] = machine.cpu_count()
         console.print("No working C++ compiler was found: set CXX to one.")
         raise typer.Exit(2)
     console.print(str(measured), highlight=False)
+
+
+app.command("metal-accuracy")(metal_accuracy.command)
 
 
 @app.command("workloads")
