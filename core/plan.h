@@ -39,6 +39,8 @@ struct WinogradPlan {
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
   int depth_m = 1;        ///< 2: F(2, 3) along depth as well, for pairs of output frames; only on Metal
+  int weight_rows = 0;    ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
+                          ///< for every chunk; 0: all of them, made once; only on Metal
 };
 
 /// Input frames that `frames` consecutive output frames read.

@@ -31,6 +31,7 @@ class Candidate:
     workspace: int
     tile: int
     depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
 
 
@@ -40,8 +41,9 @@ class Plan:
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
     moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where F(2, 3)
-    runs along depth as well and 1 where depth taps are summed, `candidates` all algorithms considered, `program` the
-    GPU's steps (None on the CPU). Printing it gives a table.
+    runs along depth as well and 1 where depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose
+    weights every chunk makes at a time or 0 where all are made once, `candidates` all algorithms considered, `program`
+    the GPU's steps (None on the CPU). Printing it gives a table.
     """
 
     algorithm: str
@@ -53,6 +55,7 @@ class Plan:
     cost: float
     tile: int
     depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -62,7 +65,9 @@ class Plan:
     def __str__(self) -> str:
         head = [
             self.problem,
-            f"on {self.device}: {self.algorithm}" + (f" F({self.tile}, 3)" if self.tile else ""),
+            f"on {self.device}: {self.algorithm}"
+            + (f" F({self.tile}, 3)" if self.tile else "")
+            + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
