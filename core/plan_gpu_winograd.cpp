@@ -77,7 +77,7 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double border = (1 + 2 / (tile_rows * m)) * (1 + (plan.tiles < cols ? 2 / (tile_cols * m) : 0)) *
                         static_cast<double>(time.frames_in) /
                         static_cast<double>(winograd_input_frames(p, p.output(kDepth)));
-  const double x = static_cast<double>(p.batch * p.extent(0) * p.input[1] * p.input[2]) * p.in_channels *
+  const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *
                    static_cast<double>(item_size(p.x_type));
   const double w = static_cast<double>(p.taps() * p.in_channels * p.out_channels * item_size(p.w_type));
   const double steady = p.operand_bytes() + x * (border * static_cast<double>(slices) - 1) +
@@ -188,7 +188,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
       // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
       if (!fits || (m == 6 && p.out_type == Dtype::float32)) continue;
       for (int weight_rows : {0, 1, 2, 4}) {
-        add_plans(p, d, limit, {m, 1, depth_m, p.out_channels, depth_m, weight_rows}, c, plans);
+        add_plans(p, d, limit, {m, 1, depth_m, p.out_channels, depth_m, false, weight_rows}, c, plans);
       }
     }
   }

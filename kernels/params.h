@@ -10,7 +10,7 @@ namespace mlx_conv3d::metal {
 
 // Function constants (macros, because Metal's attributes take literals).
 #define MLX_CONV3D_HAS_LEAD 0
-#define MLX_CONV3D_DEPTH_MODE 1  // padding modes, numbered as PadMode in core/problem.h
+#define MLX_CONV3D_DEPTH_MODE 1  // how an axis is read: PadMode in core/problem.h + PAD_MODES * (upsampling - 1)
 #define MLX_CONV3D_HEIGHT_MODE 2
 #define MLX_CONV3D_WIDTH_MODE 3
 #define MLX_CONV3D_HAS_BIAS 4
@@ -21,6 +21,8 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_KERNEL_D 9
 #define MLX_CONV3D_KERNEL_H 10
 #define MLX_CONV3D_KERNEL_W 11
+
+#define MLX_CONV3D_PAD_MODES 3
 
 /// Products along K that one step of a matrix multiplication stages in threadgroup memory.
 #define MLX_CONV3D_GEMM_DEPTH 16
@@ -33,7 +35,7 @@ struct WeightStrides {
   int64_t o, d, h, w, c;
 };
 
-/// x and the lead frames before it; `size` counts both.
+/// x and the lead frames before it; `size` counts both, upsampled.
 struct InputArrays {
   ArrayStrides x, lead;
   int32_t size[3];

@@ -21,7 +21,9 @@ std::string kernel_name(const char* pass, int m, Dtype type) {
 }
 
 /// Different rows (or columns) of the input that `count` neighbouring tiles read.
-int64_t covered(int64_t count, int64_t m, int64_t extent) { return std::min(extent, count * m + 2); }
+int64_t covered(int64_t count, int64_t m, int64_t stored, int64_t scale) {
+  return std::min(stored, divide_up(count * m + 2, scale));
+}
 
 class Lowering {
  public:
@@ -267,8 +269,8 @@ class Lowering {
     const int64_t per_image = tile_rows_ * tile_cols_;
     const int64_t images = divide_up(c.tiles, per_image);
     const int64_t tiles = std::min(c.tiles, per_image);
-    const int64_t rows = covered(divide_up(tiles, tile_cols_), plan_.m, p_.input[kHeight]);
-    const int64_t cols = covered(std::min(tiles, tile_cols_), plan_.m, p_.input[kWidth]);
+    const int64_t rows = covered(divide_up(tiles, tile_cols_), plan_.m, p_.input[1], p_.upsample[1]);
+    const int64_t cols = covered(std::min(tiles, tile_cols_), plan_.m, p_.input[2], p_.upsample[2]);
     return static_cast<double>(frames * images) * static_cast<double>(rows * cols);
   }
 

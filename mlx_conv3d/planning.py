@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -30,6 +30,7 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
+    doubled: bool
     depth_tile: int
     weight_rows: int
     chunk: tuple[int, int, int]
@@ -40,10 +41,11 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `depth_tile` 2 where F(2, 3)
-    runs along depth as well and 1 where depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose
-    weights every chunk makes at a time or 0 where all are made once, `candidates` all algorithms considered, `program`
-    the GPU's steps (None on the CPU). Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
+    the pixels as they are before an upsampling by 2, `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
+    depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
+    0 where all are made once, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    Printing it gives a table.
     """
 
     algorithm: str
@@ -54,6 +56,7 @@ class Plan:
     workspace: int
     cost: float
     tile: int
+    doubled: bool
     depth_tile: int
     weight_rows: int
     chunk: tuple[int, int, int]
@@ -66,7 +69,7 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f" F({self.tile}, 3)" if self.tile else "")
+            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else "")
             + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
@@ -120,8 +123,12 @@ def plan_of(
     limit: int = 0,
     gpu: str = "",
     winograd: Sequence[int] = (),
+    strides: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
-    """The plan of a convolution whose parameters are already parsed."""
+    """The plan of a convolution whose parameters are already parsed.
+
+    Only for a GPU's program: `winograd` sets the tile and chunks, `strides` says how x, lead and w lie in memory.
+    """
     d = _ext.plan(
         x_shape=list(x_shape),
         w_shape=list(w_shape),
@@ -137,6 +144,7 @@ def plan_of(
         limit=limit,
         gpu=gpu,
         winograd=list(winograd),
+        strides=dict(strides or {}),
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)
@@ -164,6 +172,7 @@ def plan(
     activation: str | None = None,
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: int = 0,
     prepared: bool = False,
     algorithm: str = "auto",
@@ -207,6 +216,7 @@ def plan(
         padding_mode=padding_mode,
         activation=activation,
         flip=flip,
+        upsample=upsample,
     )
     return plan_of(
         tuple(int(v) for v in x_shape),

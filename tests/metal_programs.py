@@ -33,6 +33,7 @@ class Case:
     dilation: tuple[int, ...] = (1, 1, 1)
     input_dilation: tuple[int, ...] = (1, 1, 1)
     modes: tuple[str, ...] = ("zeros", "zeros", "zeros")
+    upsample: tuple[int, ...] = (1, 1, 1)
     groups: int = 1
     flip: bool = False
     activation: str | None = None
@@ -60,6 +61,7 @@ class Case:
             padding_mode=list(self.modes),
             activation=self.activation,
             flip=self.flip,
+            upsample=list(self.upsample),
         )
         return planning.plan_of(
             self.x,
@@ -114,6 +116,7 @@ def solution(case: Case, exact: dict[str, np.ndarray]) -> np.ndarray:
         modes=case.modes,
         groups=case.groups,
         flip=case.flip,
+        upsample=case.upsample,
         activation=case.activation,
     )
     rest = {name: a for name, a in exact.items() if name not in ("x", "w")}
