@@ -146,11 +146,13 @@ nb::dict to_dict(const Candidate& c) {
     d["doubled"] = c.winograd.doubled;
     d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
+    d["weight_rows"] = c.winograd.weight_rows;
   } else {
     d["tile"] = 0;
     d["doubled"] = false;
     d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
+    d["weight_rows"] = 0;
   }
   return d;
 }
@@ -181,8 +183,13 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
   Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
   if (!winograd.empty()) {
-    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3),
-                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1};
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)),
+                            winograd.at(1),
+                            winograd.at(2),
+                            winograd.at(3),
+                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1,
+                            false,
+                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0};
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = plan.reason;

@@ -42,6 +42,8 @@ struct WinogradPlan {
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
   int depth_m = 1;        ///< see WinogradForm
   bool doubled = false;
+  int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
+                        ///< for every chunk; 0: all of them, made once; only on Metal
 
   WinogradForm form() const { return {m, doubled, depth_m}; }
 };
