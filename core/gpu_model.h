@@ -16,18 +16,28 @@ namespace mlx_conv3d::gpu {
 // share of the nominal bandwidth, and how far the two overlap.
 constexpr double kStockProductShare = 0.80, kStockImplicitShare = 0.70;
 constexpr double kBandwidthShare = 0.83, kOverlap = 0.91;
-// fp32 simdgroup_matrix products on an M1 Max: 8.0 of 10.6 TFLOP/s (philipturner, metal-flash-attention).
-constexpr double kProductShare = 0.75;
+// fp32 simdgroup_matrix products on an M1 Max of 10.6 TFLOP/s (philipturner, metal-flash-attention): 8.2
+// to 9.3 TFLOP/s with 48x48 blocks, which do 12 FLOPs per byte loaded; 7.0 to 7.7 with 32x32 blocks, which
+// do 8.
+constexpr double kProductShare = 0.75, kLeanProductShare = 0.70;
+constexpr double kRichFlopsPerByte = 9.6;
+constexpr double kNearlyAsFast = 1.03;   ///< among plans this close to the fastest the fewest bytes decide
 constexpr double kTransformShare = 0.5;  ///< assumed: straight-line multiply-adds and adds
 constexpr double kCacheSpeed = 2;        ///< assumed: the system-level cache against memory
 constexpr double kCacheShare = 0.75;     ///< of the system-level cache that a chunk may fill
 constexpr double kDirectShare = 0.10;    ///< assumed: direct kernels, which share no operand between threads
-// Assumed: products whose operands are gathered, below stock's implicit GEMM; the bytes that a core moves
-// between its registers, threadgroup memory and cache (64 per clock). What is not known yet is counted as
-// time, so that stock keeps what it does about as well.
-constexpr double kGatherShare = 0.62, kCoreBytesPerFlop = 0.25, kUnmeasured = 1.1;
+// Assumed: products whose operands are gathered reach less than stock's implicit GEMM, and a tenth more time
+// for what is not known yet, so that stock keeps what it does about as well.
+constexpr double kGatherShare = 0.62, kUnmeasured = 1.1;
+// Bytes that a core moves between registers, threadgroup memory and cache in the time of a FLOP: what 0.70 of
+// the peak with 32x32 blocks of fp32 takes.
+constexpr double kCoreBytesPerFlop = 0.35;
 constexpr double kStepSeconds = 3e-6;  ///< assumed: a dispatch behind a barrier
 
+/// The share of the peak that blocks with so many FLOPs per byte loaded reach.
+inline double product_share(double flops_per_byte) {
+  return flops_per_byte >= kRichFlopsPerByte ? kProductShare : kLeanProductShare;
+}
 inline double transfer_seconds(double bytes, const Device& d) {
   return bytes / (d.gbytes * 1e9 * kBandwidthShare);
 }

@@ -138,16 +138,19 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   return true;
 }
 
-void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+/// With `only_m`, tiles of only_m outputs alone are considered.
+void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, int only_m, Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
   const bool doubled = has_doubled_pixels(p);
   for (int m : {2, 4, 6, 8}) {
     if (doubled ? m == 2 : m == 8) continue;
+    if (only_m != 0 && m != only_m) continue;
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && !doubled && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      if (depth_m == 2 && !fits_depth_winograd(p)) continue;
+      // A pair's frames are summed in other orders than one by one, so a stream's chunks do without.
+      if (depth_m == 2 && (p.per_frame || !fits_depth_winograd(p))) continue;
       Candidate at = c;
       if (fit_winograd(p, d, limit, {m, doubled, depth_m}, at) && at.cost < best.cost) best = at;
     }
@@ -280,7 +283,8 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
   c.reason = "composed of MLX's own operations";
 }
 
-Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm,
+                   int only_m = 0) {
   Candidate c;
   c.algorithm = algorithm;
   c.reason = illegal_reason(p, algorithm);
@@ -292,7 +296,7 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
   }
   switch (algorithm) {
     case Algorithm::winograd:
-      consider_winograd(p, d, limit, c);
+      consider_winograd(p, d, limit, only_m, c);
       break;
     case Algorithm::taps:
       consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
@@ -319,6 +323,20 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
       consider_stock(p, d, c);
       break;
   }
+  return c;
+}
+
+/// The candidate of a problem per_frame: chosen for few frames, cut for the frames there are.
+Candidate consider_per_frame(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+  ConvProblem few = p;
+  few.lead = 0;
+  few.pad_lo[kDepth] = (p.kernel[kDepth] - 1) * p.dilation[kDepth];
+  few.pad_hi[kDepth] = 0;
+  few.input[kDepth] = (kPlannedFrames - 1) * p.stride[kDepth] + 1;
+  const Candidate of_few = consider(few, d, limit, algorithm);
+  if (!of_few.legal) return of_few;
+  Candidate c = consider(p, d, limit, algorithm, of_few.winograd.m);
+  c.cost = of_few.cost;
   return c;
 }
 
@@ -385,6 +403,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
     case Algorithm::taps:
       if (!one_group) return "it needs groups 1";
       if (p.kernel[0] > 7) return "it needs at most 7 depth taps";
+      if (p.per_frame && p.out_type != Dtype::float32) return "its buffer grows with the number of frames";
       if (p.input_dilated()) return "it needs input dilation 1";
       return "";
     case Algorithm::temporal:
@@ -428,7 +447,11 @@ Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
   Plan plan;
   plan.direct_flops = problem.direct_flops();
   const Candidate* best = nullptr;
-  for (Algorithm a : kAlgorithms) plan.candidates.push_back(consider(problem, device, limit, a));
+  const bool per_frame = problem.per_frame && device.kind == Device::Kind::cpu;
+  for (Algorithm a : kAlgorithms) {
+    plan.candidates.push_back(per_frame ? consider_per_frame(problem, device, limit, a)
+                                        : consider(problem, device, limit, a));
+  }
   for (const Candidate& c : plan.candidates) {
     // On a CPU stock MLX is only for what nothing else can do.
     const bool last_resort = c.algorithm == Algorithm::stock && device.kind == Device::Kind::cpu;

@@ -42,6 +42,8 @@ struct WinogradPlan {
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
   int depth_m = 1;        ///< see WinogradForm
   bool doubled = false;
+  int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
+                        ///< for every chunk; 0: all of them, made once; only on Metal
 
   WinogradForm form() const { return {m, doubled, depth_m}; }
 };
@@ -95,6 +97,11 @@ struct Plan {
 
   Algorithm algorithm() const { return chosen.algorithm; }
 };
+
+/// The plan of a problem `per_frame` has the algorithm and the tile of a problem of kPlannedFrames output
+/// frames and the same frame size: whatever orders an output's sums. A stream computed in chunks, each with
+/// the frames before it as lead, so gives the bits of one call. Chunk and block sizes follow the real size.
+inline constexpr int64_t kPlannedFrames = 4;
 
 /// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the
 /// plan takes that algorithm or throws std::invalid_argument saying which constraint fails.

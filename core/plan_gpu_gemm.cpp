@@ -16,7 +16,7 @@ using namespace gpu;
 namespace {
 
 /// Of the peak, for a block.
-double product_share(const ConvProblem& p, const metal::GatherBlock& b) {
+double gather_share(const ConvProblem& p, const metal::GatherBlock& b) {
   return std::min(kGatherShare, core_share(b.rows, b.cols, b.cols < 32 ? 1 : 2, item_size(p.x_type), 4));
 }
 
@@ -35,7 +35,7 @@ void cost_block(const ConvProblem& p, const Device& d, const std::vector<metal::
     // Phases may run side by side, depth taps wait for each other.
     const double busy = busy_share(passes.back().adds ? blocks : threadgroups, d);
     c.flops += flops;
-    seconds += flops / (peak_flops(d) * product_share(p, block) * busy);
+    seconds += flops / (peak_flops(d) * gather_share(p, block) * busy);
   }
   const double again = static_cast<double>(passes.size() - 1);
   const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *

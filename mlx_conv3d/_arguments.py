@@ -41,6 +41,7 @@ class Parameters:
     flip: bool
     activation: int
     upsample: list[int]
+    per_frame: bool = False  # an output frame's bits do not depend on the number of frames
 
     def as_kwargs(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -127,6 +128,7 @@ def parameters(
     activation: str | None = None,
     flip: bool = False,
     upsample: IntOrSequence = 1,
+    per_frame: bool = False,
 ) -> Parameters:
     pad_lo, pad_hi = paddings(padding, dims)
     return Parameters(
@@ -141,6 +143,7 @@ def parameters(
         flip=flag("flip", flip),
         activation=activation_index(activation),
         upsample=upsampling(upsample, dims),
+        per_frame=per_frame,
     )
 
 

@@ -32,6 +32,7 @@ class Candidate:
     tile: int
     doubled: bool
     depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
 
 
@@ -42,7 +43,8 @@ class Plan:
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
     moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
     the pixels as they are before an upsampling by 2, `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
-    depth taps are summed, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
+    0 where all are made once, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
     Printing it gives a table.
     """
 
@@ -56,6 +58,7 @@ class Plan:
     tile: int
     doubled: bool
     depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -66,7 +69,8 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else ""),
+            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else "")
+            + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",

@@ -41,7 +41,8 @@ class Case:
     residual: bool = False
     lead: int = 0
     algorithm: str = "winograd"
-    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice, depth tile (1)
+    # Winograd's m, tiles, frames, output channels per slice; then depth tile (1), rows of weights per pass (0: all).
+    chunks: tuple[int, ...] = ()
     block: tuple[int, ...] = ()  # rows and columns of a gathered product's blocks
     strides: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of x, lead and w, where they are not row-major
     seed: int = 1

@@ -99,7 +99,9 @@ def test_nothing_is_sent_that_no_rank_needs(drawn: tuple[Axis, list[int]]) -> No
 
 
 @pytest.mark.parametrize("sizes", [[8, 8], [5, 4, 4, 4], [1, 9], [0, 3, 0, 2]])
-@pytest.mark.parametrize(("kernel", "pads", "lead"), [(3, (1, 1), 0), (3, (2, 0), 0), (3, (0, 0), 2), (5, (2, 2), 0)])
+@pytest.mark.parametrize(
+    ("kernel", "pads", "lead"), [(3, (1, 1), 0), (3, (2, 0), 0), (3, (0, 0), 2), (5, (2, 2), 0)]
+)
 def test_a_convolution_that_keeps_the_size_keeps_the_pieces(
     sizes: list[int], kernel: int, pads: tuple[int, int], lead: int
 ) -> None:
@@ -134,8 +136,3 @@ def test_halo_over_several_ranks_is_passed_on() -> None:
 def test_even_sizes() -> None:
     assert even_sizes(10, 4) == [3, 3, 2, 2]
     assert even_sizes(2, 4) == [1, 1, 0, 0]
-
-
-def test_local_axis() -> None:
-    assert Axis(5, 1).is_local
-    assert not any(a.is_local for a in (Axis(5, 2), Axis(5, 1, 2), Axis(5, 1, pad_lo=1)))

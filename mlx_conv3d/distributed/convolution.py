@@ -15,7 +15,7 @@ from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.distributed import exchange
 from mlx_conv3d.distributed.agreement import agree, checksum
 from mlx_conv3d.distributed.exchange import Group, Place, Swap
-from mlx_conv3d.distributed.operands import AXES, Operands, Settings, axis_of, check
+from mlx_conv3d.distributed.operands import AXES, Operands, Settings, axis_of, check, is_local
 from mlx_conv3d.distributed.ranges import Axis, Halo, Range, halos, interior
 from mlx_conv3d.distributed.rows import Rows, join
 from mlx_conv3d.planning import promote
@@ -101,6 +101,15 @@ def run(operands: Operands, parameters: arguments.Parameters, axis: int, setting
     return _Call(operands, parameters, axis, settings, group, place).run()
 
 
+def run_locally(operands: Operands, parameters: arguments.Parameters, settings: Settings) -> mx.array:
+    """The convolution of this rank's arrays as they are."""
+    o = operands
+    return _convolve(
+        o.x, o.w, parameters, bias=o.bias, residual=o.residual, lead=o.lead, algorithm=settings.algorithm,
+        stream=settings.stream,
+    )  # fmt: skip
+
+
 @dataclass
 class _Call:
     """One call on one rank. `axis` counts spatial axes, `array_axis` the array's."""
@@ -120,11 +129,11 @@ class _Call:
     def run(self) -> mx.array:
         o = self.operands
         if self.place.ranks == 1:
-            return self._convolve(o.x, o.lead, self.parameters, o.residual)
+            return run_locally(o, self.parameters, self.settings)
         refusal = self._refusal()
         if refusal is None:
-            if self._whole(0).is_local:
-                return self._convolve(o.x, o.lead, self.parameters, o.residual)
+            if is_local(o, self.parameters, self.axis):
+                return run_locally(o, self.parameters, self.settings)
             # Whatever x waits for, collectives of the caller among it, comes before this call's messages.
             mx.eval([a for a in (o.x, o.lead, o.residual) if a is not None])
         sizes, lead = self._agree(refusal)
@@ -219,7 +228,7 @@ class _Call:
         middle = None
         if apart and inner[0] < inner[1]:
             middle = self._outputs(whole, halo, held, inner)
-            mx.async_eval(middle)
+            mx.async_eval(middle)  # type: ignore[no-untyped-call]
         held = self._with_halo(halo, held, exchange.finish(started, self.place, self.timeout))
         if middle is None:
             return self._outputs(whole, halo, held, halo.outputs)
@@ -319,17 +328,8 @@ class _Call:
             pieces = held[0].pieces(needed)
             lead, x = (pieces[0], join(pieces[1:], at)) if len(pieces) > 1 else (None, pieces[0])
         else:
-            x, lead = (*(rows.take(needed) for rows in held), None)[:2]
-        return self._convolve(x, lead, parameters, residual)
-
-    def _convolve(
-        self, x: mx.array, lead: mx.array | None, parameters: arguments.Parameters, residual: mx.array | None
-    ) -> mx.array:
-        s = self.settings
-        return _convolve(
-            x, self.operands.w, parameters, bias=self.operands.bias, residual=residual, lead=lead,
-            algorithm=s.algorithm, stream=s.stream,
-        )  # fmt: skip
+            x, lead = held[0].take(needed), held[1].take(needed) if len(held) > 1 else None
+        return run_locally(replace(o, x=x, lead=lead, residual=residual), parameters, self.settings)
 
     def _no_outputs(self) -> mx.array:
         """An empty piece of the output's other sizes and type."""

@@ -45,11 +45,6 @@ class Axis:
         room = self.extent + self.pad_lo + self.pad_hi - self.dilation * (self.kernel - 1) - 1
         return room // self.stride + 1
 
-    @property
-    def is_local(self) -> bool:
-        """Whether each output reads just the input at its own position, so that no rank needs another."""
-        return self.kernel == 1 and self.stride == 1 and self.pad_lo == self.pad_hi == 0
-
     def check(self, what: str) -> None:
         """Raises ValueError where the whole axis is too short for the kernel or for its padding."""
         if self.outputs < 1:
