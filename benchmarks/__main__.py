@@ -116,7 +116,8 @@ def _roofline(threads: Annotated[int, typer.Option(min=1)] = machine.cpu_count()
 @app.command("metal")
 def _metal(
     device: Annotated[
-        list[str] | None, typer.Option(help="A GPU from m1 to m5-max, in place of the tables' own; several times.")
+        list[str] | None,
+        typer.Option(help="A GPU from m1 to m5-max, in place of the tables' own; several times."),
     ] = None,
     workload: Annotated[list[str] | None, typer.Option(help="Only this one; several times.")] = None,
     save: Annotated[bool, typer.Option(help="Write results.")] = True,
