@@ -190,7 +190,8 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                             winograd.at(3),
                             winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1,
                             false,
-                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0};
+                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
+                            winograd.size() > 6 && winograd.at(6) != 0};
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = plan.reason;

@@ -44,6 +44,7 @@ struct WinogradPlan {
   bool doubled = false;
   int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
                         ///< for every chunk; 0: all of them, made once; only on Metal
+  bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
 
   WinogradForm form() const { return {m, doubled, depth_m}; }
 };
