@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import algorithms, gemm, gradients, machine, others, roofline, stock, vae, workloads
+from . import algorithms, gemm, gradients, machine, others, roofline, stock, streaming, vae, workloads
 from .harness import Effort
 from .report import RESULTS, Report
 
@@ -23,6 +23,7 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "gemm": gemm,
+    "streaming": streaming,
 }
 console = Console()
 app = typer.Typer(
