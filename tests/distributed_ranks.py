@@ -194,6 +194,9 @@ REFUSED: dict[str, Callable[[], mx.array]] = {
     "dimensions_here": lambda: conv((1, 4, 4, 8) if RANK == 1 else (1, 2, 4, 4, 8)),
     "not_an_array": lambda: distributed.conv3d("x" if RANK == 0 else data(1, 2, 4, 4, 8), data(4, 3, 3, 3, 8)),
     "residual": lambda: conv(residual=data(1, 2, 4 + (RANK == 1), 4, 4)),
+    "bias": lambda: conv(stride=2, bias=data(4 + RANK)),
+    "channels_here": lambda: conv((1, 2, 16, 4, 4) if RANK == 1 else (1, 2, 16, 4, 8)),
+    "residual_channels": lambda: conv(stride=2, residual=data(1, 1, 2 - (RANK > 1), 2, 4 + RANK)),
     "lead_on_all": lambda: conv(axis="time", lead=data(1, 2, 4, 4, 8)),
     "lead_type": lambda: conv(lead=data(1, 2, 4, 4, 8, dtype=mx.float16)),
     "another_call": lambda: (
@@ -379,6 +382,14 @@ def layers_are_counted() -> dict[str, Any]:
         }
     }
     return {"all": [layers == expected], "each": layers}
+
+
+@case
+def whole_tiles_round_as_one_rank() -> dict[str, Any]:
+    """Pieces of whole Winograd tiles: not a bit differs."""
+    x_shape, w_shape, sizes = (1, 3, 64, 48, 32), (32, 3, 3, 3, 32), even_sizes(64, RANKS)
+    found = against_one_rank("height", x_shape=x_shape, w_shape=w_shape, sizes=sizes, padding=1)
+    return {**found, "all": [found["difference"] == 0]}
 
 
 def main(directory: Path) -> None:
