@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def of(ranks: int) -> list[dict[str, Any]]:
         directory = tmp_path_factory.mktemp(f"ranks{ranks}")
         output = launch(
-            ranks, TESTS / "distributed_ranks.py", str(directory), MLX_CONV3D_DISTRIBUTED_TIMEOUT="20"
+            ranks, TESTS / "distributed_ranks.py", str(directory), MLX_CONV3D_DISTRIBUTED_TIMEOUT="60"
         )
         files = [directory / f"{rank}.json" for rank in range(ranks)]
         assert all(file.exists() for file in files), output
@@ -223,3 +223,12 @@ def test_timeout_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match="MLX_CONV3D_DISTRIBUTED_TIMEOUT must be a number of seconds, got 'never'"
     ):
         distributed.conv3d(mx.zeros((1, 1, 3, 3, 1)), mx.zeros((1, 1, 3, 3, 1)))
+
+
+@pytest.mark.parametrize(("ranks", "axis"), [(2, "width"), (4, "height")])
+def test_example_decodes_as_one_rank(ranks: int, axis: str) -> None:
+    script = TESTS.parent / "examples" / "sharded_decode" / "main.py"
+    output = launch(ranks, script, "--axis", axis, "--frames", "5", "--size", "64x52")
+    assert "one rank: (1, 5, 52, 64, 3)" in output and "decodes differ" not in output
+    assert f"rank {ranks - 1} of {ranks}: (1, 5, " in output
+    assert "of halos in all" in output
