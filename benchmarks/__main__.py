@@ -22,6 +22,7 @@ from . import (
     others,
     roofline,
     stock,
+    streaming,
     vae,
     workloads,
 )
@@ -35,6 +36,7 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "gemm": gemm,
+    "streaming": streaming,
 }
 console = Console()
 app = typer.Typer(

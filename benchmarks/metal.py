@@ -22,21 +22,22 @@ LAYER_DEVICES = ("m3-max", "m1")
 WORKLOAD_DEVICES = ("m1", "m1-max", "m3-max", "m4-max")
 LARGEST = 6
 NOT_VIDEO = ("mflux_qwen_1024", "qwen2vl_patch", "ref_tv_r3d_18", "sam3d", "vista3d_128")
-LEGEND = """Everything is modelled by the formulas of docs/metal.md; no GPU was there. Ratios of FLOPs and bytes are ours
-over stock's, those of times stock's over ours.
+LEGEND = """Everything is modelled by the formulas of docs/metal.md; no GPU was there. Ratios of FLOPs and bytes are
+ours over stock's, those of times stock's over ours.
 
 - Scratch: bytes of the Program's scratch buffers; the limit is 256 MiB.
 - FLOPs: the sum over the Program's steps, transforms and padding to whole blocks included, over those of stock's
-  products alone: 2 * 64 * T * C * O * KD for its Winograd (T tiles of 6x6 over all frames), else the direct convolution's.
-- Traffic: modelled bytes between memory and the GPU. What a chunk writes to scratch and reads again does not count where
-  it fits three quarters of the system-level cache. This is the figure that the goal of half of stock's bytes is held
-  against. Stock's, with b bytes per element: KD * (2b*input + 2*64*T*b*(C + O) + b*output) + 3b*output*(KD - 1) for its
+  products alone: 2 * 64 * T * C * O * KD for its Winograd (T tiles of 6x6 over all frames), else the direct
+  convolution's.
+- Traffic: modelled bytes between memory and the GPU. What goes through scratch does not count where it fits three
+  quarters of the system-level cache. This is the figure that the goal of half of stock's bytes is held against.
+  Stock's, with b bytes per element: KD * (2b*input + 2*64*T*b*(C + O) + b*output) + 3b*output*(KD - 1) for its
   Winograd; else input, weight and output once and what its depth taps read and add again.
 - Declared: the different bytes that each step of the Program reads and writes, summed: as if there were no cache.
 - Time: modelled; the plan takes stock where that is faster.
 - no Program: Metal has no kernel for the layer, and stock runs it.
-- Stock's Winograd needs C and O divisible by 32, C + O >= 256 and 4096 positions; elsewhere it is an implicit GEMM, whose
-  operands stay in caches: its bytes are few and its FLOPs the direct convolution's. Half of its bytes is no goal there."""
+- Stock's Winograd needs C and O divisible by 32, C + O >= 256 and 4096 positions. Elsewhere it is an implicit GEMM
+  with the direct convolution's FLOPs, modelled as if its operands stayed in caches: half of so few bytes is no goal."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,9 @@ def _summary(layers: list[dict[str, Any]]) -> list[str]:
     lines = []
     for device in dict.fromkeys(row["device"] for row in layers):
         for route in dict.fromkeys(row["stock"] for row in layers):
-            rows = [r for r in layers if r["device"] == device and r["stock"] == route and r["ms"] is not None]
+            rows = [
+                r for r in layers if r["device"] == device and r["stock"] == route and r["ms"] is not None
+            ]
             if not rows:
                 continue
             scratch = sum(r["scratch"] <= 256 << 20 for r in rows)

@@ -30,7 +30,7 @@ WinogradForm to_form(const PackedForm& form) {
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                    const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
-                   int64_t groups, bool flip, int activation, bool per_frame) {
+                   int64_t groups, bool flip, int activation, bool per_frame, bool odd_frame) {
   if (dims < 1 || dims > 3) {
     throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) +
                                 ".");
@@ -50,6 +50,7 @@ ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints&
   spec.flip = flip;
   spec.activation = static_cast<Activation>(activation);
   spec.per_frame = per_frame;
+  spec.odd_frame = odd_frame;
   return spec;
 }
 
@@ -95,12 +96,12 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
 mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                     int activation, bool per_frame, std::optional<mx::array> bias,
+                     int activation, bool per_frame, bool odd_frame, std::optional<mx::array> bias,
                      std::optional<mx::array> residual, std::optional<mx::array> lead,
                      std::optional<mx::array> packed, PackedForm packed_form, const std::string& algorithm,
                      mx::StreamOrDevice s) {
   const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                                  groups, flip, activation, per_frame);
+                                  groups, flip, activation, per_frame, odd_frame);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
@@ -119,11 +120,11 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
 std::string choose(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                    const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
-                   bool per_frame) {
+                   bool per_frame, bool odd_frame) {
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation, per_frame);
+                            groups, flip, activation, per_frame, odd_frame);
   spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
   const ConvProblem p =
       spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
@@ -161,13 +162,13 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                     mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
                     const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
                     const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
-                    bool per_frame, bool bias, bool residual, int64_t lead, bool prepared,
+                    bool per_frame, bool odd_frame, bool bias, bool residual, int64_t lead, bool prepared,
                     const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd,
                     const Strides& strides, const Ints& block) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation, per_frame);
+                            groups, flip, activation, per_frame, odd_frame);
   spec.bias = bias;
   spec.residual = residual;
   spec.packed.m = prepared ? 1 : 0;
@@ -189,7 +190,8 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                             winograd.at(3),
                             winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1,
                             false,
-                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0};
+                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
+                            winograd.size() > 6 && winograd.at(6) != 0};
   }
   if (!block.empty()) {
     plan.chosen.gemm.rows = block.at(0);
@@ -217,17 +219,17 @@ NB_MODULE(_ext, m) {
   nb::module_::import_("mlx.core");
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
-        "activation"_a, "per_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
+        "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
         "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, false, 1},
         "algorithm"_a = "auto", "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "bias"_a,
-        "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
+        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,
+        "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
         "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
-        "per_frame"_a);
+        "per_frame"_a, "odd_frame"_a);
   m.def(
       "pack_weights",
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,

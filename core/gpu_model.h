@@ -21,7 +21,9 @@ constexpr double kBandwidthShare = 0.83, kOverlap = 0.91;
 // do 8.
 constexpr double kProductShare = 0.75, kLeanProductShare = 0.70;
 constexpr double kRichFlopsPerByte = 9.6;
-constexpr double kNearlyAsFast = 1.03;   ///< among plans this close to the fastest the fewest bytes decide
+// Assumed: what choosing a plan adds for memory traffic, as a share of its time. It costs energy, and the CPU
+// has the same memory.
+constexpr double kTrafficWeight = 0.3;
 constexpr double kTransformShare = 0.5;  ///< assumed: straight-line multiply-adds and adds
 constexpr double kCacheSpeed = 2;        ///< assumed: the system-level cache against memory
 constexpr double kCacheShare = 0.75;     ///< of the system-level cache that a chunk may fill

@@ -48,9 +48,12 @@ int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t o
          lanes(out_channels, d) * 4;
 }
 
-/// Products along depth for `frames` outputs: a pair takes four, a last frame without a partner three.
+/// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
+/// three.
 int64_t winograd_depth_products(const ConvProblem& p, int depth_m, int64_t frames) {
-  return depth_m == 2 ? frames / 2 * 4 + frames % 2 * 3 : frames * p.kernel[kDepth];
+  if (depth_m == 1) return frames * p.kernel[kDepth];
+  const int64_t alone = p.odd_frame ? 1 : 0;
+  return 3 * alone + (frames - alone) / 2 * 4 + (frames - alone) % 2 * 3;
 }
 
 /// Chunk sizes that fit the limit with tiles of this form; false if none does.
@@ -70,7 +73,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
     slice = round_up(divide_up(slice, 2), panel);
   }
   const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
-  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 16 * winograd_depth_rows(pitch) * pitch + 64 : 0;
+  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
     return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
   };
@@ -138,21 +141,21 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   return true;
 }
 
-/// With `only_m`, tiles of only_m outputs alone are considered.
-void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, int only_m, Candidate& c) {
+/// With `only`, that form alone is considered.
+void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
+                       Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
   const bool doubled = has_doubled_pixels(p);
   for (int m : {2, 4, 6, 8}) {
     if (doubled ? m == 2 : m == 8) continue;
-    if (only_m != 0 && m != only_m) continue;
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && !doubled && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      // A pair's frames are summed in other orders than one by one, so a stream's chunks do without.
-      if (depth_m == 2 && (p.per_frame || !fits_depth_winograd(p))) continue;
+      const WinogradForm form{m, doubled, depth_m};
+      if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
       Candidate at = c;
-      if (fit_winograd(p, d, limit, {m, doubled, depth_m}, at) && at.cost < best.cost) best = at;
+      if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
     }
   }
   if (std::isinf(best.cost)) {
@@ -284,7 +287,7 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
 }
 
 Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm,
-                   int only_m = 0) {
+                   const WinogradForm& only = {}) {
   Candidate c;
   c.algorithm = algorithm;
   c.reason = illegal_reason(p, algorithm);
@@ -296,7 +299,7 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
   }
   switch (algorithm) {
     case Algorithm::winograd:
-      consider_winograd(p, d, limit, only_m, c);
+      consider_winograd(p, d, limit, only, c);
       break;
     case Algorithm::taps:
       consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
@@ -330,12 +333,13 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
 Candidate consider_per_frame(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
   ConvProblem few = p;
   few.lead = 0;
+  few.odd_frame = false;
   few.pad_lo[kDepth] = (p.kernel[kDepth] - 1) * p.dilation[kDepth];
   few.pad_hi[kDepth] = 0;
   few.input[kDepth] = (kPlannedFrames - 1) * p.stride[kDepth] + 1;
   const Candidate of_few = consider(few, d, limit, algorithm);
   if (!of_few.legal) return of_few;
-  Candidate c = consider(p, d, limit, algorithm, of_few.winograd.m);
+  Candidate c = consider(p, d, limit, algorithm, of_few.winograd.form());
   c.cost = of_few.cost;
   return c;
 }

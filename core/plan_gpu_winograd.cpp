@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/gpu_model.h"
@@ -63,8 +63,8 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double times_made = plan.weight_rows == 0 ? 1 : chunks_per_slice;
   const double weight_floats =
       outs * static_cast<double>(frequencies * metal::winograd_depth_values(p, plan) * pitch * slices);
-  const double weight_sums = weight_floats * times_made * static_cast<double>(passes + 1) / 2;
-  const double transforms = 4.0 * (m + 1) * (tile_floats + product_floats + weight_sums * 3 / (m + 2));
+  const double transforms =
+      4.0 * (m + 1) * (tile_floats + product_floats + weight_floats * times_made * 3 / (m + 2));
   const double groups =
       rows / chunks / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
   const double busy = busy_share(groups, d);
@@ -78,23 +78,26 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *
                    static_cast<double>(item_size(p.x_type));
   const double w = static_cast<double>(p.taps() * p.in_channels * p.out_channels * item_size(p.w_type));
-  const double steady = p.operand_bytes() + x * (border * static_cast<double>(slices) - 1) +
-                        w * (times_made * static_cast<double>(passes) - 1);
+  const double x_reads = border * static_cast<double>(slices * (plan.tile_rows ? passes : 1));
+  const double steady =
+      p.operand_bytes() + x * (x_reads - 1) + w * (times_made * static_cast<double>(passes) - 1);
   const double weights_written = 4.0 * weight_floats * times_made;
   const double weights_read = 4.0 * weight_floats * chunks_per_slice;
-  // What the system-level cache holds: everything; or a chunk; or else the weights of one pass.
+  // What the system-level cache holds: everything; or a chunk; or else what one pass makes.
   const double cache = kCacheShare * static_cast<double>(d.system_cache_bytes);
   const bool all_fits = static_cast<double>(scratch.total()) <= cache;
   const bool chunk_fits = static_cast<double>(scratch.tiles + scratch.products) <= cache;
-  const bool pass_fits =
-      plan.weight_rows > 0 && (all_fits || (!chunk_fits && static_cast<double>(scratch.weights) <= cache));
+  const double pass = static_cast<double>(scratch.weights + (plan.tile_rows ? scratch.tiles : 0));
+  const bool pass_fits = plan.weight_rows > 0 && (all_fits || (!chunk_fits && pass <= cache));
   double staged = 0, in_cache = 0;
-  (chunk_fits ? in_cache : staged) += 8.0 * (tile_floats + product_floats);
+  (chunk_fits ? in_cache : staged) += 8.0 * product_floats;
+  (chunk_fits || (plan.tile_rows && pass_fits) ? in_cache : staged) += 8.0 * tile_floats;
   (pass_fits ? in_cache : staged) += weights_written;
   (pass_fits || all_fits ? in_cache : staged) += weights_read;
   const double share = product_share(metal::flops_per_byte(block, plan.depth_m));
-  const double steps = plan.weight_rows == 0 ? 3 * chunks + static_cast<double>(slices)
-                                             : chunks * static_cast<double>(2 + 2 * passes);
+  const double steps = plan.weight_rows == 0
+                           ? 3 * chunks + static_cast<double>(slices)
+                           : chunks * static_cast<double>(plan.tile_rows ? 1 + 3 * passes : 2 + 2 * passes);
   c.winograd = plan;
   c.workspace = scratch.total();
   c.flops = products + transforms;
@@ -105,15 +108,15 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
       steps * kStepSeconds;
 }
 
-/// The plan with the largest chunk of tiles whose tiles and products take at most `budget` bytes; no tiles if
-/// there is none.
-WinogradPlan fit_chunk(const ConvProblem& p, WinogradPlan plan, int64_t budget) {
+/// The plan with the largest chunk of tiles that takes at most `budget` bytes with its products, and at most
+/// `tile_budget` without; no tiles if there is none.
+WinogradPlan fit_chunk(const ConvProblem& p, WinogradPlan plan, int64_t budget, int64_t tile_budget) {
   const int64_t tiles = p.batch * divide_up(p.output(kHeight), plan.m) * divide_up(p.output(kWidth), plan.m);
   int64_t low = 0, high = tiles;
   while (low < high) {
     plan.tiles = (low + high + 1) / 2;
     const metal::WinogradScratch s = metal::winograd_scratch(p, plan);
-    if (s.tiles + s.products <= budget) {
+    if (s.tiles + s.products <= budget && s.tiles <= tile_budget) {
       low = plan.tiles;
     } else {
       high = plan.tiles - 1;
@@ -131,8 +134,8 @@ std::string obstacle(const ConvProblem& p) {
   return "";
 }
 
-/// Appends the plans with these tiles: for several counts of frames, the largest chunk that fits the cache
-/// and the largest that fits the limit.
+/// Appends the plans with these tiles: for several counts of frames, the largest chunk that fits the cache,
+/// the largest that fits the limit, and the largest whose passes fit the cache.
 void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPlan plan, const Candidate& base,
                std::vector<Candidate>& plans) {
   const int64_t cache = static_cast<int64_t>(kCacheShare * static_cast<double>(d.system_cache_bytes));
@@ -143,10 +146,12 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
   }
   plan.out_slice = std::min(plan.out_slice, p.out_channels);
   const int64_t room = limit - weight_bytes(), groups = divide_up(p.output(kDepth), depth_m);
-  for (int64_t budget : {std::min(cache, room), room}) {
+  const int64_t pass = plan.tile_rows ? std::min(room, cache - weight_bytes()) : room;
+  const std::pair<int64_t, int64_t> budgets[] = {{std::min(cache, room), room}, {room, room}, {room, pass}};
+  for (const auto& [budget, tile_budget] : budgets) {
     for (int64_t pieces = 1;; pieces *= 2) {
       plan.frames = std::min(divide_up(groups, pieces) * depth_m, p.output(kDepth));
-      const WinogradPlan fitted = fit_chunk(p, plan, budget);
+      const WinogradPlan fitted = fit_chunk(p, plan, budget, tile_budget);
       if (fitted.tiles > 0) {
         plans.push_back(base);
         cost_winograd(p, d, fitted, plans.back());
@@ -156,16 +161,22 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
   }
 }
 
-/// Of the plans that are nearly the fastest in the model, the one that moves fewest bytes: memory traffic
-/// costs energy, and the CPU has the same memory.
-Candidate best_of(const std::vector<Candidate>& plans) {
-  double least = std::numeric_limits<double>::infinity();
-  for (const Candidate& c : plans) least = std::min(least, c.cost);
-  Candidate best;
-  for (const Candidate& c : plans) {
-    if (c.cost <= kNearlyAsFast * least && (best.workspace == 0 || c.bytes < best.bytes)) best = c;
-  }
-  return best;
+/// The plan with the least time, where memory traffic counts a little more than the time it takes.
+Candidate best_of(const std::vector<Candidate>& plans, const Device& d) {
+  const auto price = [&](const Candidate& c) {
+    return c.cost + kTrafficWeight * kOverlap * transfer_seconds(c.bytes, d);
+  };
+  const auto best = std::min_element(plans.begin(), plans.end(), [&](const Candidate& a, const Candidate& b) {
+    return price(a) < price(b);
+  });
+  return best == plans.end() ? Candidate{} : *best;
+}
+
+/// In words: what is made in passes.
+std::string passes_of(const WinogradPlan& plan) {
+  if (plan.weight_rows == 0) return "";
+  return std::string(plan.tile_rows ? ", weights and tiles" : ", weights") + " in passes of " +
+         std::to_string(plan.weight_rows * (plan.m + 2)) + " frequencies";
 }
 
 }  // namespace
@@ -185,12 +196,18 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     for (int m : {2, 4, 6}) {
       // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
       if (!fits || (m == 6 && p.out_type == Dtype::float32)) continue;
-      for (int weight_rows : {0, 1, 2, 4}) {
-        add_plans(p, d, limit, {m, 1, depth_m, p.out_channels, depth_m, false, weight_rows}, c, plans);
+      WinogradPlan plan{m, 1, depth_m, p.out_channels, depth_m};
+      add_plans(p, d, limit, plan, c, plans);
+      for (int rows : {1, 2, 4}) {
+        for (bool tile_rows : {false, true}) {
+          plan.weight_rows = rows;
+          plan.tile_rows = tile_rows;
+          add_plans(p, d, limit, plan, c, plans);
+        }
       }
     }
   }
-  const Candidate best = best_of(plans);
+  const Candidate best = best_of(plans, d);
   if (best.workspace == 0) {
     c.legal = false;
     c.reason = "its workspace does not fit the limit of " + std::to_string(limit >> 20) + " MiB";
@@ -204,7 +221,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   c.reason = "F(" + m + "x" + m + ", 3x3) with " +
              (c.winograd.depth_m > 1 ? "F(2, 3) along depth fused into the product"
                                      : "the depth taps summed in the transform domain") +
-             ratio;
+             passes_of(c.winograd) + ratio;
 }
 
 }  // namespace mlx_conv3d

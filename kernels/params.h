@@ -27,6 +27,8 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_DENSE_CHANNELS 15  // the channels of x, lead and w have stride 1
 #define MLX_CONV3D_INPUT_DILATED 16
 #define MLX_CONV3D_HAS_SUMS 17  // what earlier steps summed is added
+#define MLX_CONV3D_FIRST_ROW 20  // rows of Winograd's (m + 2) x (m + 2) frequencies that a transform makes
+#define MLX_CONV3D_ROWS 21
 
 /// A padding mode besides those of PadMode: no position lies outside the input.
 #define MLX_CONV3D_UNPADDED 3
@@ -68,15 +70,13 @@ struct WinogradWeight {
   int32_t first_out, out_channels, out_pitch;
   int32_t channels, channel_pitch, depth_taps;
   int32_t flip, depth_m;
-  int32_t first_row, rows;  ///< of the frequencies that are made: weights[0] is the first
 };
 
-/// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights, whose first
-/// frequency is first_frequency of the others.
+/// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights.
 struct WinogradGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
   int64_t frame_step, tap_step;  ///< in tiles: from one output frame, or one depth tap, to the next
-  int32_t first_frequency;
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t rows, tiles;
   int32_t channel_pitch, out_pitch;
   int32_t steps, steps_per_tap;
@@ -87,7 +87,7 @@ struct WinogradGemm {
 struct WinogradDepthGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
   int64_t plane_stride;  ///< from the pairs' first frames to their second ones
-  int32_t first_frequency;
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t tiles;
   int32_t frames;  ///< transformed input frames
   int32_t channel_pitch, out_pitch;

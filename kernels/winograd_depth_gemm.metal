@@ -112,8 +112,7 @@ template <int BM, int BN, bool Blocked>
   threadgroup float b_tiles[2 * kDepth * ldb];
 
   const int first_row = group.y * BM, first_col = group.x * BN;
-  const int frequency = p.first_frequency + group.z;
-  tiles += frequency * p.tiles_frequency_stride;
+  tiles += (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
   weights += group.z * p.weights_frequency_stride + first_col;
 
   float4 a_next[a_loads], a_other[a_loads], b_next[b_loads];
@@ -186,7 +185,7 @@ template <int BM, int BN, bool Blocked>
       }
     }
   }
-  block.store(products + frequency * p.products_frequency_stride +
+  block.store(products + (p.first_products + int(group.z)) * p.products_frequency_stride +
                   (first_row + int64_t(simdgroup / 2) * (BM / 2)) * p.out_pitch + first_col +
                   simdgroup % 2 * (BN / 2),
               p.plane_stride, p.out_pitch);

@@ -8,6 +8,9 @@ using namespace metal;
 #include "params.h"
 #include "winograd_matrices.h"
 
+constant int first_row [[function_constant(MLX_CONV3D_FIRST_ROW)]];
+constant int row_count [[function_constant(MLX_CONV3D_ROWS)]];
+
 /// Of one channel and spatial position: depth tap `tap`, or value `tap` of the 3 taps' F(2, 3).
 template <typename T>
 METAL_FUNC float along_depth(const device T* from, int tap, constant WinogradWeight& p) {
@@ -26,7 +29,7 @@ template <typename T, int M>
   const int o = at.x, c = at.y, tap = at.z;
   device float* out = weights + (int64_t(tap) * p.channel_pitch + c) * p.out_pitch + o;
   if (o >= p.out_channels || c >= p.channels) {
-    for (int i = 0; i < p.rows * size; ++i) out[i * p.frequency_stride] = 0.0f;
+    for (int i = 0; i < row_count * size; ++i) out[i * p.frequency_stride] = 0.0f;
     return;
   }
   const device T* from = w + (p.first_out + o) * p.w.o + c * p.w.c;
@@ -42,8 +45,8 @@ template <typename T, int M>
   }
 #pragma unroll
   for (int i = 0; i < size; ++i) {
-    const int to = i - p.first_row;
-    if (to < 0 || to >= p.rows) continue;
+    const int to = i - first_row;
+    if (to < 0 || to >= row_count) continue;
     float row[size];
     Winograd<M>::template weight<1>(columns + i * 3, row);
 #pragma unroll

@@ -63,7 +63,7 @@ class Lowering {
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
           chunk.frames_in = winograd_input_frames(p_, chunk.frames);
-          transform_input(chunk);
+          if (!plan_.tile_rows) transform_input(chunk, 0, plan_.m + 2);
           multiply(chunk);
           transform_output(chunk);
         }
@@ -83,12 +83,13 @@ class Lowering {
   int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
   int64_t products_stride(const Chunk& c) const { return plan_.depth_m * plane_stride(c); }
 
-  /// All frequencies at once, or for each pass its weights first.
+  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
   void multiply(const Chunk& c) {
     const int64_t rows = plan_.weight_rows == 0 ? plan_.m + 2 : plan_.weight_rows;
     for (int64_t first = 0; first < plan_.m + 2; first += rows) {
       const int64_t count = std::min(rows, plan_.m + 2 - first);
       if (plan_.weight_rows > 0) transform_weights(first, count);
+      if (plan_.tile_rows) transform_input(c, first, count);
       multiply(c, first, count);
     }
   }
@@ -96,8 +97,6 @@ class Lowering {
   /// For `rows` rows of the frequencies.
   void transform_weights(int64_t first_row, int64_t rows) {
     WinogradWeight a{};
-    a.first_row = static_cast<int32_t>(first_row);
-    a.rows = static_cast<int32_t>(rows);
     a.w = layout_.w;
     a.frequency_stride = weights_stride();
     a.first_out = static_cast<int32_t>(first_out_);
@@ -116,19 +115,21 @@ class Lowering {
     step.threadgroup = {kLanes, 4, 1};
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
+    set_rows(step, first_row, rows);
     step.discards = {weights_};
     const double taps = static_cast<double>(p_.kernel[kDepth] * p_.in_channels * out_channels_);
     step.nbytes = taps * 9 * static_cast<double>(item_size(p_.w_type)) +
                   4.0 * static_cast<double>(rows * (plan_.m + 2) * weights_stride());
     // Along depth 9 values of 2 sums each, where there is a depth tile, before the spatial transforms.
-    const double share = static_cast<double>(plan_.m + 2 + rows) / static_cast<double>(2 * (plan_.m + 2));
-    step.flops = taps * transform_flops(3) * share * static_cast<double>(winograd_depth_values(p_, plan_)) /
+    step.flops = taps * transform_flops(3) * share(rows) *
+                     static_cast<double>(winograd_depth_values(p_, plan_)) /
                      static_cast<double>(p_.kernel[kDepth]) +
                  (plan_.depth_m > 1 ? taps * 9 * 4 : 0);
     b_.add(std::move(step));
   }
 
-  void transform_input(const Chunk& c) {
+  /// For `rows` rows of the frequencies.
+  void transform_input(const Chunk& c, int64_t first_row, int64_t rows) {
     WinogradInput a{};
     a.input = b_.input_arrays();
     a.frequency_stride = tiles_stride(c);
@@ -149,8 +150,10 @@ class Lowering {
     step.arguments = {argument(3, a)};
     step.discards = {tiles_};
     step.nbytes = read_pixels(c) * static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
-                  4.0 * static_cast<double>(frequencies_ * tiles_stride(c));
-    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2);
+                  4.0 * static_cast<double>(rows * (plan_.m + 2) * tiles_stride(c));
+    set_rows(step, first_row, rows);
+    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2) *
+                 share(rows);
     b_.add(std::move(step));
   }
 
@@ -178,9 +181,10 @@ class Lowering {
   }
 
   /// The depth taps as more products.
-  Step product(const Chunk& c, int64_t first_frequency) const {
+  Step product(const Chunk& c, int64_t first) const {
     WinogradGemm a{};
-    a.first_frequency = static_cast<int32_t>(first_frequency);
+    a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
+    a.first_products = static_cast<int32_t>(first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -200,9 +204,10 @@ class Lowering {
   }
 
   /// F(2, 3) along depth.
-  Step pair_product(const Chunk& c, int64_t first_frequency) const {
+  Step pair_product(const Chunk& c, int64_t first) const {
     WinogradDepthGemm a{};
-    a.first_frequency = static_cast<int32_t>(first_frequency);
+    a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
+    a.first_products = static_cast<int32_t>(first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -251,6 +256,13 @@ class Lowering {
     step.flops = tile_outputs * transform_flops(plan_.m + 2);
     b_.add(std::move(step));
   }
+
+  static void set_rows(Step& step, int64_t first, int64_t rows) {
+    step.constants.push_back({MLX_CONV3D_FIRST_ROW, static_cast<int>(first)});
+    step.constants.push_back({MLX_CONV3D_ROWS, static_cast<int>(rows)});
+  }
+  /// Of a transform's operations that these rows of its frequencies take.
+  double share(int64_t rows) const { return static_cast<double>(rows) / static_cast<double>(plan_.m + 2); }
 
   template <class T>
   void set_tiles(T& a, const Chunk& c) const {
@@ -349,7 +361,7 @@ WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan)
   WinogradScratch s;
   const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
   s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
-  s.tiles = 4 * frequencies * winograd_input_frames(p, frames) * plan.tiles * pitch;
+  s.tiles = 4 * (plan.tile_rows ? held : frequencies) * winograd_input_frames(p, frames) * plan.tiles * pitch;
   s.products = 4 * frequencies * plan.depth_m * round_up(rows, block.rows) * out_pitch;
   return s;
 }

@@ -25,6 +25,7 @@ def conv(
     flip: bool,
     activation: int,
     per_frame: bool,
+    odd_frame: bool,
     bias: mx.array | None = None,
     residual: mx.array | None = None,
     lead: mx.array | None = None,
@@ -52,6 +53,7 @@ def plan(
     flip: bool,
     activation: int,
     per_frame: bool,
+    odd_frame: bool,
     bias: bool,
     residual: bool,
     lead: int,
@@ -79,6 +81,7 @@ def choose(
     flip: bool,
     activation: int,
     per_frame: bool,
+    odd_frame: bool,
 ) -> str: ...
 def pack_weights(
     w: mx.array, form: tuple[int, bool, int], flip: bool, stream: _Stream = None

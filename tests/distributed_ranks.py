@@ -194,6 +194,9 @@ REFUSED: dict[str, Callable[[], mx.array]] = {
     "dimensions_here": lambda: conv((1, 4, 4, 8) if RANK == 1 else (1, 2, 4, 4, 8)),
     "not_an_array": lambda: distributed.conv3d("x" if RANK == 0 else data(1, 2, 4, 4, 8), data(4, 3, 3, 3, 8)),
     "residual": lambda: conv(residual=data(1, 2, 4 + (RANK == 1), 4, 4)),
+    "bias": lambda: conv(stride=2, bias=data(4 + RANK)),
+    "channels_here": lambda: conv((1, 2, 16, 4, 4) if RANK == 1 else (1, 2, 16, 4, 8)),
+    "residual_channels": lambda: conv(stride=2, residual=data(1, 1, 2 - (RANK > 1), 2, 4 + RANK)),
     "lead_on_all": lambda: conv(axis="time", lead=data(1, 2, 4, 4, 8)),
     "lead_type": lambda: conv(lead=data(1, 2, 4, 4, 8, dtype=mx.float16)),
     "another_call": lambda: (
@@ -379,6 +382,17 @@ def layers_are_counted() -> dict[str, Any]:
         }
     }
     return {"all": [layers == expected], "each": layers}
+
+
+@case
+def whole_tiles_round_as_one_rank() -> dict[str, Any]:
+    """Pieces of whole Winograd tiles: not a bit differs, if the planner takes one tile size for all parts."""
+    rows, w_shape, sizes = 64, (32, 3, 3, 3, 32), even_sizes(64, RANKS)
+    parts = (rows, sizes[0], sizes[0] - 4, sizes[0] - 8, 4)
+    plans = [mlx_conv3d.plan((1, 3, n, 48, 32), w_shape, padding=1) for n in parts]
+    found = against_one_rank("height", x_shape=(1, 3, rows, 48, 32), w_shape=w_shape, sizes=sizes, padding=1)
+    exact = len({(plan.algorithm, plan.tile) for plan in plans}) == 1
+    return {"all": [found["difference"] <= (0 if exact else 8e-6)], "each": found}
 
 
 def main(directory: Path) -> None:

@@ -90,6 +90,26 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             modes=("zeros", "zeros", "edge"),
             dtype="float16",
         ),
+        winograd(
+            (1, 5, 7, 9, 20),
+            (40, *CUBE, 20),
+            (4, 6, 4, 40, 2),
+            padding=((2, 0), (1, 1), (1, 2)),
+            lead=1,
+            bias=True,
+            dtype="bfloat16",
+        ),
+        winograd(
+            (1, 3, 5, 5, 210), (6, *CUBE, 210), (2, 9, 3, 6, 2), padding=((1, 1), (1, 0), (1, 1)), flip=True
+        ),
+        winograd(
+            (1, 4, 4, 5, 6),
+            (8, *CUBE, 6),
+            (4, 9, 4, 8),
+            upsample=(1, 2, 2),
+            padding=((1, 1), (3, 1), (2, 2)),
+            modes=("edge", "reflect", "edge"),
+        ),
     ],
     "grouped": [
         grouped(
@@ -111,6 +131,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             activation="silu",
             dtype="float16",
             layout="channels_first",
+            flip=True,
         ),
         grouped(
             (1, 3, 7, 8, 4),
@@ -118,6 +139,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             padding=((1, 1), (2, 1), (2, 2)),
             modes=("zeros", "edge", "reflect"),
             activation="relu",
+            upsample=(1, 2, 3),
             x_type="bfloat16",
         ),
     ],

@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def of(ranks: int) -> list[dict[str, Any]]:
         directory = tmp_path_factory.mktemp(f"ranks{ranks}")
         output = launch(
-            ranks, TESTS / "distributed_ranks.py", str(directory), MLX_CONV3D_DISTRIBUTED_TIMEOUT="20"
+            ranks, TESTS / "distributed_ranks.py", str(directory), MLX_CONV3D_DISTRIBUTED_TIMEOUT="60"
         )
         files = [directory / f"{rank}.json" for rank in range(ranks)]
         assert all(file.exists() for file in files), output
@@ -80,6 +80,7 @@ def test_a_decoder_layer_sends_one_row_to_each_neighbour(results: Any, ranks: in
     [
         "shard_and_gather", "group_norm", "patched_layers", "patched_refuses", "gathered_attention",
         "collectives_of_the_caller_stay_in_order", "layers_are_counted",
+        "whole_tiles_round_as_one_rank",
     ],
 )  # fmt: skip
 def test_models_in_pieces(results: Any, ranks: int, name: str) -> None:
@@ -99,6 +100,8 @@ def test_models_in_pieces(results: Any, ranks: int, name: str) -> None:
         ("weights", "dimension 0 of w differs between ranks 0 and 1: 4 on rank 0, 5 on rank 1"),
         ("stride", "another argument differs between ranks 0 and 1"),
         ("axis", "differs between ranks 0 and 1"),
+        ("bias", "another argument differs between ranks 0 and 1"),
+        ("residual_channels", "another argument differs between ranks 0 and 1"),
         ("residual", "residual must have the 4 outputs of rank 1 along the axis, got 5"),
         ("another_call", "the call differs between ranks 0 and 1"),
         ("too_short", "are fewer than the kernel's 9"),
@@ -122,6 +125,7 @@ def test_all_ranks_refuse(results: Any, ranks: int, name: str, message: str) -> 
     ("name", "at", "message"),
     [
         ("dimensions_here", 1, "x_shard must have 5 dimensions"),
+        ("channels_here", 1, "input channels of x and w to match"),
         ("not_an_array", 0, "TypeError: x_shard must be an mx.array"),
         ("norm_groups", 1, "num_groups must divide the 8 channels, got 3"),
         ("lead_on_all", 1, "rank 1 must give none"),
@@ -171,11 +175,12 @@ def test_a_rank_that_dies_or_hangs_fails_the_others(
 
 
 def test_a_rank_alone_computes_as_ever() -> None:
-    x, w = mx.random.normal((1, 3, 6, 6, 4)), mx.random.normal((5, 3, 3, 3, 4))
+    x, w, stock = mx.random.normal((1, 3, 6, 6, 4)), mx.random.normal((5, 3, 3, 3, 4)), mx.conv3d
     expected = mlx_conv3d.conv3d(x, w, padding=1)
     assert mx.array_equal(distributed.conv3d(x, w, padding=1, axis="width"), expected)
     assert mx.array_equal(distributed.gather(distributed.shard(x)), x)
     with distributed.patched("height"):
+        assert mx.conv3d is not stock
         assert mx.array_equal(mlx_conv3d.conv3d(x, w, padding=1), expected)
 
 
@@ -218,3 +223,12 @@ def test_timeout_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match="MLX_CONV3D_DISTRIBUTED_TIMEOUT must be a number of seconds, got 'never'"
     ):
         distributed.conv3d(mx.zeros((1, 1, 3, 3, 1)), mx.zeros((1, 1, 3, 3, 1)))
+
+
+@pytest.mark.parametrize(("ranks", "axis"), [(2, "width"), (4, "height")])
+def test_example_decodes_as_one_rank(ranks: int, axis: str) -> None:
+    script = TESTS.parent / "examples" / "sharded_decode" / "main.py"
+    output = launch(ranks, script, "--axis", axis, "--frames", "5", "--size", "64x52")
+    assert "one rank: (1, 5, 52, 64, 3)" in output and "decodes differ" not in output
+    assert f"rank {ranks - 1} of {ranks}: (1, 5, " in output
+    assert "of halos in all" in output

@@ -87,6 +87,17 @@ def test_interior_needs_no_other_rank(drawn: tuple[Axis, list[int]]) -> None:
             assert h.own[0] <= needed[0] and needed[1] <= h.own[1]
 
 
+@given(axes(), st.integers(2, 4))
+def test_interior_in_multiples(drawn: tuple[Axis, list[int]], multiple: int) -> None:
+    axis, sizes = drawn
+    for h in halos(axis, sizes):
+        whole, (lo, hi) = interior(axis, h), interior(axis, h, multiple)
+        assert lo == hi or whole[0] <= lo < hi <= whole[1]
+        assert (lo - h.outputs[0]) % multiple == 0 or lo == hi
+        assert hi == h.outputs[1] or (hi - h.outputs[0]) % multiple == 0
+        assert lo < hi or whole[1] - whole[0] < 2 * multiple or whole[0] == whole[1]
+
+
 @given(axes())
 def test_nothing_is_sent_that_no_rank_needs(drawn: tuple[Axis, list[int]]) -> None:
     axis, sizes = drawn

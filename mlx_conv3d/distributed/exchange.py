@@ -100,9 +100,15 @@ class _Communicator:
             )
         except Exception as error:
             message = f"{place}: lost the connection to {self.waiting_for} ({error})"
+        except BaseException:
+            self._fail(f"{place}: interrupted")
+            raise
+        self._fail(message)
+        raise RuntimeError(message)
+
+    def _fail(self, message: str) -> None:
         with self._lock:
             self._failure = message
-        raise RuntimeError(message)
 
     def leave(self) -> None:
         """Ends the process after a failure: a thread that waits for a dead rank can neither end nor be joined."""

@@ -3,14 +3,14 @@
 Convolutions alone are counted: norms, activations and attention are not. A rank's convolutions cost what `plan` models
 for its GPU. For each one that reaches over rows,
 
-    time = agreement + max(interior, halo) + borders + copy
+    time = max(interior, agreement + halo) + borders + copy
     agreement = (ranks - 1) * latency
     halo = latency + bytes of one message / bandwidth       both neighbours at once, links in full duplex
     copy = 2 * bytes of the output / memory bandwidth       interior and borders are put together
 
-and where the interior is less than half of the rows, agreement + halo + one convolution. The slowest rank counts: the
-one with the most rows and, of more than two, with two neighbours. Memory is the weights and the largest convolution's
-input, output, halo and workspace.
+and where the interior is less than half of the rows, agreement + halo + one convolution. The slowest of the first two
+ranks counts: these have the most rows, and of more than two ranks the second has two neighbours. Memory is the weights
+and the largest convolution's input, output, halo and workspace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from functools import cache
 import mlx.core as mx
 
 from mlx_conv3d import _ext
+from mlx_conv3d.distributed.convolution import TILE, worth_splitting
 from mlx_conv3d.distributed.decoders import ITEMSIZE, Decoder, Step
+from mlx_conv3d.distributed.ranges import Axis, Halo, even_sizes, halos, interior
 from mlx_conv3d.planning import plan
 
 Shape = tuple[int, ...]
@@ -155,19 +157,30 @@ def _rows_cost(step: Step, rows: int, device: str, algorithm: str) -> _Cost:
 
 def _step_time(step: Step, ranks: int, link: Link, device: str, algorithm: str) -> tuple[float, float]:
     """Seconds of one call, and of communication in it that no computation hides."""
-    rows, reach, neighbours = _rows(step, ranks), _reach(step), _neighbours(ranks)
-    if ranks == 1 or reach == 0:
-        return _rows_cost(step, rows, device, algorithm).seconds, 0.0
-    agreement = (ranks - 1) * link.latency
-    halo = link.latency + _message_bytes(step) / link.bandwidth
-    inner = rows - neighbours * reach
-    if 2 * inner < rows:
-        return agreement + halo + _rows_cost(step, rows, device, algorithm).seconds, agreement + halo
-    interior = _rows_cost(step, inner, device, algorithm).seconds
-    borders = neighbours * _rows_cost(step, reach, device, algorithm).seconds
-    copy = 2 * _outputs_bytes(step, rows) / (_memory_bandwidth(device))
-    exposed = agreement + max(0.0, halo - interior)
-    return exposed + interior + borders + copy, exposed
+    if ranks == 1 or _reach(step) == 0:
+        return _rows_cost(step, _rows(step, ranks), device, algorithm).seconds, 0.0
+    reach, height = _reach(step), step.x_shape[2]
+    axis = Axis(height, step.w_shape[2], pad_lo=reach, pad_hi=reach)
+    waiting = ranks * link.latency + _message_bytes(step) / link.bandwidth
+    first_two = halos(axis, even_sizes(height, ranks))[:2]
+    return max(_rank_time(step, axis, halo, waiting, device, algorithm) for halo in first_two)
+
+
+def _rank_time(
+    step: Step, axis: Axis, halo: Halo, waiting: float, device: str, algorithm: str
+) -> tuple[float, float]:
+    """Of one rank, whose halo comes `waiting` seconds after it starts."""
+    first, last = halo.outputs
+    inner = interior(axis, halo, TILE)
+    if not worth_splitting(halo, inner):
+        return waiting + _rows_cost(step, last - first, device, algorithm).seconds, waiting
+    middle, *borders = (
+        _rows_cost(step, rows, device, algorithm).seconds if rows else 0.0
+        for rows in (inner[1] - inner[0], inner[0] - first, last - inner[1])
+    )
+    copy = 2 * _outputs_bytes(step, last - first) / _memory_bandwidth(device)
+    exposed = max(0.0, waiting - middle)
+    return exposed + middle + sum(borders) + copy, exposed
 
 
 @cache
