@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import algorithms, gemm, gradients, machine, metal, others, roofline, stock, vae, workloads
+from . import (
+    algorithms,
+    gemm,
+    gradients,
+    machine,
+    metal,
+    metal_accuracy,
+    others,
+    roofline,
+    stock,
+    streaming,
+    vae,
+    workloads,
+)
 from .harness import Effort
 from .report import RESULTS, Report
 
@@ -23,6 +36,7 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "gemm": gemm,
+    "streaming": streaming,
 }
 console = Console()
 app = typer.Typer(
@@ -133,6 +147,9 @@ def _metal(
     if save:
         for path in metal.write(found, output):
             console.print(f"wrote {path}", highlight=False)
+
+
+app.command("metal-accuracy")(metal_accuracy.command)
 
 
 @app.command("workloads")
