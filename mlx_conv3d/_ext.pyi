@@ -24,6 +24,8 @@ def conv(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     bias: mx.array | None = None,
     residual: mx.array | None = None,
     lead: mx.array | None = None,
@@ -50,6 +52,8 @@ def plan(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     bias: bool,
     residual: bool,
     lead: int,
@@ -75,11 +79,15 @@ def choose(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
 ) -> str: ...
 def pack_weights(
     w: mx.array, form: tuple[int, bool, int], flip: bool, stream: _Stream = None
 ) -> mx.array: ...
 def is_tracer(a: mx.array) -> bool: ...
+def snapshot(a: mx.array) -> mx.array: ...
+def is_same(a: mx.array, b: mx.array) -> bool: ...
 def workspace_limit() -> int: ...
 def set_workspace_limit(bytes: int) -> int: ...
 def isa() -> str: ...
