@@ -7,8 +7,9 @@ namespace mlx_conv3d {
 /// A tile of a Winograd algorithm: F(m, 3), or the same for pixels that are doubled in both directions, which
 /// reads only the pixels that are stored (see core/winograd.h).
 struct WinogradForm {
-  int m = 4;  ///< outputs of a tile along an axis
+  int m = 0;  ///< outputs of a tile along an axis; 0 for none
   bool doubled = false;
+  int depth_m = 1;  ///< 2: F(2, 3) along depth as well, for pairs of output frames
 
   bool operator==(const WinogradForm&) const = default;
 

@@ -21,6 +21,8 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_KERNEL_D 9
 #define MLX_CONV3D_KERNEL_H 10
 #define MLX_CONV3D_KERNEL_W 11
+#define MLX_CONV3D_FIRST_ROW 20  // rows of Winograd's (m + 2) x (m + 2) frequencies that a transform makes
+#define MLX_CONV3D_ROWS 21
 
 #define MLX_CONV3D_PAD_MODES 3
 
@@ -52,27 +54,42 @@ struct WinogradInput {
   int32_t channels, channel_pitch;
 };
 
-/// weights[frequency][tap * channel_pitch + channel][output] from w.
+/// weights[frequency][tap * channel_pitch + channel][output] from w. With F(2, 3) along depth (depth_m 2) its 4
+/// frequencies take the place of the 3 taps.
 struct WinogradWeight {
   WeightStrides w;
   int64_t frequency_stride;
   int32_t first_out, out_channels, out_pitch;
   int32_t channels, channel_pitch, depth_taps;
-  int32_t flip;
+  int32_t flip, depth_m;
 };
 
 /// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights.
 struct WinogradGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
   int64_t frame_step, tap_step;  ///< in tiles: from one output frame, or one depth tap, to the next
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t rows, tiles;
   int32_t channel_pitch, out_pitch;
   int32_t steps, steps_per_tap;
 };
 
-/// y[n][frame][row][col][output] from products.
+/// The same with F(2, 3) along depth, for pairs of output frames: products[frequency][frame % 2][frame / 2 * tiles +
+/// tile][output].
+struct WinogradDepthGemm {
+  int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
+  int64_t plane_stride;  ///< from the pairs' first frames to their second ones
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
+  int32_t tiles;
+  int32_t frames;  ///< transformed input frames
+  int32_t channel_pitch, out_pitch;
+  int32_t steps;  ///< per depth frequency
+};
+
+/// y[n][frame][row][col][output] from products, whose frame f lies in plane f % planes.
 struct WinogradOutput {
-  int64_t frequency_stride;
+  int64_t frequency_stride, plane_stride;
+  int32_t planes;
   int32_t first_frame, frames, height, width;  ///< of y
   int32_t first_tile, tiles, tile_rows, tile_cols;
   int32_t first_out, out_channels, out_pitch;

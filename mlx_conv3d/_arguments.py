@@ -42,6 +42,7 @@ class Parameters:
     activation: int
     upsample: list[int]
     per_frame: bool = False  # an output frame's bits do not depend on the number of frames
+    odd_frame: bool = False  # and an odd number of them was computed before
 
     def as_kwargs(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -129,6 +130,7 @@ def parameters(
     flip: bool = False,
     upsample: IntOrSequence = 1,
     per_frame: bool = False,
+    odd_frame: bool = False,
 ) -> Parameters:
     pad_lo, pad_hi = paddings(padding, dims)
     return Parameters(
@@ -144,6 +146,7 @@ def parameters(
         activation=activation_index(activation),
         upsample=upsampling(upsample, dims),
         per_frame=per_frame,
+        odd_frame=odd_frame,
     )
 
 

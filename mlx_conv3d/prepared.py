@@ -16,12 +16,13 @@ class PreparedWeight:
     """Weights together with their Winograd transforms, made at first use and kept.
 
     `weight` is the original array; gradients flow to it. Shape, dtype and ndim are its own. The transforms take
-    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results).
+    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results), and a
+    third more where the plan works on pairs of frames; plans of different forms each keep their own.
     """
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[int, bool, bool], mx.array] = {}
+        self._packed: dict[tuple[tuple[int, bool, int], bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,21 +74,22 @@ class PreparedWeight:
         )
         if chosen.algorithm != "winograd":
             return {}
-        key = (chosen.tile, chosen.doubled, parameters.flip)
+        form = (chosen.tile, chosen.doubled, chosen.depth_tile)
+        key = (form, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
             while lifted.ndim < 5:
                 lifted = mx.expand_dims(lifted, 1)
-            packed = _ext.pack_weights(lifted, *key, stream=mx.cpu)
+            packed = _ext.pack_weights(lifted, form, parameters.flip, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return {"packed": self._packed[key], "packed_m": chosen.tile, "packed_doubled": chosen.doubled}
+        return {"packed": self._packed[key], "packed_form": form}
 
 
 def prepare(w: mx.array) -> PreparedWeight:
     """Weights (O, ..., C/groups) for repeated use: any convolution here takes the result as its w.
 
-    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per tile size
+    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per form
     and kept. Prepare anew after changing the weights.
 
     Raises:

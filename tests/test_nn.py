@@ -447,7 +447,7 @@ def test_mixed_types_use_their_transforms() -> None:
     x = x.astype(mx.bfloat16)
     y = made(x)
     assert y.dtype == mx.float32
-    (tile, *_), *others = kept(made)._packed
+    ((tile, *_), _), *others = kept(made)._packed
     assert tile == 4 and not others
     assert mx.array_equal(y, fresh(made, x))
 

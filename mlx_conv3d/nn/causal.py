@@ -24,6 +24,7 @@ class StreamState(NamedTuple):
     frames: mx.array | None  # (N, L, H, W, C), L at most dilation * (KD - 1)
     padding: int
     skipped: int
+    odd: bool = False  # an odd number of output frames is behind
 
 
 class CausalConv3d(ConvolutionLayer):
@@ -149,7 +150,7 @@ class CausalConv3d(ConvolutionLayer):
     ) -> mx.array:
         if self._frames_out(at, x.shape[1]) > 0:
             x = x[:, at.skipped :] if at.skipped else x
-            return self._convolve(x, at.frames, at.padding, activation, residual)
+            return self._convolve(x, at.frames, at.padding, activation, residual, odd=at.odd)
         # Built for its shape and type, and for what it refuses; never evaluated.
         one = mx.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype)
         frame = self._convolve(one, None, self.reach, activation, None)
@@ -167,6 +168,7 @@ class CausalConv3d(ConvolutionLayer):
         padding: int,
         activation: str | None,
         residual: mx.array | None,
+        odd: bool = False,
     ) -> mx.array:
         parameters = arguments.parameters(
             3,
@@ -178,15 +180,18 @@ class CausalConv3d(ConvolutionLayer):
             activation=activation,
             upsample=(1, *self.upsample),
             per_frame=True,
+            odd_frame=odd,
         )
         return functional.run(x, self._weight(), parameters, bias=self._bias(), residual=residual, lead=lead)
 
     def _advanced(self, at: StreamState, x: mx.array) -> StreamState:
         frames = x.shape[1]
         # From the first position of the next output's window to its end: below zero it lies after this chunk.
-        passed = self._frames_out(at, frames) * self.stride[0] - at.padding
+        outputs = self._frames_out(at, frames)
+        passed = outputs * self.stride[0] - at.padding
         kept = _held(at) + frames - at.skipped - max(0, passed)
-        return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept))
+        odd = at.odd != (outputs % 2 == 1)
+        return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept), odd)
 
 
 def _held(state: StreamState) -> int:
