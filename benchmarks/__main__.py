@@ -12,7 +12,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import algorithms, gemm, gradients, machine, others, roofline, stock, vae, workloads
+from . import (
+    algorithms,
+    gemm,
+    gradients,
+    machine,
+    others,
+    roofline,
+    stock,
+    transpose,
+    upsample,
+    vae,
+    workloads,
+)
 from .harness import Effort
 from .report import RESULTS, Report
 
@@ -23,6 +35,8 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "gemm": gemm,
+    "upsample": upsample,
+    "transpose": transpose,
 }
 console = Console()
 app = typer.Typer(

@@ -69,6 +69,13 @@ std::optional<Algorithm> parse_algorithm(const std::string& name) {
   return algorithm;
 }
 
+Pixels parse_pixels(const std::string& name) {
+  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
+    if (name == name_of(pixels)) return pixels;
+  }
+  throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
+}
+
 void require_ndim(const char* name, size_t ndim, int dims) {
   if (static_cast<int>(ndim) == dims + 2) return;
   throw std::invalid_argument("[conv] " + std::string(name) + " must have " + std::to_string(dims + 2) +
@@ -88,7 +95,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
                      int activation, std::optional<mx::array> bias, std::optional<mx::array> residual,
                      std::optional<mx::array> lead, std::optional<mx::array> packed, int packed_m,
-                     bool packed_doubled, const std::string& algorithm, mx::StreamOrDevice s) {
+                     const std::string& packed_pixels, const std::string& algorithm, mx::StreamOrDevice s) {
   const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
                                   groups, flip, activation);
   require_ndim("x", x.ndim(), dims);
@@ -100,7 +107,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
-  extras.packed_form = {packed_m, packed_doubled};
+  extras.packed_form = {packed_m, parse_pixels(packed_pixels)};
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
@@ -132,11 +139,11 @@ nb::dict to_dict(const Candidate& c) {
   d["workspace"] = c.workspace;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
-    d["doubled"] = c.winograd.doubled;
+    d["pixels"] = name_of(c.winograd.pixels);
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
   } else {
     d["tile"] = 0;
-    d["doubled"] = false;
+    d["pixels"] = "";
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
   }
   return d;
@@ -192,7 +199,7 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(),
-        "packed"_a = nb::none(), "packed_m"_a = 0, "packed_doubled"_a = false, "algorithm"_a = "auto",
+        "packed"_a = nb::none(), "packed_m"_a = 0, "packed_pixels"_a = "single", "algorithm"_a = "auto",
         "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
@@ -202,10 +209,11 @@ NB_MODULE(_ext, m) {
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
   m.def(
       "pack_weights",
-      [](const conv3d::mx::array& w, int m, bool doubled, bool flip, conv3d::mx::StreamOrDevice s) {
-        return conv3d::pack_weights(w, {m, doubled}, flip, s);
+      [](const conv3d::mx::array& w, int m, const std::string& pixels, bool flip,
+         conv3d::mx::StreamOrDevice s) {
+        return conv3d::pack_weights(w, {m, conv3d::parse_pixels(pixels)}, flip, s);
       },
-      "w"_a, "m"_a, "doubled"_a, "flip"_a, "stream"_a = nb::none());
+      "w"_a, "m"_a, "pixels"_a, "flip"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def(

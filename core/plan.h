@@ -39,9 +39,9 @@ struct WinogradPlan {
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
-  bool doubled = false;   ///< see WinogradForm
+  Pixels pixels = Pixels::single;
 
-  WinogradForm form() const { return {m, doubled}; }
+  WinogradForm form() const { return {m, pixels}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.

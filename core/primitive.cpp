@@ -126,7 +126,7 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   ConvProblem p = problem(inputs);
   if (p.empty()) return;
   std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
-  if (p.prepared && !uses_packed_weights(*plan, {spec_.packed_m, has_doubled_pixels(p)})) {
+  if (p.prepared && !uses_packed_weights(*plan, {spec_.packed_m, pixels_of(p)})) {
     // The workspace limit has changed since this was built.
     p.prepared = false;
     plan = cpu_plan(p, spec_.forced);
@@ -218,7 +218,7 @@ void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   const cpu::WeightView w = view_weights(inputs[0]);
   const mx::Shape shape = inputs[0].shape();
   encoder.dispatch([w, shape, form = form_, flip = flip_, to = out.data<float>()] {
-    cpu::winograd_weights(form, w, shape[0], shape[1], shape[4], flip, to);
+    cpu::winograd_weights(form, w, shape[0], shape[1], shape[3], shape[4], flip, to);
   });
 }
 

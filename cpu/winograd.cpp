@@ -1,4 +1,4 @@
-// Winograd with 3 x 3 taps, of single or doubled pixels, with the depth sum inside the transform domain:
+// Winograd, of single, doubled or dilated pixels, with the depth sum inside the transform domain:
 // every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
 // every output frame is transformed back once. All threads share a chunk of tiles, phase by phase, so that
 // the transformed weights are read once per chunk.
@@ -49,7 +49,8 @@ class Runner {
       if (weights == nullptr) {
         WeightView w = operands_.w;
         w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
-        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.in_channels, p_.flip, weights_);
+        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.kernel[kWidth], p_.in_channels,
+                         p_.flip, weights_);
         weights = weights_;
       }
       // Even chunks, so that the last is not a handful of tiles.
@@ -113,7 +114,7 @@ class Runner {
     const void* pixels[kMostPixels];
     const char* columns[kMostTile];
     int64_t col_offset[kMostTile];
-    const int64_t side = form_.pixels();
+    const int64_t side = form_.side();
     for (int64_t j = 0; j < side; ++j) {
       const int64_t sw = winograd_source(p_, form_, kWidth, at.col, j);
       columns[j] = sw < 0 ? nullptr : source.data;
@@ -231,7 +232,7 @@ int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t d
 }
 
 void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
-                      int64_t channels, bool flip, float* out) {
+                      int64_t side, int64_t channels, bool flip, float* out) {
   const Kernels& k = kernels();
   const Panels panels(out_channels, k);
   const int64_t lanes = panels.vectors_total() * k.width, products = depth_taps * channels;
@@ -247,6 +248,7 @@ void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channe
                   (lane * w.stride[0] + from_kd * w.stride[1] + c * w.stride[4]) * item_size(w.type);
     part.out_channels = out_channels - lane;
     part.channels = channels * (piece + 1) / pieces - c;
+    part.side = static_cast<int>(side);
     part.flip = flip;
     part.vectors = panels.vectors(panel);
     part.out = out + lane * products + (kd * channels + c) * part.vectors * k.width;

@@ -30,7 +30,7 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
-    doubled: bool
+    pixels: str
     chunk: tuple[int, int, int]
 
 
@@ -39,9 +39,9 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
-    the pixels as they are before an upsampling by 2, `candidates` all algorithms considered, `program` the GPU's
-    steps (None on the CPU). Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, k) or 0, `pixels` whether that reads the
+    input as it is ("single") or what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"),
+    `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
     """
 
     algorithm: str
@@ -52,7 +52,7 @@ class Plan:
     workspace: int
     cost: float
     tile: int
-    doubled: bool
+    pixels: str
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -63,7 +63,7 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else ""),
+            + (f", {self.tile}x{self.tile} tiles" if self.tile else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",

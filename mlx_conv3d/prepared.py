@@ -21,7 +21,7 @@ class PreparedWeight:
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[int, bool, bool], mx.array] = {}
+        self._packed: dict[tuple[int, str, bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ class PreparedWeight:
         )
         if chosen.algorithm != "winograd":
             return {}
-        key = (chosen.tile, chosen.doubled, parameters.flip)
+        key = (chosen.tile, chosen.pixels, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
             while lifted.ndim < 5:
@@ -69,7 +69,7 @@ class PreparedWeight:
             packed = _ext.pack_weights(lifted, *key, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return {"packed": self._packed[key], "packed_m": chosen.tile, "packed_doubled": chosen.doubled}
+        return {"packed": self._packed[key], "packed_m": chosen.tile, "packed_pixels": chosen.pixels}
 
 
 def prepare(w: mx.array) -> PreparedWeight:

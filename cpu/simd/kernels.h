@@ -38,21 +38,22 @@ struct WinogradOutputTile {
   const Epilogue* epilogue;
 };
 
-/// Weights (O, KD, 3, 3, C), read through strides.
+/// Weights (O, KD, KH, KW, C), read through strides.
 struct WeightView {
   const void* data;
   Dtype type;
   int64_t stride[5];  ///< elements: o, kd, kh, kw, c
 };
 
-/// One depth tap of one panel of output channels: U[xi][c][lane] = (G w G^T)[xi].
+/// One depth tap of one panel of output channels, for each product xi: U[xi][c][lane] = (G w G^T)[xi].
 struct WinogradWeightPanel {
   WeightView w;          ///< data points at the panel's first output channel and the depth tap
   int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
   int64_t channels;      ///< C
-  bool flip;             ///< reverse the rows and columns of the kernel
+  int side;              ///< rows and columns of the kernel
+  bool flip;             ///< reverse them
   int vectors;           ///< the panel's width
-  float* out;            ///< channel c of frequency xi at out + xi*xi_stride + c*vectors*width
+  float* out;            ///< channel c of product xi at out + xi*xi_stride + c*vectors*width
   int64_t xi_stride;
 };
 

@@ -109,27 +109,34 @@ void output(const WinogradOutputTile& tile) {
   }
 }
 
-/// One vector of output channels, one input channel: nine taps to the weights of all products.
+/// One vector of output channels, one input channel: its taps to the weights of all products.
 template <class Form>
 SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
-  constexpr int t = Form::products;
-  Vec columns[t * 3];
-  for (int j = 0; j < 3; ++j) apply<t, 3, Form::G, 3, 3>(taps + j, columns + j);
+  constexpr int t = Form::products, k = Form::taps;
+  Vec columns[t * k];
+  for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
   for (int i = 0; i < t; ++i) {
     Vec row[t];
-    apply<t, 3, Form::G, 1, 1>(columns + i * 3, row);
+    apply<t, k, Form::G, 1, 1>(columns + i * k, row);
     for (int j = 0; j < t; ++j) store(out + (i * t + j) * xi_stride, row[j]);
   }
 }
+
+constexpr int64_t kNoTap = INT64_MIN;
 
 template <class Form, class T>
 void weight(const WinogradWeightPanel& panel) {
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  int64_t tap_offset[9];
-  for (int tap = 0; tap < 9; ++tap) {
-    const int from = panel.flip ? 8 - tap : tap;
-    tap_offset[tap] = (from / 3) * stride[2] + (from % 3) * stride[3];
+  constexpr int k = Form::taps, all = k * k;
+  int64_t tap_offset[all];
+  for (int tap = 0; tap < all; ++tap) {
+    const int row = tap / k, col = tap % k, last = panel.side - 1;
+    // A kernel may have fewer taps than the form.
+    const bool exists = row <= last && col <= last;
+    tap_offset[tap] = !exists      ? kNoTap
+                      : panel.flip ? (last - row) * stride[2] + (last - col) * stride[3]
+                                   : row * stride[2] + col * stride[3];
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
@@ -138,20 +145,22 @@ void weight(const WinogradWeightPanel& panel) {
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[9][kWidth];
-        for (int tap = 0; tap < 9; ++tap) {
+        Vec block[all][kWidth] = {};
+        for (int tap = 0; tap < all; ++tap) {
+          if (tap_offset[tap] == kNoTap) continue;
           load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
-          Vec taps[9];
-          for (int tap = 0; tap < 9; ++tap) taps[tap] = block[tap][i];
+          Vec taps[all];
+          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
           weight_vector<Form>(taps, out + (c + i) * panel.vectors * kWidth, panel.xi_stride);
         }
       }
     }
     for (; c < panel.channels; ++c) {
-      Vec taps[9];
-      for (int tap = 0; tap < 9; ++tap) {
+      Vec taps[all] = {};
+      for (int tap = 0; tap < all; ++tap) {
+        if (tap_offset[tap] == kNoTap) continue;
         taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
       weight_vector<Form>(taps, out + c * panel.vectors * kWidth, panel.xi_stride);
@@ -161,10 +170,15 @@ void weight(const WinogradWeightPanel& panel) {
 
 /// Chooses `f<Form, T>(...)` by a run-time form.
 #define SIMD_BY_FORM(form, T, f, ...)                              \
-  if (form.doubled) {                                              \
+  if (form.pixels == Pixels::doubled) {                            \
     if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
     if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
     return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
+  }                                                                \
+  if (form.pixels == Pixels::dilated) {                            \
+    if (form.m == 4) return f<WinogradDilated<4>, T>(__VA_ARGS__); \
+    if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
+    return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
   }                                                                \
   if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
   if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
