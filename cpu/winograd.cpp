@@ -30,7 +30,11 @@ class Runner {
         tile_rows_(p, form_, kHeight),
         tile_cols_(p, form_, kWidth),
         channels_(winograd_channel_pitch(p.in_channels, k_.width)),
+        products_of_(static_cast<size_t>(form_.all_pixels())),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
+    for (int i = 0; i < form_.all_products(); ++i) {
+      products_of_[static_cast<size_t>(form_.frequency(i))].push_back(i);
+    }
     const int64_t slice = std::min(plan.out_slice, p.out_channels);
     const int64_t lanes = Panels(slice, k_).vectors_total() * k_.width;
     if (operands.packed_w == nullptr) {
@@ -87,9 +91,11 @@ class Runner {
       }
     });
     const Panels panels(out_channels, k_);
-    parallel_for(form_.all_products() * panels.count(), [&](int64_t i, int) {
-      multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles,
-               weights);
+    // The products of a frequency one after the other: its tiles stay in the cache.
+    parallel_for(form_.all_pixels() * panels.count(), [&](int64_t i, int) {
+      for (int64_t product : products_of_[static_cast<size_t>(i / panels.count())]) {
+        multiply(product, i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);
+      }
     });
     parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames, group = i / frames * kTileGroup;
@@ -215,6 +221,7 @@ class Runner {
   const AxisPhase depth_;
   const WinogradAxis tile_rows_, tile_cols_;
   const int64_t channels_;
+  std::vector<std::vector<int64_t>> products_of_;  ///< [frequency]
   const std::unique_ptr<char[]> zeros_;
   float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr;
 };
