@@ -23,6 +23,8 @@ from . import (
     roofline,
     stock,
     streaming,
+    transpose,
+    upsample,
     vae,
     workloads,
 )
@@ -37,6 +39,8 @@ SUBJECTS = {
     "gradients": gradients,
     "gemm": gemm,
     "streaming": streaming,
+    "upsample": upsample,
+    "transpose": transpose,
 }
 console = Console()
 app = typer.Typer(

@@ -21,12 +21,6 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-/// A WinogradForm as Python has it: outputs of a tile, of doubled pixels or not, outputs along depth.
-using PackedForm = std::tuple<int, bool, int>;
-WinogradForm to_form(const PackedForm& form) {
-  return {std::get<0>(form), std::get<1>(form), std::get<2>(form)};
-}
-
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                    const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
@@ -77,6 +71,19 @@ std::optional<Algorithm> parse_algorithm(const std::string& name) {
   const auto algorithm = algorithm_named(name);
   if (!algorithm) throw std::invalid_argument("[conv] algorithm '" + name + "' is not known.");
   return algorithm;
+}
+
+Pixels parse_pixels(const std::string& name) {
+  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
+    if (name == name_of(pixels)) return pixels;
+  }
+  throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
+}
+
+/// A WinogradForm as Python has it: outputs of a tile, the kind of pixels, outputs along depth.
+using PackedForm = std::tuple<int, std::string, int>;
+WinogradForm to_form(const PackedForm& form) {
+  return {std::get<0>(form), parse_pixels(std::get<1>(form)), std::get<2>(form)};
 }
 
 void require_ndim(const char* name, size_t ndim, int dims) {
@@ -144,13 +151,13 @@ nb::dict to_dict(const Candidate& c) {
   d["workspace"] = c.workspace;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
-    d["doubled"] = c.winograd.doubled;
+    d["pixels"] = name_of(c.winograd.pixels);
     d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
     d["weight_rows"] = c.winograd.weight_rows;
   } else {
     d["tile"] = 0;
-    d["doubled"] = false;
+    d["pixels"] = "";
     d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
     d["weight_rows"] = 0;
@@ -189,7 +196,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                             winograd.at(2),
                             winograd.at(3),
                             winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1,
-                            false,
+                            Pixels::single,
                             winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
                             winograd.size() > 6 && winograd.at(6) != 0};
   }
@@ -220,7 +227,7 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
-        "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, false, 1},
+        "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, "single", 1},
         "algorithm"_a = "auto", "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,

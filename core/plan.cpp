@@ -32,6 +32,11 @@ int64_t lanes(int64_t n, const Device& device) {
   return round_up(std::max<int64_t>(1, n), device.vector_width);
 }
 
+/// Of a dilated input, how many phases the outputs have: only every so many-th tap meets an input.
+double phases(const ConvProblem& p) {
+  return static_cast<double>(p.input_dilation[0] * p.input_dilation[1] * p.input_dilation[2]);
+}
+
 bool padded_anywhere(const ConvProblem& p) { return p.padded(0) || p.padded(1) || p.padded(2); }
 
 // ---- winograd ---------------------------------------------------------------------------------------------
@@ -111,11 +116,13 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
   const double slices = static_cast<double>(divide_up(p.out_channels, slice));
   const double frames = static_cast<double>(all_frames);
+  // Of a dilated depth axis only the frames that are stored are transformed and multiplied.
+  const double met = 1.0 / static_cast<double>(p.input_dilation[kDepth]);
   const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
   const double depth_products = static_cast<double>(winograd_depth_products(p, form.depth_m, all_frames));
   const double product_flops =
-      2.0 * products * tiles * depth_products * static_cast<double>(p.in_channels) * out_lanes;
-  const double input_floats = slices * pixels * tiles * pitch *
+      2.0 * products * tiles * met * depth_products * static_cast<double>(p.in_channels) * out_lanes;
+  const double input_floats = slices * met * pixels * tiles * pitch *
                               static_cast<double>(winograd_input_frames(p, f)) *
                               static_cast<double>(divide_up(all_frames, f));
   const double output_floats = static_cast<double>(products * tiles) * frames * out_lanes;
@@ -123,10 +130,10 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
       form.depth_m == 2 ? slices * products * tiles * pitch * depth_products + output_floats : 0;
   const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
   const double transformed_floats = p.prepared ? 0 : weight_floats;
-  c.winograd = {form.m, t, f, slice, form.depth_m, form.doubled};
+  c.winograd = {form.m, t, f, slice, form.depth_m, form.pixels};
   c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
   // Each element of a transform is a sum of about as many terms in each of the two directions.
-  const double terms = form.pixels() - 1;
+  const double terms = form.side() - 1;
   c.flops = product_flops +
             4.0 * terms * (input_floats + output_floats + transformed_floats * 3 / form.products()) +
             depth_floats;
@@ -146,13 +153,13 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, con
                        Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
-  const bool doubled = has_doubled_pixels(p);
+  const Pixels kind = pixels_of(p);
   for (int m : {2, 4, 6, 8}) {
-    if (doubled ? m == 2 : m == 8) continue;
+    if (m == (kind == Pixels::single ? 8 : 2)) continue;
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
-    if (m == 6 && !doubled && p.out_type == Dtype::float32) continue;
+    if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      const WinogradForm form{m, doubled, depth_m};
+      const WinogradForm form{m, kind, depth_m};
       if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
       Candidate at = c;
       if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
@@ -165,9 +172,10 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, con
   }
   c = best;
   const std::string m = std::to_string(c.winograd.m);
-  c.reason = "F(" + m + "x" + m + ", 3x3)" + (doubled ? " of doubled pixels" : "") +
-             " with the depth taps summed in the transform domain" +
-             (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
+  const std::string taps = std::to_string(p.kernel[kWidth]);
+  c.reason = "F(" + m + "x" + m + ", " + taps + "x" + taps + ")" +
+             (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
+             " with the depth taps summed in the transform domain: " +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
              " direct FLOPs per 100 executed";
 }
@@ -212,13 +220,9 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   c.gemm = g;
   c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
 
-  double phases = 1;
-  if (c.algorithm == Algorithm::transposed) {
-    // Only the taps that meet an input are multiplied.
-    phases = static_cast<double>(p.input_dilation[0] * p.input_dilation[1] * p.input_dilation[2]);
-  }
   const double rows = static_cast<double>(p.out_positions());
-  const double k = static_cast<double>(p.taps() * p.group_in()) / phases;
+  const double k =
+      static_cast<double>(p.taps() * p.group_in()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
   // Narrow products sum their vectors' lanes at the end of each block.
   const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
   const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
@@ -268,8 +272,8 @@ void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Cand
     c.reason = "its workspace does not fit the limit of " + mebibytes(static_cast<double>(limit));
     return;
   }
-  c.flops =
-      2.0 * static_cast<double>(p.out_positions() * pitch) * static_cast<double>(p.taps() * p.group_in());
+  c.flops = 2.0 * static_cast<double>(p.out_positions() * pitch) *
+            static_cast<double>(p.taps() * p.group_in()) / phases(p);
   c.bytes = p.operand_bytes();
   // Measured on AVX-512: the share of the peak that the kernels reach.
   const double share = p.group_in() == 1 && p.group_out() == 1 ? 0.25 : 0.3;
@@ -362,6 +366,18 @@ std::string because(const Plan& plan, bool forced) {
 
 }  // namespace
 
+const char* name_of(Pixels pixels) {
+  switch (pixels) {
+    case Pixels::single:
+      return "single";
+    case Pixels::doubled:
+      return "doubled";
+    case Pixels::dilated:
+      return "dilated";
+  }
+  return "?";
+}
+
 const char* name_of(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::winograd:
@@ -399,10 +415,13 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::winograd:
       if (!one_group) return "it needs groups 1";
-      if (!spatial(p.kernel, 3)) return "it needs a 3x3 spatial kernel";
       if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
       if (!spatial(p.dilation, 1)) return "it needs spatial dilation 1";
-      if (p.input_dilated()) return "it needs input dilation 1";
+      if (p.input_dilated() && !spatial(p.input_dilation, 1) && !spatial(p.input_dilation, 2)) {
+        return "it needs spatial input dilation 1 or 2";
+      }
+      if (spatial(p.kernel, 4) && spatial(p.input_dilation, 2)) return "";
+      if (!spatial(p.kernel, 3)) return "it needs a 3x3 spatial kernel";
       return "";
     case Algorithm::taps:
       if (!one_group) return "it needs groups 1";
@@ -432,7 +451,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
       return "";
     case Algorithm::grouped:
       if (one_group) return "it needs groups > 1";
-      if (p.input_dilated()) return "it needs input dilation 1";
+      if (p.input_dilated() && !is_direct(p)) return "it needs input dilation 1 or few channels per group";
       return "";
     case Algorithm::transposed:
       if (!p.input_dilated()) return "it needs an input dilation > 1 (a transposed convolution)";
@@ -477,7 +496,7 @@ Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
 WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit) {
   WeightGradientPlan g;
   const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
-  g.direct = is_direct(p) && !p.input_dilated();
+  g.direct = is_direct(p);
   if (g.direct) {
     const int64_t pitch = lanes(p.out_channels, d);
     g.rows = kDirectPositions;

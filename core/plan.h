@@ -41,12 +41,12 @@ struct WinogradPlan {
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
   int depth_m = 1;        ///< see WinogradForm
-  bool doubled = false;
+  Pixels pixels = Pixels::single;
   int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
                         ///< for every chunk; 0: all of them, made once; only on Metal
   bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
 
-  WinogradForm form() const { return {m, doubled, depth_m}; }
+  WinogradForm form() const { return {m, pixels, depth_m}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.
@@ -55,7 +55,7 @@ inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
 }
 /// Whether F(2, 3) can run over a problem's frames.
 inline bool fits_depth_winograd(const ConvProblem& p) {
-  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 &&
+  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 && !p.input_dilated() &&
          (p.per_frame || p.output(kDepth) > 1);
 }
 /// Transformed weights along depth: taps, or frequencies.

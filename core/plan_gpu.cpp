@@ -16,6 +16,11 @@ void consider_grouped(const ConvProblem& p, const Device& d, Candidate& c) {
     c.reason = "it needs a result of the type that x and w promote to";
     return;
   }
+  if (p.input_dilated()) {
+    c.legal = false;
+    c.reason = "it needs input dilation 1";
+    return;
+  }
   c.flops = p.direct_flops();
   c.bytes = p.operand_bytes();
   c.cost = c.flops / (peak_flops(d) * kDirectShare) + transfer_seconds(c.bytes, d) + kStepSeconds;

@@ -129,6 +129,7 @@ WinogradPlan fit_chunk(const ConvProblem& p, WinogradPlan plan, int64_t budget, 
 /// Why the kernels cannot take a problem that it fits otherwise; empty if they can.
 std::string obstacle(const ConvProblem& p) {
   if (p.in_channels == 0) return "it needs input channels";
+  if (p.input_dilated()) return "it needs input dilation 1";
   const int64_t tiles = p.batch * divide_up(p.output(kHeight), 2) * divide_up(p.output(kWidth), 2);
   if (tiles > INT32_MAX / 4) return "it needs fewer tiles";
   return "";

@@ -220,7 +220,7 @@ void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   const cpu::WeightView w = view_weights(inputs[0]);
   const mx::Shape shape = inputs[0].shape();
   encoder.dispatch([w, shape, form = form_, flip = flip_, to = out.data<float>()] {
-    cpu::winograd_weights(form, w, shape[0], shape[1], shape[4], flip, to);
+    cpu::winograd_weights(form, w, shape[0], shape[1], shape[3], shape[4], flip, to);
   });
 }
 

@@ -4,46 +4,59 @@
 
 namespace mlx_conv3d {
 
-/// A tile of a Winograd algorithm: F(m, 3), or the same for pixels that are doubled in both directions, which
-/// reads only the pixels that are stored (see core/winograd.h).
+/// How rows and columns of the stored pixels make the input: as they are, each twice (upsampled by 2), or
+/// with a zero between (dilated by 2, as for a transposed convolution).
+enum class Pixels : uint8_t { single, doubled, dilated };
+const char* name_of(Pixels pixels);
+
+/// A tile of a Winograd algorithm: F(m, 3), or one that reads only the stored pixels of an input that has
+/// twice as many rows and columns (see core/winograd.h).
 struct WinogradForm {
   int m = 0;  ///< outputs of a tile along an axis; 0 for none
-  bool doubled = false;
+  Pixels pixels = Pixels::single;
   int depth_m = 1;  ///< 2: F(2, 3) along depth as well, for pairs of output frames
 
   bool operator==(const WinogradForm&) const = default;
 
   /// Along an axis: stored pixels, which are also the frequencies of the input.
-  int pixels() const { return doubled ? m / 2 + 1 : m + 2; }
-  /// Along an axis: products. Doubled, the two phases of the output have their own weights, but for the first
-  /// frequency.
-  int products() const { return doubled ? m + 1 : m + 2; }
-  int all_pixels() const { return pixels() * pixels(); }
+  int side() const { return pixels == Pixels::single ? m + 2 : m / 2 + 1; }
+  /// Along an axis. The two phases of the output have their own weights, but for the first frequency of
+  /// doubled pixels.
+  int products() const { return pixels == Pixels::doubled ? m + 1 : m + 2; }
+  int all_pixels() const { return side() * side(); }
   int all_products() const { return products() * products(); }
   /// The frequency that a product of the tile reads.
   int frequency(int product) const {
-    if (!doubled) return product;
-    return (product / products() + 1) / 2 * pixels() + (product % products() + 1) / 2;
+    return frequency_of_axis(product / products()) * side() + frequency_of_axis(product % products());
+  }
+
+ private:
+  int frequency_of_axis(int product) const {
+    return pixels == Pixels::single ? product : pixels == Pixels::doubled ? (product + 1) / 2 : product / 2;
   }
 };
 
-/// Whether pairs of rows and columns of the logical input are copies of one stored pixel, in the padding too.
-inline bool has_doubled_pixels(const ConvProblem& p) {
+/// What a Winograd algorithm makes of the problem's rows and columns.
+inline Pixels pixels_of(const ConvProblem& p) {
+  if (p.input_dilation[kHeight] == 2 && p.input_dilation[kWidth] == 2) return Pixels::dilated;
   for (int axis : {kHeight, kWidth}) {
-    const bool mirrors_within_pixels =
-        p.pad_mode[axis] == PadMode::reflect && (p.pad_lo[axis] > 1 || p.pad_hi[axis] > 1);
-    if (p.upsample[axis] != 2 || mirrors_within_pixels) return false;
+    // A wider mirrored border is not made of whole pixels.
+    const bool mirrored = p.pad_mode[axis] == PadMode::reflect && (p.pad_lo[axis] > 1 || p.pad_hi[axis] > 1);
+    if (p.upsample[axis] != 2 || mirrored) return Pixels::single;
   }
-  return true;
+  return Pixels::doubled;
 }
 
 /// How the tiles of an axis lie.
 struct WinogradAxis {
   int64_t tiles = 0;
-  int64_t first = 0;  ///< output position of the first tile: -1 where it starts within a doubled pixel
+  int64_t first = 0;  ///< output position of the first tile: -1 where a pair of outputs starts before 0
 
-  WinogradAxis(const ConvProblem& p, const WinogradForm& form, int axis)
-      : first(form.doubled ? -(p.pad_lo[axis] & 1) : 0) {
+  /// Pairs of outputs that read the same pixels start at even positions of doubled pixels, and at odd ones
+  /// of dilated pixels.
+  WinogradAxis(const ConvProblem& p, const WinogradForm& form, int axis) {
+    const int64_t odd = p.pad_lo[axis] & 1;
+    first = form.pixels == Pixels::single ? 0 : form.pixels == Pixels::doubled ? -odd : odd - 1;
     tiles = (p.output(axis) - first + form.m - 1) / form.m;
   }
 };
@@ -52,7 +65,8 @@ struct WinogradAxis {
 inline int64_t winograd_source(const ConvProblem& p, const WinogradForm& form, int axis, int64_t output,
                                int64_t i) {
   const int64_t q = output - p.pad_lo[axis];
-  if (!form.doubled) return p.source_index(axis, q + i);
+  if (form.pixels == Pixels::single) return p.source_index(axis, q + i);
+  if (form.pixels == Pixels::dilated) return p.source_index(axis, q + 1 + 2 * i);
   // Of a pair in the padding the position next to the input: a mirrored border is one position wide.
   const int64_t pair = q + 2 * i;
   return p.source_index(axis, pair < 0 ? pair + 1 : pair);

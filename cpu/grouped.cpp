@@ -1,6 +1,8 @@
 #include "cpu/grouped.h"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 #include "cpu/gather_gemm.h"
 #include "cpu/threads.h"
@@ -8,46 +10,35 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-std::vector<int64_t> weight_offsets(const ConvProblem& p, const WeightView& w) {
-  std::vector<int64_t> offsets;
-  for (int64_t i = 0; i < p.taps(); ++i) {
-    const int64_t tap = p.flip ? p.taps() - 1 - i : i;
-    const int64_t kw = tap % p.kernel[2], kh = tap / p.kernel[2] % p.kernel[1],
-                  kd = tap / p.kernel[2] / p.kernel[1];
-    for (int64_t c = 0; c < p.group_in(); ++c) {
-      offsets.push_back(kd * w.stride[1] + kh * w.stride[2] + kw * w.stride[3] + c * w.stride[4]);
-    }
-  }
-  return offsets;
-}
-
-void pack_weights(const ConvProblem& p, const WeightView& w, int64_t vectors, float* out) {
+void pack_weights(const ConvProblem& p, const DirectTasks& tasks, const WeightView& w, float* out) {
   const Kernels& k = kernels();
-  const std::vector<int64_t> offsets = weight_offsets(p, w);
-  parallel_for(vectors, [&](int64_t v, int) {
-    GemmWeightPanel panel{};
-    panel.w = w;
-    panel.w.data = static_cast<const char*>(w.data) + v * k.width * w.stride[0] * item_size(w.type);
-    panel.offsets = offsets.data();
-    panel.k = static_cast<int64_t>(offsets.size());
-    panel.out_channels = p.out_channels - v * k.width;
-    panel.vectors = 1;
-    panel.out = out + v * k.width * panel.k;
-    k.pack_weight(panel);
-  });
+  for (const DirectTasks::Phase& phase : tasks.phases()) {
+    const std::vector<int64_t> offsets = tasks.weight_offsets(phase, w);
+    parallel_for(tasks.vectors(), [&](int64_t v, int) {
+      GemmWeightPanel panel{};
+      panel.w = w;
+      panel.w.data = static_cast<const char*>(w.data) + v * k.width * w.stride[0] * item_size(w.type);
+      panel.offsets = offsets.data();
+      panel.k = static_cast<int64_t>(offsets.size());
+      panel.out_channels = p.out_channels - v * k.width;
+      panel.vectors = 1;
+      panel.out = out + phase.first_weight * tasks.pitch() + v * k.width * panel.k;
+      k.pack_weight(panel);
+    });
+  }
 }
 
 void direct(const ConvProblem& p, const Operands& operands, Workspace& workspace) {
   const Kernels& k = kernels();
   DirectTasks tasks(p, operands);
   float* weights = workspace.floats(tasks.pitch() * p.taps() * p.group_in());
-  pack_weights(p, operands.w, tasks.vectors(), weights);
+  pack_weights(p, tasks, operands.w, weights);
   std::vector<float*> sums;
   for (int t = 0; t < thread_count(); ++t) sums.push_back(workspace.floats(kDirectPositions * tasks.pitch()));
   parallel_for(tasks.count(), [&](int64_t i, int thread) {
     const DirectTasks::Piece piece = tasks.piece(i);
     DirectRow row = tasks.row(piece, thread);
-    row.weights = weights;
+    row.weights = weights + tasks.phases()[piece.phase].first_weight * tasks.pitch();
     row.out = sums[thread];
     k.direct(p.x_type, row);
     for (int64_t j = piece.begin; j < piece.end; ++j) {
@@ -76,12 +67,9 @@ DirectTasks::DirectTasks(const ConvProblem& problem, const Operands& operands)
       input_(problem, operands),
       d_(axis_phases(problem, kDepth, false).front()),
       h_(axis_phases(problem, kHeight, false).front()),
-      w_(axis_phases(problem, kWidth, false).front()),
+      phases_(make_phases()),
       zeros_(static_cast<size_t>(problem.in_channels * 4 + 64)),
       rows_(problem.batch * d_.count * h_.count),
-      pieces_((w_.count + kDirectPositions - 1) / kDirectPositions),
-      columns_((kDirectPositions - 1) * problem.stride[kWidth] +
-               (problem.kernel[kWidth] - 1) * problem.dilation[kWidth] + 1),
       pixels_(static_cast<size_t>(thread_count())) {
   const int width = kernels().width;
   vectors_ = (p_.out_channels + width - 1) / width;
@@ -93,25 +81,72 @@ DirectTasks::DirectTasks(const ConvProblem& problem, const Operands& operands)
     const bool whole = (v + 1) * width <= p_.out_channels;
     shape_.push_back(shape_of(source_.data() + v * width, width, p_.group_in(), whole));
   }
-  const int64_t reach =
-      (w_.count - 1) * p_.stride[kWidth] + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
-  for (int64_t q = 0; q < reach; ++q) column_of_.push_back(p_.source_index(kWidth, q - p_.pad_lo[kWidth]));
+  for (size_t i = 0; i < phases_.size(); ++i) {
+    const int64_t positions = phases_[i].axis.count;
+    const int64_t parts = (positions + kDirectPositions - 1) / kDirectPositions;
+    for (int64_t part = 0; part < parts; ++part) {
+      pieces_.push_back(
+          {0, static_cast<int64_t>(i), positions * part / parts, positions * (part + 1) / parts});
+    }
+    columns_ = std::max(columns_, phases_[i].columns(kDirectPositions));
+  }
   for (auto& list : pixels_) list.resize(static_cast<size_t>(d_.tap_count() * h_.tap_count() * columns_));
+}
+
+std::vector<DirectTasks::Phase> DirectTasks::make_phases() const {
+  const int64_t dilated = p_.input_dilation[kWidth], spread = p_.dilation[kWidth];
+  const int64_t tap_step = dilated / std::gcd(spread, dilated);
+  std::vector<Phase> phases;
+  int64_t weights = 0;
+  for (AxisPhase& axis : axis_phases(p_, kWidth, true)) {
+    Phase phase;
+    phase.stride = axis.step * p_.stride[kWidth] / dilated;
+    phase.dilation = tap_step * spread / dilated;
+    phase.first_weight = weights;
+    weights += d_.tap_count() * h_.tap_count() * axis.tap_count() * p_.group_in();
+    phase.axis = std::move(axis);
+    if (!phase.axis.taps.empty()) {
+      const int64_t listed = phase.axis.taps.front();
+      const int64_t tap = p_.flip ? p_.kernel[kWidth] - 1 - listed : listed;
+      const int64_t start = phase.axis.first * p_.stride[kWidth] + tap * spread - p_.pad_lo[kWidth];
+      for (int64_t q = 0; q < phase.columns(phase.axis.count); ++q) {
+        phase.column_of.push_back(p_.source_index(kWidth, start + q * dilated));
+      }
+    }
+    phases.push_back(std::move(phase));
+  }
+  return phases;
+}
+
+std::vector<int64_t> DirectTasks::weight_offsets(const Phase& phase, const WeightView& w) const {
+  std::vector<int64_t> offsets;
+  for (int64_t kd : d_.taps) {
+    for (int64_t kh : h_.taps) {
+      for (int64_t kw : phase.axis.taps) {
+        for (int64_t c = 0; c < p_.group_in(); ++c) {
+          offsets.push_back(kd * w.stride[1] + kh * w.stride[2] + kw * w.stride[3] + c * w.stride[4]);
+        }
+      }
+    }
+  }
+  return offsets;
 }
 
 int64_t DirectTasks::pitch() const { return vectors_ * kernels().width; }
 
 DirectTasks::Piece DirectTasks::piece(int64_t i) const {
-  const int64_t part = i % pieces_;
-  return {i / pieces_, w_.count * part / pieces_, w_.count * (part + 1) / pieces_};
+  const int64_t per_row = static_cast<int64_t>(pieces_.size());
+  Piece piece = pieces_[static_cast<size_t>(i % per_row)];
+  piece.row = i / per_row;
+  return piece;
 }
 
 DirectRow DirectTasks::row(const Piece& piece, int thread) {
   const int64_t oh = piece.row % h_.count, od = piece.row / h_.count % d_.count,
                 n = piece.row / h_.count / d_.count;
-  const int64_t positions = piece.end - piece.begin, stride = p_.stride[kWidth];
-  const int64_t first = piece.begin * stride;
-  const int64_t used = (positions - 1) * stride + (p_.kernel[kWidth] - 1) * p_.dilation[kWidth] + 1;
+  const Phase& phase = phases_[piece.phase];
+  const int64_t positions = piece.end - piece.begin, first = piece.begin * phase.stride;
+  const int64_t used = phase.axis.taps.empty() ? 0 : phase.columns(positions);
   const void** to = pixels_[thread].data();
   for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
     const int64_t sd = d_.source(kd, od);
@@ -120,7 +155,7 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
       const int64_t sh = h_.source(kh, oh);
       const bool nothing = sd < 0 || sh < 0;
       for (int64_t t = 0; t < used; ++t) {
-        const int64_t sw = column_of_[static_cast<size_t>(first + t)];
+        const int64_t sw = phase.column_of[static_cast<size_t>(first + t)];
         to[t] = nothing  ? nullptr
                 : sw < 0 ? zeros_.data()
                          : frame.data + sh * frame.row_stride + sw * frame.col_stride;
@@ -131,9 +166,9 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
   row.pixels = pixels_[thread].data();
   row.columns = columns_;
   row.row_taps = d_.tap_count() * h_.tap_count();
-  row.col_taps = w_.tap_count();
-  row.stride = stride;
-  row.dilation = p_.dilation[kWidth];
+  row.col_taps = phase.axis.tap_count();
+  row.stride = phase.stride;
+  row.dilation = phase.dilation;
   row.positions = positions;
   row.channels = p_.in_channels;
   row.group_in = p_.group_in();

@@ -12,34 +12,55 @@ namespace mlx_conv3d::cpu {
 void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
              Workspace& workspace);
 
-/// Output rows cut into pieces for the direct kernels, forward and backward.
+/// Output rows cut into pieces for the direct kernels, forward and backward. Of a dilated input a piece has
+/// one phase of a row's positions, so that no column tap meets the zeros between the pixels.
 class DirectTasks {
  public:
   DirectTasks(const ConvProblem& problem, const Operands& operands);
 
-  struct Piece {
-    int64_t row, begin, end;  ///< output row over (N, D, H), positions [begin, end) of it
+  /// Positions of a row that meet the same column taps. Position j meets its tap t at column
+  /// j*stride + t*dilation.
+  struct Phase {
+    AxisPhase axis;
+    int64_t stride, dilation;
+    int64_t first_weight;            ///< products of the phases before it, of one output channel
+    std::vector<int64_t> column_of;  ///< [column]: index into the stored width, or -1; of a whole row
+    int64_t columns(int64_t positions) const {
+      return (positions - 1) * stride + (axis.taps.empty() ? 0 : axis.tap_count() - 1) * dilation + 1;
+    }
   };
-  int64_t count() const { return rows_ * pieces_; }
+  struct Piece {
+    int64_t row;  ///< output row over (N, D, H)
+    int64_t phase, begin, end;
+  };
+
+  int64_t count() const { return rows_ * static_cast<int64_t>(pieces_.size()); }
   Piece piece(int64_t i) const;
-  /// Element offset of a position in the output.
+  const std::vector<Phase>& phases() const { return phases_; }
+  /// Element offset of a phase's position in the output.
   int64_t output_offset(const Piece& piece, int64_t position) const {
-    return (piece.row * w_.count + position) * p_.out_channels;
+    const AxisPhase& w = phases_[piece.phase].axis;
+    return (piece.row * p_.output(kWidth) + w.first + position * w.step) * p_.out_channels;
   }
   int64_t vectors() const { return vectors_; }
   int64_t pitch() const;
+  /// Weight element offsets of a phase's products of one output channel.
+  std::vector<int64_t> weight_offsets(const Phase& phase, const WeightView& w) const;
   /// Everything but weights and out; the pixels are kept for `thread`.
   DirectRow row(const Piece& piece, int thread);
 
  private:
+  std::vector<Phase> make_phases() const;
+
   const ConvProblem& p_;
   const Input input_;
-  const AxisPhase d_, h_, w_;
+  const AxisPhase d_, h_;
+  const std::vector<Phase> phases_;
   const std::vector<char> zeros_;
-  int64_t rows_, pieces_, vectors_, columns_;
+  int64_t rows_, vectors_, columns_ = 0;
+  std::vector<Piece> pieces_;  ///< of row 0
   std::vector<int32_t> source_;
   std::vector<uint8_t> shape_;
-  std::vector<int64_t> column_of_;  ///< [column]: index into the logical input's width, or -1; of a whole row
   std::vector<std::vector<const void*>> pixels_;
 };
 

@@ -24,10 +24,6 @@ WeightView contiguous_weights(const ConvProblem& p, Dtype type) {
   return w;
 }
 
-void store_element(const Kernels& k, const Epilogue& as, float value, void* dw, int64_t at) {
-  k.store(as, &value, 0, 0, static_cast<char*>(dw) + at * item_size(as.type), 1);
-}
-
 class GemmGradient {
  public:
   GemmGradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands, Dtype dy_type,
@@ -225,20 +221,24 @@ void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
       k.to_float(dy_type, static_cast<const char*>(dy) + at * item_size(dy_type), to, p.out_channels);
       std::fill(to + p.out_channels, to + pitch, 0.0f);
     }
-    k.direct_gradient(p.x_type, tasks.row(piece, thread), cotangents[thread], sums[thread]);
+    float* to = sums[thread] + tasks.phases()[piece.phase].first_weight * pitch;
+    k.direct_gradient(p.x_type, tasks.row(piece, thread), cotangents[thread], to);
   });
   for (size_t t = 1; t < sums.size(); ++t) k.add(sums[t], sums[0], size);
   const WeightView w = contiguous_weights(p, p.w_type);
   const Epilogue as{p.w_type, Activation::none, nullptr, nullptr};
+  // Taps that no phase has meet zeros only.
+  std::vector<float> of_channel(static_cast<size_t>(products));
   for (int64_t o = 0; o < p.out_channels; ++o) {
-    const float* from = sums[0] + o / k.width * products * k.width + o % k.width;
-    for (int64_t tap = 0; tap < p.taps(); ++tap) {
-      const int64_t to_tap = p.flip ? p.taps() - 1 - tap : tap;
-      for (int64_t c = 0; c < p.group_in(); ++c) {
-        store_element(k, as, from[(tap * p.group_in() + c) * k.width], dw,
-                      o * w.stride[0] + to_tap * p.group_in() + c);
-      }
+    std::fill(of_channel.begin(), of_channel.end(), 0.0f);
+    for (const DirectTasks::Phase& phase : tasks.phases()) {
+      const std::vector<int64_t> offsets = tasks.weight_offsets(phase, w);
+      const int64_t count = static_cast<int64_t>(offsets.size());
+      const float* from = sums[0] + phase.first_weight * pitch + o / k.width * count * k.width + o % k.width;
+      for (int64_t i = 0; i < count; ++i) of_channel[offsets[i]] = from[i * k.width];
     }
+    const int64_t at = o * products;
+    k.store(as, of_channel.data(), 0, 0, static_cast<char*>(dw) + at * item_size(p.w_type), products);
   }
 }
 

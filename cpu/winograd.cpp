@@ -1,4 +1,4 @@
-// Winograd with 3 x 3 taps, of single or doubled pixels, with the depth sum inside the transform domain:
+// Winograd, of single, doubled or dilated pixels, with the depth sum inside the transform domain:
 // every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
 // every output frame is transformed back once. With F(2, 3) along depth too (depth_m 2) a pair of output
 // frames takes four products with K = C instead of six. All threads share a chunk of tiles, phase by phase,
@@ -53,7 +53,11 @@ class Runner {
         tile_rows_(p, form_, kHeight),
         tile_cols_(p, form_, kWidth),
         channels_(winograd_channel_pitch(p.in_channels, k_.width)),
+        products_of_(static_cast<size_t>(form_.all_pixels())),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
+    for (int i = 0; i < form_.all_products(); ++i) {
+      products_of_[static_cast<size_t>(form_.frequency(i))].push_back(i);
+    }
     const int64_t slice = std::min(plan.out_slice, p.out_channels);
     const int64_t lanes = Panels(slice, k_).vectors_total() * k_.width;
     if (operands.packed_w == nullptr) {
@@ -77,7 +81,8 @@ class Runner {
       if (weights == nullptr) {
         WeightView w = operands_.w;
         w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
-        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.in_channels, p_.flip, weights_);
+        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.kernel[kWidth], p_.in_channels,
+                         p_.flip, weights_);
         weights = weights_;
       }
       // Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
@@ -121,9 +126,10 @@ class Runner {
     });
     const Panels panels(out_channels, k_);
     const Pairs pairs{frames, plan_.depth_m == 2 && p_.odd_frame && first_frame == 0 ? 1 : 0};
+    // The products of a frequency one after the other: its tiles stay in the cache.
     if (plan_.depth_m == 2) {
       const int64_t rows = pairs.count() * tiles, pieces = (rows + depth_rows_ - 1) / depth_rows_;
-      parallel_for(form_.all_products() * pieces, [&](int64_t i, int thread) {
+      parallel_for(form_.all_pixels() * pieces, [&](int64_t i, int thread) {
         const int64_t piece = i % pieces;
         float* scratch =
             depth_scratch_ + thread * winograd_depth_floats(channels_, k_.panel_vectors * k_.width);
@@ -131,9 +137,10 @@ class Runner {
                        weights, scratch, scratch + 4 * depth_rows_ * channels_);
       });
     } else {
-      parallel_for(form_.all_products() * panels.count(), [&](int64_t i, int) {
-        multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles,
-                 weights);
+      parallel_for(form_.all_pixels() * panels.count(), [&](int64_t i, int) {
+        for (int64_t product : products_of_[static_cast<size_t>(i / panels.count())]) {
+          multiply(product, i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);
+        }
       });
     }
     parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
@@ -166,7 +173,7 @@ class Runner {
     const void* pixels[kMostPixels];
     const char* columns[kMostTile];
     int64_t col_offset[kMostTile];
-    const int64_t side = form_.pixels();
+    const int64_t side = form_.side();
     for (int64_t j = 0; j < side; ++j) {
       const int64_t sw = winograd_source(p_, form_, kWidth, at.col, j);
       columns[j] = sw < 0 ? nullptr : source.data;
@@ -219,11 +226,10 @@ class Runner {
   }
 
   /// Rows [first, last) of (pair of frames, tile): F(2, 3) along depth.
-  void multiply_pairs(int64_t product, const Panels& panels, const Pairs& pairs, int64_t tiles, int64_t first,
-                      int64_t last, const float* weights, float* a, float* alone) const {
+  void multiply_pairs(int64_t frequency, const Panels& panels, const Pairs& pairs, int64_t tiles,
+                      int64_t first, int64_t last, const float* weights, float* a, float* alone) const {
     const int64_t frame_stride = tiles * channels_, term_stride = depth_rows_ * channels_;
-    const float* inputs =
-        inputs_ + form_.frequency(static_cast<int>(product)) * (pairs.frames + 2) * frame_stride;
+    const float* inputs = inputs_ + frequency * (pairs.frames + 2) * frame_stride;
     for (int64_t row = first; row < last;) {
       const int64_t pair = row / tiles, end = std::min(last, (pair + 1) * tiles);
       const int64_t from = (2 * pair - pairs.odd) * frame_stride + (row - pair * tiles) * channels_;
@@ -236,8 +242,12 @@ class Runner {
     // second.
     const int64_t whole = std::clamp(pairs.odd * tiles, first, last);
     const int64_t whole_end = std::clamp(pairs.odds() * tiles, whole, last);
+    const std::vector<int64_t>& products = products_of_[static_cast<size_t>(frequency)];
+    const int64_t count = static_cast<int64_t>(products.size());
     const int64_t starts[] = {first, whole, whole_end, last};
-    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    for (int64_t task = 0; task < count * panels.count(); ++task) {
+      const int64_t product = products[static_cast<size_t>(task / panels.count())],
+                    panel = task % panels.count();
       const int64_t lane = panels.first_vector(panel) * k_.width;
       const int vectors = panels.vectors(panel);
       const int64_t ldb = vectors * k_.width;
@@ -250,8 +260,8 @@ class Runner {
         float* even = has_even ? c + pairs.even_row(row, tiles) * lanes : alone;
         float* odd = has_odd ? c + pairs.odd_row(row, tiles) * lanes : alone;
         const int64_t even_stride = has_even ? lanes : ldb, odd_stride = has_odd ? lanes : ldb;
-        const auto multiply_term = [&](int frequency, float* sums, int64_t stride, bool accumulate) {
-          const int64_t term = kDepthSlot[frequency];
+        const auto multiply_term = [&](int depth_frequency, float* sums, int64_t stride, bool accumulate) {
+          const int64_t term = kDepthSlot[depth_frequency];
           multiply_channels(rows, vectors, a + term * term_stride + (row - first) * channels_,
                             b + term * p_.in_channels * ldb, sums, stride, accumulate);
         };
@@ -322,6 +332,7 @@ class Runner {
   const AxisPhase depth_;
   const WinogradAxis tile_rows_, tile_cols_;
   const int64_t channels_;
+  std::vector<std::vector<int64_t>> products_of_;  ///< [frequency]
   const std::unique_ptr<char[]> zeros_;
   float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr, *depth_scratch_ = nullptr;
   int64_t depth_rows_ = 0;
@@ -341,7 +352,7 @@ int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t d
 }
 
 void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
-                      int64_t channels, bool flip, float* out) {
+                      int64_t side, int64_t channels, bool flip, float* out) {
   const Kernels& k = kernels();
   const Panels panels(out_channels, k);
   const int64_t lanes = panels.vectors_total() * k.width;
@@ -364,6 +375,7 @@ void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channe
                   (lane * w.stride[0] + from_kd * w.stride[1] + c * w.stride[4]) * item_size(w.type);
     part.out_channels = out_channels - lane;
     part.channels = channels * (piece + 1) / pieces - c;
+    part.side = static_cast<int>(side);
     part.flip = flip;
     part.vectors = panels.vectors(panel);
     part.out = out + lane * products + (kd * channels + c) * part.vectors * k.width;

@@ -32,7 +32,7 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
-    doubled: bool
+    pixels: str
     depth_tile: int
     weight_rows: int
     chunk: tuple[int, int, int]
@@ -43,11 +43,11 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
-    the pixels as they are before an upsampling by 2, `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
-    depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
-    0 where all are made once, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
-    Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, k) or 0, `pixels` whether that reads the
+    input as it is ("single") or what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2
+    where F(2, 3) runs along depth as well and 1 where depth taps are summed, `weight_rows` the rows of Winograd's
+    frequencies whose weights every chunk makes at a time or 0 where all are made once, `candidates` all algorithms
+    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
     """
 
     algorithm: str
@@ -58,7 +58,7 @@ class Plan:
     workspace: int
     cost: float
     tile: int
-    doubled: bool
+    pixels: str
     depth_tile: int
     weight_rows: int
     chunk: tuple[int, int, int]
@@ -71,7 +71,7 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else "")
+            + (f", {self.tile}x{self.tile} tiles" if self.tile else "")
             + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "

@@ -22,7 +22,7 @@ class PreparedWeight:
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[tuple[int, bool, int], bool], mx.array] = {}
+        self._packed: dict[tuple[tuple[int, str, int], bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,7 +74,7 @@ class PreparedWeight:
         )
         if chosen.algorithm != "winograd":
             return {}
-        form = (chosen.tile, chosen.doubled, chosen.depth_tile)
+        form = (chosen.tile, chosen.pixels, chosen.depth_tile)
         key = (form, parameters.flip)
         if key not in self._packed:
             lifted = self.weight

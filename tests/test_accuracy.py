@@ -98,7 +98,7 @@ def test_doubled_pixels(taps: int, channels: int, size: int, tile: int, data: st
         upsample=(1, 2, 2),
     )
     planned = plan(problem.x, problem.w, **problem.options, prepared=True)
-    assert (planned.tile, planned.doubled) == (tile, True)
+    assert (planned.tile, planned.pixels) == (tile, "doubled")
     arrays, exact = arrays_of(problem, data)
     error = relative_error(operands.run(problem, {**arrays, "w": prepare(arrays["w"])}), exact)
     assert error <= reference.float32_bound("winograd", problem.terms)

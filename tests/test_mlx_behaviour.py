@@ -335,6 +335,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ConvTranspose1d": (lambda: nn.ConvTranspose1d(6, 8, 3, stride=2, output_padding=1), (2, 7, 6)),
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(6, 8, 3, stride=2, padding=1), (2, 7, 5, 6)),
     "ConvTranspose3d": (lambda: nn.ConvTranspose3d(6, 8, 2, stride=2), (1, 3, 4, 5, 6)),
+    "ConvTranspose3d k4": (
+        lambda: nn.ConvTranspose3d(6, 8, 4, stride=2, padding=1, bias=False),
+        (2, 3, 6, 5, 6),
+    ),
+    "ConvTranspose3d k3": (
+        lambda: nn.ConvTranspose3d(6, 8, 3, stride=(1, 2, 2), padding=1, output_padding=(0, 1, 1)),
+        (1, 3, 6, 5, 6),
+    ),
+    "ConvTranspose3d, dilated": (
+        lambda: nn.ConvTranspose3d(6, 8, (2, 3, 2), stride=3, dilation=2),
+        (1, 3, 4, 5, 6),
+    ),
 }
 
 

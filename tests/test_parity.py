@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import FAMILIES, PICKED, Problem
 
-import mlx_conv3d
-
 ALGORITHMS = (
     "winograd",
     "taps",
@@ -73,59 +71,6 @@ def test_picked_problems(name: str) -> None:
 def test_pairs_of_frames_are_planned(name: str) -> None:
     """The problems picked for F(2, 3) along depth do run it."""
     assert operands.plan_of(PICKED[name], algorithm="winograd").depth_tile == 2
-
-
-def transposed_problems() -> st.SearchStrategy[dict[str, object]]:
-    def three(values: tuple[int, ...]) -> st.SearchStrategy[tuple[int, ...]]:
-        return st.tuples(*[st.sampled_from(values)] * 3)
-
-    return st.fixed_dictionaries(
-        {
-            "sizes": three((1, 2, 3, 5)),
-            "kernel": three((1, 2, 3, 4)),
-            "stride": three((1, 2, 2, 3)),
-            "dilation": three((1, 1, 2)),
-            "padding": three((0, 0, 1, 2)),
-            "output_padding": three((0, 0, 1)),
-            "channels": st.sampled_from(
-                ((1, 3, 5), (1, 16, 8), (1, 32, 33), (3, 1, 1), (2, 4, 3), (8, 1, 1))
-            ),
-            "bias": st.booleans(),
-            "batch": st.sampled_from((1, 1, 2)),
-        }
-    )
-
-
-@settings(max_examples=settings.default.max_examples)
-@given(given=transposed_problems())
-def test_transposed(given: dict[str, tuple[int, ...]]) -> None:
-    groups, c, o = given["channels"]
-    names = ("stride", "padding", "dilation", "output_padding")
-    options = {name: given[name] for name in names}
-    conv = reference.transpose_conv(given["kernel"], **options, groups=groups)
-    reach = [d * (k - 1) for d, k in zip(given["dilation"], given["kernel"], strict=True)]
-    sizes = [
-        max(n, 1 + -(-max(0, 2 * p - r - q) // s))
-        for n, p, r, q, s in zip(
-            given["sizes"], given["padding"], reach, given["output_padding"], given["stride"], strict=True
-        )
-    ]
-    rng = np.random.default_rng(len(sizes))
-    x = rng.normal(size=(given["batch"], *sizes, groups * c)).astype(np.float32)
-    w = rng.normal(size=(groups * o, *given["kernel"], c)).astype(np.float32)
-    b = rng.normal(size=groups * o).astype(np.float32) if given["bias"] else None
-    try:
-        exact = reference.forward(*map(np.float64, (x, w)), conv, bias=b)
-    except AssertionError:  # padding crops so much that nothing is left
-        with pytest.raises(ValueError):
-            mlx_conv3d.conv_transpose3d(mx.array(x), mx.array(w), **options, groups=groups)
-        return
-    y = mlx_conv3d.conv_transpose3d(
-        mx.array(x), mx.array(w), **options, groups=groups, bias=None if b is None else mx.array(b)
-    )
-    scale = max(reference.norm(exact), reference.expected_norm(np.float64(x), np.float64(w), conv, bias=b))
-    assert y.shape == exact.shape
-    assert reference.norm(operands.float64(y) - exact) <= 3e-6 * scale
 
 
 def test_every_algorithm_is_met() -> None:

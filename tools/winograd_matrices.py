@@ -1,5 +1,5 @@
 """Generates the Winograd/Toom-Cook matrices of F(m, 3) from exact rational points: core/winograd.h as tables, with
-those for doubled pixels, and
+those for doubled and dilated pixels, and
 kernels/winograd_matrices.h as straight-line Metal code, in which no zero or one is multiplied with.
 
     python tools/winograd_matrices.py           # rewrites both
@@ -28,6 +28,12 @@ DOUBLED_POINTS = {
     4: ["1", "0"],
     6: ["1", "0", "-1"],
     8: ["1", "0", "-1", "-1/2"],
+}
+# Of dilated pixels, which have zeros between them.
+DILATED_POINTS = {
+    4: ["0", "1"],
+    6: ["0", "1", "-1"],
+    8: ["0", "1", "-1", "-1/2"],
 }
 Matrix = list[list[Fraction]]
 
@@ -99,6 +105,23 @@ def doubled_matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
     return outputs, weights, b_t
 
 
+def dilated_matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
+    """(A^T, G, B^T) of F(m, 4) over pixels with a zero between them: x has m/2 + 1 values, y has m.
+
+    From an odd position on, even outputs are F(m/2, 2) with the taps (w1, w3) and odd ones with (w0, w2), both of the
+    same pixels. Frequency i has two products, 2i for the even and 2i + 1 for the odd outputs.
+    """
+    half, zero = m // 2, Fraction(0)
+    a_t, g, b_t = correlation(DILATED_POINTS[m], half, 2)
+    weights: Matrix = []
+    outputs = [[zero] * (m + 2) for _ in range(m)]
+    for i, (first, second) in enumerate(g):
+        weights += [[zero, first, zero, second], [first, zero, second, zero]]
+        for j in range(half):
+            outputs[2 * j][2 * i] = outputs[2 * j + 1][2 * i + 1] = a_t[j][i]
+    return outputs, weights, b_t
+
+
 def _number(v: Fraction) -> str:
     if v.denominator & (v.denominator - 1) == 0:
         return f"{float(v)!r}f"
@@ -115,7 +138,7 @@ def _struct(name: str, title: str, points: list[str], tables: tuple[Matrix, Matr
     return (
         f"\n/// {title} at the points {', '.join(points)} and infinity.\n"
         f"template <>\nstruct {name} {{\n"
-        f"  static constexpr int pixels = {len(b_t)}, products = {len(g)}, outputs = {len(a_t)};\n"
+        f"  static constexpr int pixels = {len(b_t)}, taps = {len(g[0])}, products = {len(g)}, outputs = {len(a_t)};\n"
         + _table("At", a_t)
         + _table("G", g)
         + _table("Bt", b_t)
@@ -134,12 +157,18 @@ def header() -> str:
         "/// Of pixels that are doubled: the taps that meet a pixel twice are added up.\n"
         "template <int M>\n"
         "struct WinogradDoubled;\n"
+        "/// Of pixels with a zero between them, for three or four taps.\n"
+        "template <int M>\n"
+        "struct WinogradDilated;\n"
     ]
     for m, points in POINTS.items():
         parts.append(_struct(f"Winograd<{m}>", f"F({m}, 3)", points, matrices(m)))
     for m, points in DOUBLED_POINTS.items():
         title = f"F({m}, 3) of doubled pixels"
         parts.append(_struct(f"WinogradDoubled<{m}>", title, points, doubled_matrices(m)))
+    for m, points in DILATED_POINTS.items():
+        title = f"F({m}, 4) of dilated pixels"
+        parts.append(_struct(f"WinogradDilated<{m}>", title, points, dilated_matrices(m)))
     return "".join(parts) + "\n}  // namespace mlx_conv3d\n"
 
 

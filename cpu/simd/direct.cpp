@@ -63,20 +63,21 @@ struct Picker {
   }
 };
 
-/// Three taps side by side at stride 1: every picked vector meets up to three outputs.
-template <int P, class Pick>
-SIMD_INLINE void three_taps(const Pick& pick, const void* const* pixels, int64_t group_in,
-                            const float* weights, Vec* sums) {
+/// K taps side by side at stride 1: every picked vector meets up to K outputs.
+template <int P, int K, class Pick>
+SIMD_INLINE void neighbouring_taps(const Pick& pick, const void* const* pixels, int64_t group_in,
+                                   const float* weights, Vec* sums) {
   for (int64_t c = 0; c < group_in; ++c) {
-    const Vec w0 = load(weights + c * kWidth);
-    const Vec w1 = load(weights + (group_in + c) * kWidth);
-    const Vec w2 = load(weights + (2 * group_in + c) * kWidth);
+    Vec w[K];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) w[k] = load(weights + (k * group_in + c) * kWidth);
 #pragma GCC unroll 16
-    for (int t = 0; t < P + 2; ++t) {
+    for (int t = 0; t < P + K - 1; ++t) {
       const Vec x = pick(pixels[t], c);
-      if (t < P) sums[t] += x * w0;
-      if (t >= 1 && t < P + 1) sums[t - 1] += x * w1;
-      if (t >= 2) sums[t - 2] += x * w2;
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) {
+        if (t >= k && t - k < P) sums[t - k] += x * w[k];
+      }
     }
   }
 }
@@ -100,12 +101,14 @@ SIMD_INLINE void positions(const DirectRow& row, const Pick& pick, int64_t first
   for (int p = 0; p < P; ++p) sums[p] = Vec{};
   const int64_t per_row = row.col_taps * row.group_in * kWidth;
   const float* weights = row.weights + v * row.row_taps * per_row;
-  const bool side_by_side = row.col_taps == 3 && row.stride == 1 && row.dilation == 1;
+  const bool side_by_side = row.stride == 1 && row.dilation == 1;
   for (int64_t tap = 0; tap < row.row_taps; ++tap, weights += per_row) {
     const void* const* pixels = row.pixels + tap * row.columns + first * row.stride;
     if (pixels[0] == nullptr) continue;
-    if (side_by_side) {
-      three_taps<P>(pick, pixels, row.group_in, weights, sums);
+    if (side_by_side && row.col_taps == 3) {
+      neighbouring_taps<P, 3>(pick, pixels, row.group_in, weights, sums);
+    } else if (side_by_side && row.col_taps == 2) {
+      neighbouring_taps<P, 2>(pick, pixels, row.group_in, weights, sums);
     } else {
       any_taps<P>(row, pick, pixels, weights, sums);
     }

@@ -38,7 +38,7 @@ struct WinogradOutputTile {
   const Epilogue* epilogue;
 };
 
-/// Weights (O, KD, 3, 3, C), read through strides.
+/// Weights (O, KD, KH, KW, C), read through strides.
 struct WeightView {
   const void* data;
   Dtype type;
@@ -56,9 +56,10 @@ struct WinogradWeightPanel {
   bool streaming;        ///< write past the caches: `out` and the strides are whole vectors
   int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
   int64_t channels;      ///< C
-  bool flip;             ///< reverse the rows and columns of the kernel, and its depth where depth_m is 2
+  int side;              ///< rows and columns of the kernel
+  bool flip;             ///< reverse them, and the depth of the kernel where depth_m is 2
   int vectors;           ///< the panel's width
-  float* out;            ///< channel c of frequency xi at out + xi*xi_stride + c*vectors*width
+  float* out;            ///< channel c of product xi at out + xi*xi_stride + c*vectors*width
   int64_t xi_stride;
 };
 

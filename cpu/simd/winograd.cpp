@@ -109,15 +109,15 @@ void output(const WinogradOutputTile& tile) {
   }
 }
 
-/// One vector of output channels, one input channel: nine taps to the weights of all products.
+/// One vector of output channels, one input channel: its taps to the weights of all products.
 template <class Form, bool Streaming>
 SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
-  constexpr int t = Form::products;
-  Vec columns[t * 3];
-  for (int j = 0; j < 3; ++j) apply<t, 3, Form::G, 3, 3>(taps + j, columns + j);
+  constexpr int t = Form::products, k = Form::taps;
+  Vec columns[t * k];
+  for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
   for (int i = 0; i < t; ++i) {
     Vec row[t];
-    apply<t, 3, Form::G, 1, 1>(columns + i * 3, row);
+    apply<t, k, Form::G, 1, 1>(columns + i * k, row);
     for (int j = 0; j < t; ++j) {
       float* to = out + (i * t + j) * xi_stride;
       Streaming ? store_streaming(to, row[j]) : store(to, row[j]);
@@ -132,24 +132,34 @@ SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeight
     weight_vector<Form, Streaming>(taps, out, panel.xi_stride);
   } else {
     constexpr int frequencies = Winograd<2>::pixels;
-    Vec combined[frequencies * 9];
-    for (int tap = 0; tap < 9; ++tap) apply<frequencies, 3, Winograd<2>::G, 9, 9>(taps + tap, combined + tap);
+    constexpr int flat = Form::taps * Form::taps;
+    Vec combined[frequencies * flat];
+    for (int tap = 0; tap < flat; ++tap) {
+      apply<frequencies, 3, Winograd<2>::G, flat, flat>(taps + tap, combined + tap);
+    }
     for (int f = 0; f < frequencies; ++f) {
-      weight_vector<Form, Streaming>(combined + f * 9, out + kDepthSlot[f] * panel.depth_stride,
+      weight_vector<Form, Streaming>(combined + f * flat, out + kDepthSlot[f] * panel.depth_stride,
                                      panel.xi_stride);
     }
   }
 }
 
+constexpr int64_t kNoTap = INT64_MIN;
+
 template <class Form, int Depths, bool Streaming, class T>
 void weight_panel(const WinogradWeightPanel& panel) {
-  constexpr int all = 9 * Depths;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
+  constexpr int k = Form::taps, all = k * k * Depths;
   int64_t tap_offset[all];
   for (int tap = 0; tap < all; ++tap) {
-    const int from = panel.flip ? all - 1 - tap : tap;
-    tap_offset[tap] = (from / 9) * stride[1] + (from / 3 % 3) * stride[2] + (from % 3) * stride[3];
+    const int depth = tap / (k * k), row = tap / k % k, col = tap % k, last = panel.side - 1;
+    // A kernel may have fewer taps than the form.
+    const bool exists = row <= last && col <= last;
+    const int64_t at =
+        panel.flip ? (Depths - 1 - depth) * stride[1] + (last - row) * stride[2] + (last - col) * stride[3]
+                   : depth * stride[1] + row * stride[2] + col * stride[3];
+    tap_offset[tap] = exists ? at : kNoTap;
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
@@ -158,8 +168,9 @@ void weight_panel(const WinogradWeightPanel& panel) {
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[all][kWidth];
+        Vec block[all][kWidth] = {};
         for (int tap = 0; tap < all; ++tap) {
+          if (tap_offset[tap] == kNoTap) continue;
           load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
@@ -170,8 +181,9 @@ void weight_panel(const WinogradWeightPanel& panel) {
       }
     }
     for (; c < panel.channels; ++c) {
-      Vec taps[all];
+      Vec taps[all] = {};
       for (int tap = 0; tap < all; ++tap) {
+        if (tap_offset[tap] == kNoTap) continue;
         taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
       weight_depths<Form, Depths, Streaming>(taps, out + c * panel.vectors * kWidth, panel);
@@ -191,10 +203,15 @@ void weight(int depth_m, const WinogradWeightPanel& panel) {
 
 /// Chooses `f<Form, T>(...)` by a run-time form.
 #define SIMD_BY_FORM(form, T, f, ...)                              \
-  if (form.doubled) {                                              \
+  if (form.pixels == Pixels::doubled) {                            \
     if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
     if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
     return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
+  }                                                                \
+  if (form.pixels == Pixels::dilated) {                            \
+    if (form.m == 4) return f<WinogradDilated<4>, T>(__VA_ARGS__); \
+    if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
+    return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
   }                                                                \
   if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
   if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \

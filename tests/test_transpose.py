@@ -1,0 +1,273 @@
+"""Transposed 3-D convolutions: PyTorch's parameters, and the gradients, against float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import operands
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlx_conv3d
+from mlx_conv3d import conv_transpose3d, plan, prepare
+
+Three = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """x (batch, *sizes, groups * c), w (groups * o, *kernel, c), channels being (groups, c, o)."""
+
+    sizes: Three
+    kernel: Three
+    stride: Three = (1, 1, 1)
+    padding: Three = (0, 0, 0)
+    dilation: Three = (1, 1, 1)
+    output_padding: Three = (0, 0, 0)
+    channels: Three = (1, 4, 6)
+    batch: int = 1
+    bias: bool = False
+    dtype: str = "float32"
+    layout: str = "contiguous"
+
+    @property
+    def conv(self) -> reference.Conv:
+        return reference.transpose_conv(
+            self.kernel, self.stride, self.padding, self.dilation, self.output_padding, self.channels[0]
+        )
+
+    @property
+    def out_sizes(self) -> tuple[int, ...]:
+        """PyTorch's formula."""
+        axes = zip(
+            self.sizes,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.output_padding,
+            strict=True,
+        )
+        return tuple((n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in axes)
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "output_padding": self.output_padding,
+            "groups": self.channels[0],
+        }
+
+    def arrays(self) -> dict[str, mx.array]:
+        groups, c, o = self.channels
+        rng = np.random.default_rng(7)
+        x = rng.normal(size=(self.batch, *self.sizes, groups * c))
+        w = rng.normal(size=(groups * o, *self.kernel, c)) / math.sqrt(max(1, c * math.prod(self.kernel)))
+        made = {
+            "x": operands.laid_out(x.astype(np.float32), self.dtype, self.layout),
+            "w": operands.laid_out(w.astype(np.float32), self.dtype, "contiguous"),
+        }
+        if self.bias:
+            made["bias"] = mx.array(rng.normal(size=groups * o).astype(np.float32)).astype(made["x"].dtype)
+        return made
+
+    def run(self, arrays: dict[str, mx.array]) -> mx.array:
+        return conv_transpose3d(arrays["x"], arrays["w"], **self.options, bias=arrays.get("bias"))
+
+
+def scattered(x: np.ndarray, w: np.ndarray, case: Case) -> np.ndarray:
+    """The transposed convolution by its definition: every input adds its taps to the output."""
+    groups, c, o = case.channels
+    full = [
+        (n - 1) * s + d * (k - 1) + 1
+        for n, k, s, d in zip(case.sizes, case.kernel, case.stride, case.dilation, strict=True)
+    ]
+    y = np.zeros((case.batch, *(f + e for f, e in zip(full, case.output_padding, strict=True)), groups * o))
+    for tap in np.ndindex(*case.kernel):
+        at = tuple(
+            slice(k * d, k * d + (n - 1) * s + 1, s)
+            for k, d, n, s in zip(tap, case.dilation, case.sizes, case.stride, strict=True)
+        )
+        for g in range(groups):
+            part = x[..., g * c : (g + 1) * c] @ w[(slice(g * o, (g + 1) * o), *tap)].T
+            y[(slice(None), *at, slice(g * o, (g + 1) * o))] += part
+    kept = tuple(slice(p, n - p) for p, n in zip(case.padding, y.shape[1:-1], strict=True))
+    return y[(slice(None), *kept)]
+
+
+def check(case: Case) -> None:
+    arrays = case.arrays()
+    if min(case.out_sizes) <= 0:
+        with pytest.raises(ValueError, match="smaller"):
+            case.run(arrays)
+        return
+    exact = {name: operands.float64(a) for name, a in arrays.items()}
+    y = case.run(arrays)
+    truth = scattered(exact["x"], exact["w"], case) + exact.get("bias", 0)
+    assert y.shape == truth.shape == (case.batch, *case.out_sizes, case.channels[0] * case.channels[2])
+    scale = max(
+        reference.norm(truth),
+        reference.expected_norm(exact["x"], exact["w"], case.conv, bias=exact.get("bias")),
+    )
+    error = reference.norm(operands.float64(y) - truth)
+    assert error <= reference.error_bound(truth, case.dtype, 3e-6, scale)
+    check_gradients(case, arrays, exact)
+
+
+def check_gradients(case: Case, arrays: dict[str, mx.array], exact: dict[str, np.ndarray]) -> None:
+    names = list(arrays)
+    rng = np.random.default_rng(8)
+    shape = (case.batch, *case.out_sizes, case.channels[0] * case.channels[2])
+    cotangent = mx.array(rng.normal(size=shape).astype(np.float32)).astype(arrays["x"].dtype)
+    _, found = mx.vjp(
+        lambda *given: case.run(dict(zip(names, given, strict=True))), list(arrays.values()), [cotangent]
+    )
+    dy = operands.float64(cotangent)
+    truth = reference.adjoint(dy, exact["x"], exact["w"], case.conv, bias=exact.get("bias"))
+    energy = reference.adjoint(dy**2, exact["x"] ** 2, exact["w"] ** 2, case.conv)
+    for name, gradient in zip(names, found, strict=True):
+        expected = getattr(truth, name)
+        assert gradient.shape == expected.shape, name
+        scale = max(reference.norm(expected), math.sqrt(getattr(energy, name).sum()))
+        most = reference.error_bound(expected, case.dtype, 1e-5, scale)
+        if case.dtype != "float32" and name == "bias":
+            most += 2**-7 * scale
+        assert reference.norm(operands.float64(gradient) - expected) <= most, name
+
+
+CHANNELS = (
+    (1, 3, 5),
+    (1, 16, 8),
+    (1, 32, 33),
+    (1, 1, 1),
+    (3, 1, 1),
+    (2, 4, 3),
+    (8, 1, 1),
+    (17, 1, 2),
+    (4, 8, 8),
+    (2, 40, 33),
+)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    def three(*values: int) -> Three:
+        return tuple(draw(st.sampled_from(values)) for _ in range(3))
+
+    kernel, dilation = three(1, 2, 3, 3, 4, 5), three(1, 1, 1, 2, 3)
+    if draw(st.booleans()):
+        side = draw(st.sampled_from((3, 4)))
+        kernel, dilation = (kernel[0], side, side), (dilation[0], 1, 1)
+    stride = three(1, 2, 2, 2, 3, 4)
+    # PyTorch wants an output padding below the stride or the dilation.
+    extra = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    return Case(
+        sizes=three(1, 2, 3, 5, 7),
+        kernel=kernel,
+        stride=stride,
+        padding=three(0, 0, 1, 1, 2, 3),
+        dilation=dilation,
+        output_padding=extra,
+        channels=draw(st.sampled_from(CHANNELS)),
+        batch=draw(st.sampled_from((1, 1, 2))),
+        bias=draw(st.booleans()),
+        dtype=draw(st.sampled_from(("float32", "float32", "float16", "bfloat16"))),
+        layout=draw(st.sampled_from(("contiguous", "contiguous", "channels_first", "stepped"))),
+    )
+
+
+@settings(max_examples=settings.default.max_examples)
+@given(case=cases())
+def test_drawn(case: Case) -> None:
+    check(case)
+
+
+PICKED = {
+    "k4 s2 p1": Case((4, 9, 8), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(1, 16, 24), bias=True),
+    "k4 s2 p1, batch 3": Case((3, 6, 7), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(1, 17, 5), batch=3),
+    "k4 s2 p0": Case((2, 5, 6), (4, 4, 4), (2, 2, 2), channels=(1, 8, 8)),
+    "k4 s2, cut to the middle": Case((5, 6, 7), (4, 4, 4), (2, 2, 2), (3, 3, 3), channels=(1, 8, 8)),
+    "k4 s2, cut further": Case((5, 6, 7), (4, 4, 4), (2, 2, 2), (4, 4, 4), channels=(1, 8, 8)),
+    "k4 s1 in time": Case((3, 6, 7), (3, 4, 4), (1, 2, 2), (1, 1, 1), channels=(1, 8, 8)),
+    "k3 s2 p1 op1": Case(
+        (4, 9, 8), (3, 3, 3), (2, 2, 2), (1, 1, 1), output_padding=(1, 1, 1), channels=(1, 16, 24)
+    ),
+    "k3 s2, time dilated": Case(
+        (4, 6, 5), (3, 3, 3), (2, 2, 2), (1, 1, 1), dilation=(3, 1, 1), channels=(1, 8, 8)
+    ),
+    "k2 s2": Case((4, 9, 8), (2, 2, 2), (2, 2, 2), channels=(1, 16, 24), bias=True),
+    "one pixel": Case((1, 1, 1), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(1, 16, 8)),
+    "stride over kernel": Case((3, 4, 5), (2, 3, 1), (4, 5, 3), output_padding=(3, 4, 2), channels=(1, 5, 7)),
+    "dilation over stride": Case(
+        (4, 5, 3), (3, 2, 3), (2, 2, 3), dilation=(3, 4, 2), output_padding=(2, 3, 2)
+    ),
+    "no batch": Case((2, 3, 3), (4, 4, 4), (2, 2, 2), (1, 1, 1), batch=0),
+    "no outputs": Case((2, 3, 3), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(1, 4, 0)),
+    "no inputs": Case((2, 3, 3), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(1, 0, 4), bias=True),
+    "depthwise": Case((3, 8, 9), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(33, 1, 1), bias=True),
+    "depthwise, phases without taps": Case(
+        (3, 4, 5), (2, 1, 2), (3, 3, 3), output_padding=(1, 1, 1), channels=(9, 1, 1)
+    ),
+    "depthwise, dilated": Case((3, 4, 40), (3, 2, 5), (2, 3, 4), dilation=(1, 2, 6), channels=(8, 1, 1)),
+    "groups": Case((3, 5, 40), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(4, 8, 8)),
+    "large groups": Case((3, 5, 6), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(2, 40, 48)),
+    "bf16": Case(
+        (3, 8, 7), (4, 4, 4), (2, 2, 2), (1, 1, 1), channels=(1, 32, 16), dtype="bfloat16", bias=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_picked(name: str) -> None:
+    check(PICKED[name])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "tile"), [(3, 10, 4), (3, 6, 6), (3, 8, 8), (4, 9, 4), (4, 8, 6), (4, 7, 8)]
+)
+@pytest.mark.parametrize(("taps", "channels"), [(1, 64), (4, 192), (3, 256)])
+def test_every_tile_of_dilated_pixels(kernel: int, size: int, tile: int, taps: int, channels: int) -> None:
+    """By Winograd, within the contract. Prepared weights, or the large tiles would not pay at these sizes."""
+    case = Case(
+        (2, size, size), (taps, kernel, kernel), (1, 2, 2), (taps // 2, 1, 1), channels=(1, channels, 16)
+    )
+    arrays = case.arrays()
+    ends = [(k - 1 - p, k - 1 - p) for k, p in zip(case.kernel, case.padding, strict=True)]
+    planned = plan(
+        arrays["x"].shape,
+        arrays["w"].shape,
+        padding=ends,
+        input_dilation=case.stride,
+        flip=True,
+        prepared=True,
+    )
+    assert (planned.algorithm, planned.tile, planned.pixels) == ("winograd", tile, "dilated")
+    truth = scattered(operands.float64(arrays["x"]), operands.float64(arrays["w"]), case)
+    y = case.run({**arrays, "w": prepare(arrays["w"])})
+    error = reference.norm(operands.float64(y) - truth) / reference.norm(truth)
+    assert error <= reference.float32_bound("winograd", taps * channels)
+
+
+def test_the_reference_is_the_definition() -> None:
+    """The convolution of the dilated input that the gradients are taken of, against the scattered taps."""
+    for case in (PICKED["dilation over stride"], PICKED["groups"], PICKED["k3 s2 p1 op1"]):
+        x, w = (operands.float64(case.arrays()[name]) for name in ("x", "w"))
+        assert np.allclose(reference.forward(x, w, case.conv), scattered(x, w, case), atol=1e-12)
+
+
+def test_grouped_is_direct_by_phases() -> None:
+    shapes = (1, 4, 9, 9, 32), (32, 4, 4, 4, 1)
+    planned = plan(*shapes, padding=2, input_dilation=2, groups=32, flip=True)
+    assert planned.algorithm == "grouped"
+    assert planned.flops < 0.2 * planned.direct_flops
+    assert (
+        mlx_conv3d.plan((1, 4, 9, 9, 128), (128, 4, 4, 4, 64), input_dilation=2, groups=2).algorithm
+        == "transposed"
+    )
