@@ -63,6 +63,7 @@ def plan(
     gpu: str = "",
     winograd: Sequence[int] = [],
     strides: Mapping[str, Sequence[int]] = {},
+    block: Sequence[int] = [],
 ) -> dict[str, Any]: ...
 def choose(
     x: mx.array,
