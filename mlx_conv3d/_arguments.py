@@ -47,6 +47,10 @@ class Parameters:
     def as_kwargs(self) -> dict[str, Any]:
         return dict(self.__dict__)
 
+    def key(self) -> tuple[Any, ...]:
+        """The same, hashable."""
+        return tuple(tuple(v) if isinstance(v, list) else v for v in self.__dict__.values())
+
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import mlx.core as mx
 
@@ -10,6 +10,10 @@ from mlx_conv3d import _ext
 
 if TYPE_CHECKING:
     from mlx_conv3d._arguments import Parameters
+
+# m, the kind of pixels, frames computed together: WinogradForm in core/winograd_form.h.
+Form: TypeAlias = tuple[int, str, int]
+MOST_FORMS = 256
 
 
 class PreparedWeight:
@@ -22,7 +26,8 @@ class PreparedWeight:
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[tuple[int, str, int], bool], mx.array] = {}
+        self._packed: dict[tuple[Form, bool], mx.array] = {}
+        self._forms: dict[tuple[Any, ...], Form | None] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +55,7 @@ class PreparedWeight:
 
         `extras` are the bias and the residual, on whose types the result's and so the tile size depends.
         """
-        from mlx_conv3d.planning import plan_of, promote
+        from mlx_conv3d.planning import promote
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
             return {}
@@ -60,21 +65,10 @@ class PreparedWeight:
         types = {x.dtype, self.dtype, *(a.dtype for a in (lead, *extras) if a is not None)}
         if mx.float64 in types or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
             return {}
-        frames = int(lead.shape[1]) if lead is not None else 0
-        chosen = plan_of(
-            tuple(x.shape),
-            self.shape,
-            parameters,
-            x_type=x.dtype,
-            w_type=self.dtype,
-            out_type=promote(*types),
-            lead=frames,
-            prepared=True,
-            algorithm=algorithm,
-        )
-        if chosen.algorithm != "winograd":
+        out_type = promote(*types)
+        form = self._form(x, parameters, 0 if lead is None else int(lead.shape[1]), out_type, algorithm)
+        if form is None:
             return {}
-        form = (chosen.tile, chosen.pixels, chosen.depth_tile)
         key = (form, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
@@ -84,6 +78,34 @@ class PreparedWeight:
             mx.eval(packed)
             self._packed[key] = packed
         return {"packed": self._packed[key], "packed_form": form}
+
+    def _form(
+        self, x: mx.array, parameters: Parameters, lead: int, out_type: mx.Dtype, algorithm: str
+    ) -> Form | None:
+        """The form of the transforms that the plan multiplies with, remembered: planning costs as much as a small
+        convolution."""
+        from mlx_conv3d.planning import plan_of
+
+        x_shape = tuple(x.shape)
+        options = parameters.key(), lead, out_type, algorithm, _ext.workspace_limit()
+        key = (x_shape, x.dtype, *options)
+        if key not in self._forms:
+            if len(self._forms) >= MOST_FORMS:
+                self._forms.clear()
+            chosen = plan_of(
+                x_shape,
+                self.shape,
+                parameters,
+                x_type=x.dtype,
+                w_type=self.dtype,
+                out_type=out_type,
+                lead=lead,
+                prepared=True,
+                algorithm=algorithm,
+            )
+            winograd = chosen.algorithm == "winograd"
+            self._forms[key] = (chosen.tile, chosen.pixels, chosen.depth_tile) if winograd else None
+        return self._forms[key]
 
 
 def prepare(w: mx.array) -> PreparedWeight:
