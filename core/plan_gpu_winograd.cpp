@@ -193,7 +193,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   }
   std::vector<Candidate> plans;
   for (int depth_m : {1, 2}) {
-    const bool fits = metal::depth_tile_obstacle(p, depth_m).empty() && p.output(kDepth) >= depth_m;
+    const bool fits = depth_m == 1 || fits_depth_winograd(p);
     for (int m : {2, 4, 6}) {
       // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
       if (!fits || (m == 6 && p.out_type == Dtype::float32)) continue;

@@ -314,7 +314,7 @@ std::string depth_tile_obstacle(const ConvProblem& p, int depth_m) {
 }
 
 int64_t winograd_depth_values(const ConvProblem& p, const WinogradPlan& plan) {
-  return plan.depth_m == 1 ? p.kernel[kDepth] : plan.depth_m + 2;
+  return winograd_depth_terms(p.kernel[kDepth], plan.depth_m);
 }
 
 int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
