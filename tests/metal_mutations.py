@@ -79,7 +79,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             activation="silu",
             dtype="bfloat16",
         ),
-        winograd((1, 3, 5, 5, 80), (8, *CUBE, 80), (2, 3, 1, 8), padding=(0, 1, 1), activation="relu"),
+        winograd((1, 3, 5, 5, 80), (8, *CUBE, 80), (2, 3, 1, 8, 1, 3), padding=(0, 1, 1), activation="relu"),
         winograd(
             (1, 9, 9, 7, 4),
             (40, 2, 3, 3, 4),
@@ -105,10 +105,10 @@ FOCUSED: dict[str, list[GpuProblem]] = {
         winograd(
             (1, 4, 4, 5, 6),
             (8, *CUBE, 6),
-            (4, 9, 4, 8),
+            (4, 9, 4, 8, 1, 4, 1),
             upsample=(1, 2, 2),
             padding=((1, 1), (3, 1), (2, 2)),
-            modes=("edge", "reflect", "edge"),
+            modes=("edge", "zeros", "reflect"),
         ),
     ],
     "grouped": [

@@ -142,6 +142,8 @@ def winograd_chunks(draw: st.DrawFn, problem: Problem) -> tuple[int, ...]:
         draw(st.integers(-(-depth // 3), max(4, depth))),
         draw(st.sampled_from(sorted({min(32, outs), outs}))),
         draw(st.integers(1, 2)) if pairs_frames(problem) else 1,
+        draw(st.sampled_from((0, 2, 3))),
+        draw(st.integers(0, 1)),
     )
 
 
