@@ -56,6 +56,10 @@ def grouped(x: tuple[int, ...], w: tuple[int, ...], **given: object) -> GpuProbl
     return GpuProblem(problems.of(x, w, groups=x[-1] // w[-1], **types, **given), "grouped", "m1")
 
 
+def gathered(algorithm: str, x: tuple[int, ...], w: tuple[int, ...], **given: object) -> GpuProblem:
+    return GpuProblem(problems.of(x, w, groups=max(1, x[-1] // w[-1]), **given), algorithm, "m1")
+
+
 # Small ones that meet every branch: by algorithm, the likeliest to kill first.
 FOCUSED: dict[str, list[GpuProblem]] = {
     "winograd": [
@@ -149,6 +153,42 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             activation="relu",
             upsample=(1, 2, 3),
             x_type="bfloat16",
+        ),
+        gathered("grouped", (1, 3, 4, 5, 66), (70, 2, 2, 3, 33), padding=((2, 0), (1, 2), (0, 1))),
+    ],
+    "implicit_gemm": [
+        gathered(
+            "implicit_gemm",
+            (2, 4, 5, 6, 5),
+            (35, 2, 3, 3, 5),
+            padding=((2, 0), (1, 2), (0, 1)),
+            modes=("edge", "reflect", "zeros"),
+            lead=1,
+            bias=True,
+            residual=True,
+            activation="gelu",
+        ),
+        gathered(
+            "implicit_gemm", (1, 3, 5, 9, 4), (3, *CUBE, 4), padding=1, input_dilation=(1, 2, 2), flip=True
+        ),
+        gathered("implicit_gemm", (1, 4, 6, 9, 20), (12, 2, 2, 3, 20), stride=2, layout="channels_first"),
+        gathered(
+            "implicit_gemm", (1, 5, 7, 9, 16), (40, *CUBE, 16), x_type="float16", w_type="float16", padding=1
+        ),
+    ],
+    "taps": [
+        gathered("taps", (1, 4, 5, 6, 6), (7, 3, 2, 3, 6), padding=((2, 0), (1, 2), (0, 1)), bias=True),
+        gathered("taps", (1, 4, 3, 4, 6), (7, *CUBE, 6), x_type="bfloat16", w_type="bfloat16", padding=1),
+    ],
+    "temporal": [gathered("temporal", (2, 5, 3, 4, 7), (35, 3, 1, 1, 7), padding=((2, 1), 0, 0))],
+    "pointwise": [gathered("pointwise", (2, 3, 4, 5, 18), (33, 1, 1, 1, 18), bias=True)],
+    "patchify": [gathered("patchify", (2, 5, 7, 8, 3), (9, 2, 3, 4, 3), stride=(2, 3, 4))],
+    "transposed": [
+        gathered(
+            "transposed", (2, 2, 3, 4, 6), (5, 3, 2, 3, 6), padding=1, input_dilation=(2, 3, 2), flip=True
+        ),
+        gathered(
+            "transposed", (1, 3, 3, 3, 4), (4, 2, 1, 2, 4), padding=(1, 0, 1), input_dilation=3, bias=True
         ),
     ],
 }

@@ -153,7 +153,10 @@ def pairs_frames(problem: Problem) -> bool:
 
 
 def for_metal(problem: Problem) -> Problem:
-    """Few products, and lead frames of x's type, as the primitive hands them on."""
+    """Few products, lead frames of x's type, and a dilated input cropped before, as the primitive hands them on."""
+    if max(problem.input_dilation) > 1:
+        padding = tuple((max(0, lo), max(0, hi)) for lo, hi in problem.padding)
+        problem = replace(problem, padding=padding)
     if problem.lead:
         problem = replace(problem, extra_type=problem.x_type)
     return problems.smaller(problem, MOST_PRODUCTS)
