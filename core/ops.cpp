@@ -146,15 +146,15 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   if (spec.bias) inputs.push_back(mx::astype(*extras.bias, mx::float32, s));
   if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
   p.prepared = true;
-  if (extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_m)) {
-    spec.packed_m = extras.packed_m;
+  if (extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
+    spec.packed = extras.packed_form;
     inputs.push_back(*extras.packed);
   }
   return make_conv(std::move(inputs), std::move(spec), s);
 }
 
-mx::array pack_weights(const mx::array& w, int m, bool flip, mx::StreamOrDevice s) {
-  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), m, flip);
+mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s) {
+  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), form, flip);
   const mx::Shape shape = primitive->output_shapes({w})[0];
   return mx::array(shape, mx::float32, std::move(primitive), {w});
 }

@@ -94,6 +94,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.pad_hi = pad_hi;
   p.dilation = dilation;
   p.input_dilation = input_dilation;
+  p.upsample = upsample;
   p.pad_mode = pad_mode;
   p.flip = flip;
   p.x_type = x_type;
@@ -102,7 +103,9 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.bias = bias;
   p.residual = residual;
   p.activation = activation;
-  p.prepared = packed_m > 0;
+  p.prepared = packed.m > 0;
+  p.per_frame = per_frame;
+  p.odd_frame = odd_frame;
   return p;
 }
 
@@ -125,7 +128,7 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   ConvProblem p = problem(inputs);
   if (p.empty()) return;
   std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
-  if (p.prepared && !uses_packed_weights(*plan, spec_.packed_m)) {
+  if (p.prepared && !uses_packed_weights(*plan, spec_.packed)) {
     // The workspace limit has changed since this was built.
     p.prepared = false;
     plan = cpu_plan(p, spec_.forced);
@@ -205,7 +208,7 @@ bool ConvWeightGradient::is_equivalent(const mx::Primitive& other) const {
 
 std::vector<mx::Shape> PackWeights::output_shapes(const std::vector<mx::array>& inputs) {
   const mx::Shape& w = inputs[0].shape();
-  return {mx::Shape{narrow(cpu::winograd_weights_size(m_, w[0], w[1], w[4]))}};
+  return {mx::Shape{narrow(cpu::winograd_weights_size(form_, w[0], w[1], w[4]))}};
 }
 
 void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -216,8 +219,8 @@ void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   encoder.set_output_array(out);
   const cpu::WeightView w = view_weights(inputs[0]);
   const mx::Shape shape = inputs[0].shape();
-  encoder.dispatch([w, shape, m = m_, flip = flip_, to = out.data<float>()] {
-    cpu::winograd_weights(m, w, shape[0], shape[1], shape[4], flip, to);
+  encoder.dispatch([w, shape, form = form_, flip = flip_, to = out.data<float>()] {
+    cpu::winograd_weights(form, w, shape[0], shape[1], shape[4], flip, to);
   });
 }
 
@@ -225,7 +228,7 @@ void PackWeights::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>
 
 bool PackWeights::is_equivalent(const mx::Primitive& other) const {
   const auto& o = static_cast<const PackWeights&>(other);
-  return m_ == o.m_ && flip_ == o.flip_;
+  return form_ == o.form_ && flip_ == o.flip_;
 }
 
 mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s) {
@@ -240,7 +243,8 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   ConvSpec of_gradient = spec;
   of_gradient.activation = Activation::none;
   of_gradient.bias = of_gradient.residual = false;
-  of_gradient.packed_m = 0;
+  of_gradient.packed = {};
+  of_gradient.per_frame = of_gradient.odd_frame = false;
   of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;

@@ -20,12 +20,14 @@ struct ConvSpec {
   Size3 pad_hi{0, 0, 0};
   Size3 dilation{1, 1, 1};
   Size3 input_dilation{1, 1, 1};
+  Size3 upsample{1, 1, 1};
   std::array<PadMode, 3> pad_mode{PadMode::zeros, PadMode::zeros, PadMode::zeros};
   int64_t groups = 1;
   bool flip = false;
   Activation activation = Activation::none;
   bool lead = false, bias = false, residual = false;
-  int packed_m = 0;  ///< > 0: the last input is w transformed for F(packed_m, 3)
+  WinogradForm packed;  ///< m > 0: the last input is w transformed to this form
+  bool per_frame = false, odd_frame = false;
   Dtype out_type = Dtype::float32;
   std::optional<Algorithm> forced;
 
@@ -84,10 +86,11 @@ class ConvWeightGradient : public mx::Primitive {
   Size3 kernel_;
 };
 
-/// w transformed for F(m, 3), in the layout of the CPU's winograd.
+/// w transformed for a form of Winograd, in the layout of the CPU's winograd.
 class PackWeights : public mx::Primitive {
  public:
-  PackWeights(mx::Stream stream, int m, bool flip) : mx::Primitive(stream), m_(m), flip_(flip) {}
+  PackWeights(mx::Stream stream, WinogradForm form, bool flip)
+      : mx::Primitive(stream), form_(form), flip_(flip) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
@@ -96,7 +99,7 @@ class PackWeights : public mx::Primitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 
  private:
-  int m_;
+  WinogradForm form_;
   bool flip_;
 };
 

@@ -37,11 +37,12 @@ def run(
     stream: Any = None,
 ) -> mx.array:
     """Any convolution, its parameters already parsed."""
-    packed: mx.array | None = None
-    packed_m = 0
+    packed: dict[str, Any] = {}
     if isinstance(w, PreparedWeight):
-        _require_arrays(x=x)
-        packed, packed_m = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
+        _require_arrays(x=x, bias=bias, residual=residual, lead=lead)
+        packed = w.packed_for(
+            x, parameters, lead=lead, extras=(bias, residual), algorithm=algorithm, stream=stream
+        )
         w = w.weight
     _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
     return _ext.conv(
@@ -51,8 +52,7 @@ def run(
         bias=bias,
         residual=residual,
         lead=lead,
-        packed=packed,
-        packed_m=packed_m,
+        **packed,
         algorithm=arguments.algorithm_name(algorithm),
         stream=stream,
     )
@@ -70,6 +70,7 @@ def conv3d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: mx.array | None = None,
     algorithm: str = "auto",
     stream: Any = None,
@@ -87,13 +88,16 @@ def conv3d(
         activation: None, "relu", "silu" or "gelu" (the exact one, by erf).
         residual: an array of the output's shape, added after the activation.
         padding_mode: what stands in the padding: "zeros", "edge" or "reflect" (as numpy.pad), one or one per axis.
+        upsample: x is read as if every pixel (an int, or two for rows and columns) or every frame and pixel (three)
+            were repeated that many times, the nearest-neighbour upsampling in front of a convolution, without the
+            copy. Padding and stride count upsampled positions; lead frames are upsampled with x.
         lead: frames (N, L, H, W, C) that stand before x in time, as if concatenated, but without the copy. The
             padding comes before them.
         algorithm: "auto", or the name of one to force (see the table in docs/algorithms.md).
         stream: stream or device, as everywhere in MLX. On a GPU stream the work is stock MLX's.
 
     Returns:
-        (N, oD, oH, oW, O), oD = (L + D + padding - dilation*(KD - 1) - 1) // stride + 1 and so on.
+        (N, oD, oH, oW, O), oD = (upsample*(L + D) + padding - dilation*(KD - 1) - 1) // stride + 1 and so on.
 
     Raises:
         ValueError: sizes or values that do not fit; the message names the argument.
@@ -111,6 +115,7 @@ def conv3d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     return run(x, w, parameters, bias=bias, residual=residual, lead=lead, algorithm=algorithm, stream=stream)
 
@@ -127,10 +132,14 @@ def conv2d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     algorithm: str = "auto",
     stream: Any = None,
 ) -> mx.array:
-    """2-D convolution of x (N, H, W, C) with w (O, KH, KW, C/groups); the rest as in `conv3d`."""
+    """2-D convolution of x (N, H, W, C) with w (O, KH, KW, C/groups); the rest as in `conv3d`.
+
+    `upsample` is an int for both axes or one for each.
+    """
     parameters = arguments.parameters(
         2,
         stride=stride,
@@ -139,6 +148,7 @@ def conv2d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     return run(x, w, parameters, bias=bias, residual=residual, algorithm=algorithm, stream=stream)
 
@@ -155,6 +165,7 @@ def conv1d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     algorithm: str = "auto",
     stream: Any = None,
 ) -> mx.array:
@@ -170,6 +181,7 @@ def conv1d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     return run(x, w, parameters, bias=bias, residual=residual, algorithm=algorithm, stream=stream)
 
