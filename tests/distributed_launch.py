@@ -51,7 +51,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "MLX_CONV3D_NUM_THREADS": "1", **extra}
 
 
-def launch(ranks: int, script: Path, *arguments: str, timeout: float = 150, **extra: str) -> str:
+def launch(ranks: int, script: Path, *arguments: str, timeout: float = 300, **extra: str) -> str:
     """What the ranks print, both streams. A launch that takes longer than `timeout` seconds fails the test."""
     with ports() as base:
         command = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,8 @@ from mlx_conv3d import functional
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.distributed import exchange
 from mlx_conv3d.distributed.agreement import agree, checksum
-from mlx_conv3d.distributed.exchange import Group, Place, Swap
+from mlx_conv3d.distributed.exchange import Group, Place
+from mlx_conv3d.distributed.messages import Messages
 from mlx_conv3d.distributed.operands import AXES, Operands, Settings, axis_of, check, is_local
 from mlx_conv3d.distributed.ranges import Axis, Halo, Range, halos, interior
 from mlx_conv3d.distributed.rows import Rows, join
@@ -242,11 +242,12 @@ class _Call:
         inner = interior(whole, halo, self._multiple())
         if halo.is_empty:
             return self._outputs(whole, halo, held, halo.outputs)
-        started = self._start(halo, held)
+        messages = Messages(halo, held)
+        started = exchange.start_swap(messages.swap(self._name()), self.group, self.place)
         middle = None
         if self._is_worth_splitting(halo, inner):
             middle = self._interior(whole, halo, held, inner)
-        held = self._with_halo(halo, held, exchange.finish(started, self.place, self.timeout))
+        held = messages.with_received(exchange.finish(started, self.place, self.timeout))
         if middle is None:
             return self._outputs(whole, halo, held, halo.outputs)
         front, back = (halo.outputs[0], inner[0]), (inner[1], halo.outputs[1])
@@ -316,69 +317,10 @@ class _Call:
             return [Rows(self.array_axis, halo.own[0], arrays)]
         return [Rows(self.array_axis, halo.own[0], (a,)) for a in (o.x, o.lead) if a is not None]
 
-    def _start(self, halo: Halo, held: list[Rows]) -> Future[Any]:
-        """Begins to exchange the halo. The frames of x and of lead travel in one message."""
-
-        def message(wanted: Range, passed_on: mx.array | None, in_front: bool) -> mx.array:
-            own = (max(wanted[0], halo.own[0]), min(wanted[1], halo.own[1]))
-            parts = [join([rows.take(own) for rows in reversed(held)], 1)] if own[0] < own[1] else []
-            if passed_on is not None and wanted != own:
-                size = passed_on.shape[self.array_axis]
-                begin, end = halo.from_left if in_front else halo.from_right
-                lo, hi = max(wanted[0], begin) - begin, min(wanted[1], end) - begin
-                assert 0 <= lo <= hi <= size
-                passed = Rows(self.array_axis, 0, (passed_on,)).take((lo, hi))
-                parts = [passed, *parts] if in_front else [*parts, passed]
-            return join(parts, self.array_axis)
-
-        def shape(wanted: Range) -> tuple[int, ...] | None:
-            if wanted[0] == wanted[1]:
-                return None
-            sizes = list(self.operands.x.shape)
-            if not self.in_time:
-                sizes[1] += self.operands.lead_frames
-            sizes[self.array_axis] = wanted[1] - wanted[0]
-            return tuple(sizes)
-
-        def sender(wanted: Range, in_front: bool) -> Any:
-            if wanted[0] == wanted[1]:
-                return None
-            return lambda received: message(wanted, received, in_front)
-
-        swap = Swap(
-            dtype=self.operands.x.dtype,
-            from_left=shape(halo.from_left),
-            from_right=shape(halo.from_right),
-            to_left=sender(halo.to_left, in_front=False),
-            to_right=sender(halo.to_right, in_front=True),
-            layer=self._name(),
-        )
-        return exchange.start_swap(swap, self.group, self.place)
-
     def _name(self) -> str:
         """For example `conv3d over height 1x4x8x8x16 by 16x3x3x3x16`: this rank's piece and the weights."""
         shapes = ["x".join(map(str, shape)) for shape in (self.operands.x.shape, self.operands.w.shape)]
         return f"{self.place.what} {' by '.join(shapes)}"
-
-    def _with_halo(
-        self, halo: Halo, held: list[Rows], received: tuple[mx.array | None, mx.array | None]
-    ) -> list[Rows]:
-        before = self._apart(received[0], len(held))
-        behind = self._apart(received[1], len(held))
-        begin = halo.own[0] if received[0] is None else halo.from_left[0]
-        return [
-            Rows(rows.axis, begin, (*front, *rows.arrays, *back))
-            for front, rows, back in zip(before, held, behind, strict=True)
-        ]
-
-    def _apart(self, received: mx.array | None, kinds: int) -> list[list[mx.array]]:
-        """A message's frames of x, and of lead where they travel with them."""
-        if received is None:
-            return [[] for _ in range(kinds)]
-        if kinds == 1:
-            return [[received]]
-        frames = self.operands.lead_frames
-        return [[received[:, frames:]], [received[:, :frames]]]
 
     def _outputs(self, whole: Axis, halo: Halo, held: list[Rows], outputs: Range) -> mx.array:
         """Some of this rank's outputs, from what is at hand."""
