@@ -112,8 +112,13 @@ def plan_of(
     limit: int = 0,
     gpu: str = "",
     winograd: Sequence[int] = (),
+    switched_off: Sequence[str] = (),
+    checks: _ext.SelfChecks | None = None,
 ) -> Plan:
-    """The plan of a convolution whose parameters are already parsed."""
+    """The plan of a convolution whose parameters are already parsed.
+
+    On a GPU without the kernels that are `switched_off`, or with those that `checks` passes.
+    """
     d = _ext.plan(
         x_shape=list(x_shape),
         w_shape=list(w_shape),
@@ -129,6 +134,8 @@ def plan_of(
         limit=limit,
         gpu=gpu,
         winograd=list(winograd),
+        switched_off=list(switched_off),
+        checks=checks,
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)
