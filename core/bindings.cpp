@@ -1,7 +1,9 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -21,10 +23,16 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
+/// A WinogradForm as Python has it: outputs of a tile, of doubled pixels or not, outputs along depth.
+using PackedForm = std::tuple<int, bool, int>;
+WinogradForm to_form(const PackedForm& form) {
+  return {std::get<0>(form), std::get<1>(form), std::get<2>(form)};
+}
+
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
-                   const Ints& input_dilation, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                   int activation) {
+                   const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
+                   int64_t groups, bool flip, int activation) {
   if (dims < 1 || dims > 3) {
     throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) +
                                 ".");
@@ -37,6 +45,7 @@ ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints&
     spec.pad_hi[axis] = pad_hi.at(i);
     spec.dilation[axis] = dilation.at(i);
     spec.input_dilation[axis] = input_dilation.at(i);
+    spec.upsample[axis] = upsample.at(i);
     spec.pad_mode[axis] = static_cast<PadMode>(pad_mode.at(i));
   }
   spec.groups = groups;
@@ -86,12 +95,12 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
 
 mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
-                     const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
-                     std::optional<mx::array> bias, std::optional<mx::array> residual,
-                     std::optional<mx::array> lead, std::optional<mx::array> packed, int packed_m,
+                     const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
+                     int activation, std::optional<mx::array> bias, std::optional<mx::array> residual,
+                     std::optional<mx::array> lead, std::optional<mx::array> packed, PackedForm packed_form,
                      const std::string& algorithm, mx::StreamOrDevice s) {
-  const ConvSpec spec =
-      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
+  const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
+                                  groups, flip, activation);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
@@ -101,7 +110,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
-  extras.packed_m = packed_m;
+  extras.packed_form = to_form(packed_form);
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
@@ -110,9 +119,10 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
 mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, const Ints& w_shape,
                                       mx::Dtype w_type, const Ints& stride, const Ints& pad_lo,
                                       const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
-                                      const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                                      std::optional<mx::array> lead, mx::StreamOrDevice s) {
-  ConvSpec spec = make_spec(3, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, 0);
+                                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups,
+                                      bool flip, std::optional<mx::array> lead, mx::StreamOrDevice s) {
+  ConvSpec spec =
+      make_spec(3, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode, groups, flip, 0);
   spec.lead = lead.has_value();
   mx::Shape shape;
   for (int64_t size : w_shape) shape.push_back(static_cast<int>(size));
@@ -123,12 +133,12 @@ mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, c
 std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& w, int dims,
                                            const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
                                            const Ints& dilation, const Ints& input_dilation,
-                                           const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                                           int activation, mx::StreamOrDevice s) {
+                                           const Ints& upsample, const std::vector<int>& pad_mode,
+                                           int64_t groups, bool flip, int activation, mx::StreamOrDevice s) {
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
-  ConvSpec spec =
-      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
+  ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
+                            groups, flip, activation);
   spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
   const ConvProblem p =
       spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
@@ -149,9 +159,13 @@ nb::dict to_dict(const Candidate& c) {
   d["workspace"] = c.workspace;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
+    d["doubled"] = c.winograd.doubled;
+    d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
   } else {
     d["tile"] = 0;
+    d["doubled"] = false;
+    d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
   }
   return d;
@@ -169,17 +183,18 @@ uint8_t family_bits(const std::vector<std::string>& names) {
 
 nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type,
                     mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
-                    const Ints& dilation, const Ints& input_dilation, const std::vector<int>& pad_mode,
-                    int64_t groups, bool flip, int activation, bool bias, bool residual, int64_t lead,
-                    bool prepared, const std::string& algorithm, int64_t limit, const std::string& gpu,
-                    const Ints& winograd, const std::vector<std::string>& switched_off, SelfChecks* checks) {
+                    const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
+                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation, bool bias,
+                    bool residual, int64_t lead, bool prepared, const std::string& algorithm, int64_t limit,
+                    const std::string& gpu, const Ints& winograd, const Strides& strides,
+                    const std::vector<std::string>& switched_off, SelfChecks* checks) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
-  ConvSpec spec =
-      make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, pad_mode, groups, flip, activation);
+  ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
+                            groups, flip, activation);
   spec.bias = bias;
   spec.residual = residual;
-  spec.packed_m = prepared ? 1 : 0;
+  spec.packed.m = prepared ? 1 : 0;
   spec.out_type = to_dtype(out_type);
   const auto shape = [&](const Ints& from) {
     mx::Shape to;
@@ -201,13 +216,14 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   }
   Plan plan = checked ? *checked : make_plan(p, device, limit > 0 ? limit : workspace_limit(), forced);
   if (!winograd.empty()) {
-    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3)};
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3),
+                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1};
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = reason.empty() ? plan.reason : reason;
   d["direct_flops"] = plan.direct_flops;
   d["device"] = device.name;
-  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen);
+  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen, strides);
   d["problem"] = p.describe();
   nb::list candidates;
   for (const Candidate& c : plan.candidates) candidates.append(to_dict(c));
@@ -225,21 +241,27 @@ NB_MODULE(_ext, m) {
   nb::module_::import_("mlx.core");
   conv3d::bind_gpu(m);
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
-        "pad_hi"_a, "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
-        "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
-        "packed_m"_a = 0, "algorithm"_a = "auto", "stream"_a = nb::none());
+        "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
+        "activation"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(),
+        "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, false, 1}, "algorithm"_a = "auto",
+        "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a,
-        "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{},
-        "switched_off"_a = std::vector<std::string>{}, "checks"_a.none() = nb::none());
+        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a,
+        "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{},
+        "strides"_a = conv3d::Strides{}, "switched_off"_a = std::vector<std::string>{},
+        "checks"_a.none() = nb::none());
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
-        "dilation"_a, "input_dilation"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
+        "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
         "stream"_a = nb::none());
   m.def("stock_weight_gradient", &conv3d::bound_stock_weight_gradient, "x"_a, "dy"_a, nb::kw_only(),
         "w_shape"_a, "w_type"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "pad_mode"_a, "groups"_a, "flip"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
-  m.def("pack_weights", &conv3d::pack_weights, "w"_a, "m"_a, "flip"_a, "stream"_a = nb::none());
+        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
+  m.def(
+      "pack_weights",
+      [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,
+         conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
+      "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def(

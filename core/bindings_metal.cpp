@@ -3,6 +3,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <stdexcept>
+
 #include "core/apple_devices.h"
 #include "metal/kernel_sources.h"
 #include "metal/lower.h"
@@ -77,6 +80,26 @@ nb::dict to_dict(const metal::Step& s, const metal::Program& program) {
   return d;
 }
 
+metal::Layout layout_of(const ConvProblem& problem, const Strides& strides) {
+  metal::Layout layout = metal::row_major(problem);
+  for (const auto& [name, s] : strides) {
+    if (s.size() != 5 || *std::min_element(s.begin(), s.end()) < 0) {
+      throw std::invalid_argument("[plan] strides of '" + name +
+                                  "' must be 5 numbers that are not negative.");
+    }
+    if (name == "x") {
+      layout.x = {s[0], s[1], s[2], s[3], s[4]};
+    } else if (name == "lead") {
+      layout.lead = {s[0], s[1], s[2], s[3], s[4]};
+    } else if (name == "w") {
+      layout.w = {s[0], s[1], s[2], s[3], s[4]};
+    } else {
+      throw std::invalid_argument("[plan] strides are for x, lead and w, not '" + name + "'.");
+    }
+  }
+  return layout;
+}
+
 nb::list gpus() {
   nb::list list;
   for (const Device& device : apple_devices()) {
@@ -109,9 +132,9 @@ const std::string& kernel_source(const std::string& name) {
 
 }  // namespace
 
-nb::object program_dict(const ConvProblem& problem, const Candidate& candidate) {
+nb::object program_dict(const ConvProblem& problem, const Candidate& candidate, const Strides& strides) {
   if (candidate.algorithm == Algorithm::stock) return nb::none();
-  const metal::Program program = metal::lower(problem, candidate);
+  const metal::Program program = metal::lower(problem, candidate, layout_of(problem, strides));
   nb::list buffers, steps;
   for (const metal::Buffer& b : program.buffers) buffers.append(to_dict(b));
   for (const metal::Step& s : program.steps) steps.append(to_dict(s, program));

@@ -67,7 +67,7 @@ std::vector<Shapes> problems(KernelFamily family) {
   return {};
 }
 
-/// The family's plans for a problem: each algorithm's, and of winograd each tile size in several chunks.
+/// The family's plans for a problem: each algorithm's, and of winograd each tile in several chunks.
 std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p) {
   std::vector<Candidate> found;
   for (const Candidate& c : gpu_plan(p, *live_gpu(), std::nullopt)->candidates) {
@@ -76,8 +76,10 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p) {
     if (family != KernelFamily::winograd) continue;
     for (int m : {2, 4, 6}) {
       if (m == 6 && p.out_type == Dtype::float32) continue;
-      found.push_back(c);
-      found.back().winograd = {m, 2, 2, 32};
+      for (int depth_m : {1, 2}) {
+        found.push_back(c);
+        found.back().winograd = {m, 2, 2, 32, depth_m};
+      }
     }
   }
   return found;
@@ -120,7 +122,7 @@ double check(KernelFamily family, Dtype dtype) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(p.taps() * p.group_in()));
     const std::vector<mx::array> inputs{values(shapes.x, 1, 1.0f, type), values(shapes.w, 2, scale, type),
                                         values({shapes.w[0]}, 3, 1.0f, mx::float32)};
-    const mx::array expected = conv_primitive(inputs, shapes.spec, Algorithm::implicit_gemm, mx::Device::cpu);
+    const mx::array expected = conv_primitive(inputs, shapes.spec, std::nullopt, mx::Device::cpu);
     for (const Candidate& c : candidates(family, p)) {
       const mx::array found(expected.shape(), type,
                             std::make_shared<Check>(mx::default_stream(mx::Device::gpu), p, c), inputs);

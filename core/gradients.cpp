@@ -1,6 +1,7 @@
 // Derivatives of the two primitives, which are each other's: y is bilinear in x and w, and so is dL/dw in x
 // and dy.
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "core/ops.h"
@@ -9,6 +10,7 @@
 namespace mlx_conv3d {
 namespace {
 
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
 
 mx::array reverse_axis(const mx::array& a, int axis, mx::StreamOrDevice s) {
@@ -23,6 +25,41 @@ mx::array pad_axis(const mx::array& a, int axis, int64_t lo, int64_t hi, mx::Str
   std::vector<std::pair<int, int>> widths(a.ndim(), {0, 0});
   widths[axis] = {static_cast<int>(lo), static_cast<int>(hi)};
   return mx::pad(a, widths, mx::array(0.0f, a.dtype()), "constant", s);
+}
+
+/// An axis' taps spread by the dilation, and each repeated over `scale` positions: what upsampled pixels add
+/// up to.
+mx::array box_taps(const mx::array& w, int axis, int64_t dilation, int64_t scale, mx::StreamOrDevice s) {
+  const int64_t reach = dilated(w.shape(axis), dilation);
+  mx::array spread = w;
+  if (dilation > 1) {
+    spread = pad_axis(mx::expand_dims(w, axis + 1, s), axis + 1, 0, dilation - 1, s);
+    spread = slice_axis(mx::flatten(spread, axis, axis + 1, s), axis, 0, reach, s);
+  }
+  mx::array total = pad_axis(spread, axis, 0, scale - 1, s);
+  for (int64_t r = 1; r < scale; ++r) {
+    total = mx::add(total, pad_axis(spread, axis, r, scale - 1 - r, s), s);
+  }
+  return total;
+}
+
+/// Sums of the pixels that upsampling copied from each other.
+mx::array sum_blocks(mx::array g, const Size3& scale, mx::StreamOrDevice s) {
+  for (int axis = 0; axis < 3; ++axis) {
+    const int k = static_cast<int>(scale[axis]);
+    if (k > 1) g = mx::sum(mx::unflatten(g, axis + 1, {g.shape(axis + 1) / k, k}, s), axis + 2, false, s);
+  }
+  return g;
+}
+
+/// Whether a mirrored border is made of parts of upsampled pixels, so that it is no border of the input's
+/// own.
+bool mirrors_within_pixels(const ConvSpec& spec) {
+  for (int axis = 0; axis < 3; ++axis) {
+    const bool mirrored = spec.pad_mode[axis] == PadMode::reflect && spec.upsample[axis] > 1;
+    if (mirrored && std::max(spec.pad_lo[axis], spec.pad_hi[axis]) >= spec.upsample[axis]) return true;
+  }
+  return false;
 }
 
 /// Adjoint of padding an axis by lo and hi: the gradients of the padding are added to what it was copied
@@ -63,7 +100,7 @@ ConvSpec without_epilogue(const ConvSpec& spec) {
   ConvSpec linear = spec;
   linear.activation = Activation::none;
   linear.bias = linear.residual = linear.lead = false;
-  linear.packed_m = 0;
+  linear.packed = {};
   linear.forced.reset();
   return linear;
 }
@@ -100,7 +137,7 @@ struct ConvInputs {
     if (spec.lead) lead = next++;
     if (spec.bias) bias = next++;
     if (spec.residual) residual = next++;
-    if (spec.packed_m > 0) packed = next++;
+    if (spec.packed.m > 0) packed = next++;
   }
 };
 
@@ -122,23 +159,41 @@ mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& 
 
 mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, const mx::array& w,
                          const mx::array& dy, Dtype type, mx::StreamOrDevice s) {
+  if (mirrors_within_pixels(spec)) {
+    ConvSpec of_upsampled = spec;
+    of_upsampled.upsample = {1, 1, 1};
+    mx::Shape shape = input_shape;
+    for (int axis = 0; axis < 3; ++axis) shape[axis + 1] *= static_cast<int>(spec.upsample[axis]);
+    const mx::array g = input_gradient(of_upsampled, shape, w, dy, Dtype::float32, s);
+    return mx::astype(sum_blocks(g, spec.upsample, s), to_mlx(type), s);
+  }
   ConvSpec adjoint = without_epilogue(spec);
   adjoint.flip = !spec.flip;
+  adjoint.upsample = {1, 1, 1};
   adjoint.stride = spec.input_dilation;
   adjoint.input_dilation = spec.stride;
   adjoint.pad_mode = {PadMode::zeros, PadMode::zeros, PadMode::zeros};
   constexpr Size3 kNone{0, 0, 0};
   Size3 folded_lo = kNone, folded_hi = kNone;
+  mx::array taps = spec.upsample == Size3{1, 1, 1} ? w : mx::astype(w, mx::float32, s);
   for (int axis = 0; axis < 3; ++axis) {
+    const int64_t scale = spec.upsample[axis];
     if (spec.pad_mode[axis] != PadMode::zeros) {
-      folded_lo[axis] = std::max<int64_t>(0, spec.pad_lo[axis]);
-      folded_hi[axis] = std::max<int64_t>(0, spec.pad_hi[axis]);
+      folded_lo[axis] = divide_up(std::max<int64_t>(0, spec.pad_lo[axis]), scale);
+      folded_hi[axis] = divide_up(std::max<int64_t>(0, spec.pad_hi[axis]), scale);
     }
     const int64_t extent = input_shape[axis + 1] + folded_lo[axis] + folded_hi[axis];
-    const int64_t pad_lo = spec.pad_lo[axis] - folded_lo[axis];
+    const int64_t pad_lo = spec.pad_lo[axis] - folded_lo[axis] * scale;
     adjoint.pad_lo[axis] = dilated(w.shape(axis + 1), spec.dilation[axis]) - 1 - pad_lo;
-    adjoint.pad_hi[axis] = (extent - 1) * spec.input_dilation[axis] + 1 -
-                           dilated(dy.shape(axis + 1), spec.stride[axis]) + pad_lo;
+    if (scale > 1) {
+      // A pixel's gradient is the sum over its copies: the adjoint with `scale` taps for each, at that
+      // stride.
+      taps = box_taps(taps, axis + 1, spec.dilation[axis], scale, s);
+      adjoint.stride[axis] = scale;
+      adjoint.dilation[axis] = 1;
+    }
+    adjoint.pad_hi[axis] =
+        (extent - 1) * adjoint.stride[axis] + scale - dilated(dy.shape(axis + 1), spec.stride[axis]) + pad_lo;
   }
   // Folding adds, so it must not start from rounded values.
   adjoint.out_type = folded_lo == kNone && folded_hi == kNone ? type : Dtype::float32;
@@ -146,10 +201,11 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
   for (int i = 0; i < 5; ++i) {
     if (input_shape[i] == 0) return mx::zeros(input_shape, to_mlx(type), s);
   }
-  mx::array grad = make_conv({dy, swap_channels(w, spec.groups, s)}, adjoint, s);
+  mx::array grad = make_conv({dy, swap_channels(taps, spec.groups, s)}, adjoint, s);
   for (int axis = 0; axis < 3; ++axis) {
     if (folded_lo[axis] + folded_hi[axis] > 0) {
-      grad = fold_axis(grad, axis + 1, folded_lo[axis], folded_hi[axis], spec.pad_mode[axis], s);
+      const PadMode mode = spec.upsample[axis] > 1 ? PadMode::edge : spec.pad_mode[axis];
+      grad = fold_axis(grad, axis + 1, folded_lo[axis], folded_hi[axis], mode, s);
     }
   }
   return mx::astype(grad, to_mlx(type), s);

@@ -144,16 +144,18 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
   p.prepared = true;
   const bool on_cpu = mx::to_stream(s).device == mx::Device::cpu;
-  if (on_cpu && extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_m)) {
-    spec.packed_m = extras.packed_m;
+  if (on_cpu && extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
+    spec.packed = extras.packed_form;
     inputs.push_back(*extras.packed);
   }
-  return conv_primitive(std::move(inputs), std::move(spec), chosen.plan->algorithm(), s);
+  std::optional<Algorithm> on_gpu;
+  if (!on_cpu) on_gpu = chosen.plan->algorithm();
+  return conv_primitive(std::move(inputs), std::move(spec), on_gpu, s);
 }
 
-mx::array pack_weights(const mx::array& w, int m, bool flip, mx::StreamOrDevice s) {
+mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s) {
   if (mx::to_stream(s).device != mx::Device::cpu) fail("weights are packed on the CPU, for the CPU.");
-  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), m, flip);
+  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), form, flip);
   const mx::Shape shape = primitive->output_shapes({w})[0];
   return mx::array(shape, mx::float32, std::move(primitive), {w});
 }

@@ -16,8 +16,8 @@ struct ConvExtras {
   std::optional<mx::array> lead;
   std::optional<mx::array> bias;
   std::optional<mx::array> residual;
-  std::optional<mx::array> packed;  ///< winograd weights of F(packed_m, 3), see pack_weights
-  int packed_m = 0;
+  std::optional<mx::array> packed;  ///< weights transformed for packed_form, see pack_weights
+  WinogradForm packed_form;
 };
 
 /// y = activation(conv(x, w) + bias) + residual for x (N, D, H, W, C) and w (O, KD, KH, KW, C/groups). The
@@ -36,8 +36,8 @@ mx::array stock_weight_gradient(const ConvSpec& spec, const mx::array& x,
                                 const std::optional<mx::array>& lead, const mx::array& dy,
                                 const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s);
 
-/// Weights transformed for F(m, 3), as an fp32 array that `conv` takes as extras.packed.
-mx::array pack_weights(const mx::array& w, int m, bool flip, mx::StreamOrDevice s);
+/// Transformed weights, as an fp32 array that `conv` takes as extras.packed.
+mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s);
 
 /// Whether the type is one that the kernels compute with.
 bool is_supported(mx::Dtype type);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 
 #include "core/device.h"
 #include "core/problem.h"
+#include "core/winograd_form.h"
 
 namespace mlx_conv3d {
 
@@ -34,20 +36,35 @@ std::optional<Algorithm> algorithm_named(const std::string& name);
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
-  int m = 4;              ///< F(m, 3)
+  int m = 4;              ///< outputs of a tile along an axis: F(m, 3)
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
+  int depth_m = 1;        ///< see WinogradForm
+  bool doubled = false;
+
+  WinogradForm form() const { return {m, doubled, depth_m}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.
 inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
   return (frames - 1) * p.stride[kDepth] + (p.kernel[kDepth] - 1) * p.dilation[kDepth] + 1;
 }
+/// Whether F(2, 3) can run over a problem's frames.
+inline bool fits_depth_winograd(const ConvProblem& p) {
+  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 && p.output(kDepth) > 1;
+}
+/// Transformed weights along depth: taps, or frequencies.
+inline int64_t winograd_depth_terms(int64_t depth_taps, int depth_m) { return depth_m == 2 ? 4 : depth_taps; }
 /// Floats from one transformed tile to the next: whole vectors, off the strides that meet in one cache set.
 inline int64_t winograd_channel_pitch(int64_t channels, int vector_width) {
   const int64_t whole = (channels + vector_width - 1) / vector_width * vector_width;
   return whole % 512 == 0 && whole > 0 ? whole + vector_width : whole;
+}
+
+/// Rows (tiles of pairs of frames) whose depth frequencies a thread holds at a time.
+inline int64_t winograd_depth_rows(int64_t channel_pitch) {
+  return std::clamp<int64_t>((int64_t{1} << 20) / (16 * std::max<int64_t>(1, channel_pitch)), 48, 192);
 }
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.

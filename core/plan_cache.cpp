@@ -23,8 +23,8 @@ struct KeyHash {
     uint64_t h = 1469598103934665603u;
     const auto mix = [&h](int64_t value) { h = (h ^ static_cast<uint64_t>(value)) * 1099511628211u; };
     for (int64_t v : {p.batch, p.in_channels, p.out_channels, p.groups, p.lead, key.limit}) mix(v);
-    for (const Size3* s :
-         {&p.input, &p.kernel, &p.stride, &p.pad_lo, &p.pad_hi, &p.dilation, &p.input_dilation}) {
+    for (const Size3* s : {&p.input, &p.kernel, &p.stride, &p.pad_lo, &p.pad_hi, &p.dilation,
+                           &p.input_dilation, &p.upsample}) {
       for (int64_t v : *s) mix(v);
     }
     mix(static_cast<int64_t>(p.x_type) * 9 + static_cast<int64_t>(p.w_type) * 3 +

@@ -13,9 +13,9 @@ std::shared_ptr<const Plan> cpu_plan(const ConvProblem& problem, std::optional<A
 std::shared_ptr<const Plan> gpu_plan(const ConvProblem& problem, const Device& device,
                                      std::optional<Algorithm> forced);
 
-/// Whether the plan multiplies with weights transformed for F(m, 3).
-inline bool uses_packed_weights(const Plan& plan, int m) {
-  return plan.algorithm() == Algorithm::winograd && plan.chosen.winograd.m == m;
+/// Whether the plan multiplies with weights transformed for this form.
+inline bool uses_packed_weights(const Plan& plan, WinogradForm form) {
+  return plan.algorithm() == Algorithm::winograd && plan.chosen.winograd.form() == form;
 }
 
 }  // namespace mlx_conv3d

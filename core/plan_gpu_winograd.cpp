@@ -47,7 +47,7 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double border = (1 + 2 / (tile_rows * m)) * (1 + (plan.tiles < cols ? 2 / (tile_cols * m) : 0)) *
                         static_cast<double>(winograd_input_frames(p, plan.frames) * frame_chunks) /
                         static_cast<double>(winograd_input_frames(p, p.output(kDepth)));
-  const double x = static_cast<double>(p.batch * p.extent(0) * p.input[1] * p.input[2]) * p.in_channels *
+  const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *
                    static_cast<double>(item_size(p.x_type));
   const double weights = static_cast<double>(scratch.weights);
   const double weight_reads =

@@ -101,6 +101,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.pad_hi = pad_hi;
   p.dilation = dilation;
   p.input_dilation = input_dilation;
+  p.upsample = upsample;
   p.pad_mode = pad_mode;
   p.flip = flip;
   p.x_type = x_type;
@@ -109,7 +110,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.bias = bias;
   p.residual = residual;
   p.activation = activation;
-  p.prepared = packed_m > 0;
+  p.prepared = packed.m > 0;
   return p;
 }
 
@@ -128,7 +129,7 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   ConvProblem p = problem(inputs);
   if (p.empty()) return;
   std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
-  if (p.prepared && !uses_packed_weights(*plan, spec_.packed_m)) {
+  if (p.prepared && !uses_packed_weights(*plan, spec_.packed)) {
     // The workspace limit has changed since this was built.
     p.prepared = false;
     plan = cpu_plan(p, spec_.forced);
@@ -162,12 +163,12 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
 
 void Conv::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
-  run_on_gpu(problem(inputs), algorithm_, inputs, outputs[0], stream());
+  run_on_gpu(problem(inputs), on_gpu_.value(), inputs, outputs[0], stream());
 }
 
 bool Conv::is_equivalent(const mx::Primitive& other) const {
   const auto& o = static_cast<const Conv&>(other);
-  return spec_ == o.spec_ && algorithm_ == o.algorithm_;
+  return spec_ == o.spec_ && on_gpu_ == o.on_gpu_;
 }
 
 mx::Shape ConvWeightGradient::weight_shape(const std::vector<mx::array>& inputs) const {
@@ -212,7 +213,7 @@ bool ConvWeightGradient::is_equivalent(const mx::Primitive& other) const {
 
 std::vector<mx::Shape> PackWeights::output_shapes(const std::vector<mx::array>& inputs) {
   const mx::Shape& w = inputs[0].shape();
-  return {mx::Shape{narrow(cpu::winograd_weights_size(m_, w[0], w[1], w[4]))}};
+  return {mx::Shape{narrow(cpu::winograd_weights_size(form_, w[0], w[1], w[4]))}};
 }
 
 void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -223,8 +224,8 @@ void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   encoder.set_output_array(out);
   const cpu::WeightView w = view_weights(inputs[0]);
   const mx::Shape shape = inputs[0].shape();
-  encoder.dispatch([w, shape, m = m_, flip = flip_, to = out.data<float>()] {
-    cpu::winograd_weights(m, w, shape[0], shape[1], shape[4], flip, to);
+  encoder.dispatch([w, shape, form = form_, flip = flip_, to = out.data<float>()] {
+    cpu::winograd_weights(form, w, shape[0], shape[1], shape[4], flip, to);
   });
 }
 
@@ -232,26 +233,26 @@ void PackWeights::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>
 
 bool PackWeights::is_equivalent(const mx::Primitive& other) const {
   const auto& o = static_cast<const PackWeights&>(other);
-  return m_ == o.m_ && flip_ == o.flip_;
+  return form_ == o.form_ && flip_ == o.flip_;
 }
 
 mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s) {
   if (mx::to_stream(s).device == mx::Device::cpu) {
-    return conv_primitive(std::move(inputs), std::move(spec), Algorithm::implicit_gemm, s);
+    return conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s);
   }
   const Route chosen = route(bind_inputs(spec, inputs), spec.forced, s);
   if (chosen.stock()) return stock_conv(inputs, spec, s);
   return conv_primitive(std::move(inputs), std::move(spec), chosen.plan->algorithm(), s);
 }
 
-mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, Algorithm algorithm,
+mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
                          mx::StreamOrDevice s) {
-  if (mx::to_stream(s).device != mx::Device::cpu) {
+  if (on_gpu) {
     // The kernels read x, w and lead with any strides; bias and residual lie as the output does.
-    for (size_t i = spec.lead ? 3 : 2; i < inputs.size(); ++i)
-      inputs[i] = mx::contiguous(inputs[i], false, s);
+    const auto first = inputs.begin() + (spec.lead ? 3 : 2);
+    std::for_each(first, inputs.end(), [&](mx::array& a) { a = mx::contiguous(a, false, s); });
   }
-  auto primitive = std::make_shared<Conv>(mx::to_stream(s), std::move(spec), algorithm);
+  auto primitive = std::make_shared<Conv>(mx::to_stream(s), std::move(spec), on_gpu);
   const mx::Shape shape = primitive->output_shapes(inputs)[0];
   const mx::Dtype type = to_mlx(primitive->spec().out_type);
   return mx::array(shape, type, std::move(primitive), std::move(inputs));
@@ -262,7 +263,7 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   ConvSpec of_gradient = spec;
   of_gradient.activation = Activation::none;
   of_gradient.bias = of_gradient.residual = false;
-  of_gradient.packed_m = 0;
+  of_gradient.packed = {};
   of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;

@@ -20,12 +20,13 @@ struct ConvSpec {
   Size3 pad_hi{0, 0, 0};
   Size3 dilation{1, 1, 1};
   Size3 input_dilation{1, 1, 1};
+  Size3 upsample{1, 1, 1};
   std::array<PadMode, 3> pad_mode{PadMode::zeros, PadMode::zeros, PadMode::zeros};
   int64_t groups = 1;
   bool flip = false;
   Activation activation = Activation::none;
   bool lead = false, bias = false, residual = false;
-  int packed_m = 0;  ///< > 0: the last input is w transformed for F(packed_m, 3)
+  WinogradForm packed;  ///< m > 0: the last input is w transformed to this form
   Dtype out_type = Dtype::float32;
   std::optional<Algorithm> forced;
 
@@ -38,8 +39,8 @@ struct ConvSpec {
 /// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.
 class Conv : public mx::Primitive {
  public:
-  Conv(mx::Stream stream, ConvSpec spec, Algorithm algorithm)
-      : mx::Primitive(stream), spec_(std::move(spec)), algorithm_(algorithm) {}
+  Conv(mx::Stream stream, ConvSpec spec, std::optional<Algorithm> on_gpu)
+      : mx::Primitive(stream), spec_(std::move(spec)), on_gpu_(on_gpu) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
@@ -58,7 +59,7 @@ class Conv : public mx::Primitive {
 
  private:
   ConvSpec spec_;
-  Algorithm algorithm_;  ///< on a GPU, whose kernels have been checked
+  std::optional<Algorithm> on_gpu_;  ///< for a GPU stream: whose kernels have been checked
 };
 
 /// dL/dw. Inputs: x, dy, then lead as the spec says. The output has the type spec.out_type.
@@ -86,10 +87,11 @@ class ConvWeightGradient : public mx::Primitive {
   Size3 kernel_;
 };
 
-/// w transformed for F(m, 3), in the layout of the CPU's winograd.
+/// w transformed for a form of Winograd, in the layout of the CPU's winograd.
 class PackWeights : public mx::Primitive {
  public:
-  PackWeights(mx::Stream stream, int m, bool flip) : mx::Primitive(stream), m_(m), flip_(flip) {}
+  PackWeights(mx::Stream stream, WinogradForm form, bool flip)
+      : mx::Primitive(stream), form_(form), flip_(flip) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
@@ -98,15 +100,15 @@ class PackWeights : public mx::Primitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 
  private:
-  int m_;
+  WinogradForm form_;
   bool flip_;
 };
 
 /// One convolution of 5-D arrays, of any supported types, with spec.out_type as it is: by the primitive, or
 /// by stock MLX where route() says so on a GPU.
 mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s);
-/// By the primitive, with the algorithm that route() has chosen.
-mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, Algorithm algorithm,
+/// By the primitive; for a GPU stream with the algorithm that route() has chosen.
+mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
                          mx::StreamOrDevice s);
 
 /// dL/d(lead then x), as one array of the logical input's length.

@@ -1,6 +1,7 @@
 #include "core/problem.h"
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 
@@ -37,7 +38,7 @@ double ConvProblem::direct_flops() const {
 }
 
 double ConvProblem::operand_bytes() const {
-  const double x = static_cast<double>(batch * extent(0) * input[1] * input[2]) * in_channels;
+  const double x = static_cast<double>(batch * stored(0) * input[1] * input[2]) * in_channels;
   const double w = static_cast<double>(out_channels * taps()) * group_in();
   const double y = static_cast<double>(out_positions()) * out_channels;
   return x * item_size(x_type) + w * item_size(w_type) + y * item_size(out_type) * (residual ? 2 : 1) +
@@ -45,20 +46,21 @@ double ConvProblem::operand_bytes() const {
 }
 
 int64_t ConvProblem::source_index(int axis, int64_t q) const {
-  const int64_t n = extent(axis);
+  const int64_t n = extent(axis), scale = upsample[axis];
   if (input_dilation[axis] > 1) {
     if (q < 0 || q % input_dilation[axis] != 0) return -1;
     q /= input_dilation[axis];
     return q < n ? q : -1;
   }
-  if (q >= 0 && q < n) return q;
+  if (q >= 0 && q < n) return q / scale;
   switch (pad_mode[axis]) {
     case PadMode::zeros:
       return -1;
     case PadMode::edge:
-      return q < 0 ? 0 : n - 1;
+      return q < 0 ? 0 : (n - 1) / scale;
     case PadMode::reflect:
-      return q < 0 ? -q : 2 * (n - 1) - q;
+      q = q < 0 ? -q : 2 * (n - 1) - q;
+      return q < 0 ? -1 : q / scale;
   }
   return -1;
 }
@@ -67,7 +69,16 @@ void ConvProblem::validate() const {
   require_positive("stride", stride);
   require_positive("dilation", dilation);
   require_positive("input_dilation", input_dilation);
+  require_positive("upsample", upsample);
+  if (upsampled() && input_dilated()) fail("upsample needs input_dilation 1.");
   require_positive("the kernel's size", kernel);
+  for (int axis = 0; axis < 3; ++axis) {
+    if (upsampled() &&
+        upsample[axis] > std::numeric_limits<int32_t>::max() / std::max<int64_t>(1, stored(axis))) {
+      fail("upsample makes an axis of " + std::to_string(stored(axis)) + " too long: " + text(upsample) +
+           ".");
+    }
+  }
   if (groups <= 0) fail("groups must be positive, got " + std::to_string(groups) + ".");
   for (int axis = 0; axis < 3; ++axis) {
     const int64_t size = dilated(extent(axis), input_dilation[axis]) + pad_lo[axis] + pad_hi[axis];
@@ -95,12 +106,13 @@ void ConvProblem::validate() const {
 
 std::string ConvProblem::describe() const {
   std::ostringstream out;
-  out << "x (" << batch << ", " << extent(0) << ", " << input[1] << ", " << input[2] << ", " << in_channels
+  out << "x (" << batch << ", " << stored(0) << ", " << input[1] << ", " << input[2] << ", " << in_channels
       << ") " << name_of(x_type) << ", w (" << out_channels << ", " << kernel[0] << ", " << kernel[1] << ", "
       << kernel[2] << ", " << group_in() << ") " << name_of(w_type) << ", stride " << text(stride)
       << ", padding " << text(pad_lo) << " | " << text(pad_hi);
   if (dilation != Size3{1, 1, 1}) out << ", dilation " << text(dilation);
   if (input_dilated()) out << ", input dilation " << text(input_dilation);
+  if (upsampled()) out << ", upsampled " << text(upsample);
   if (groups > 1) out << ", groups " << groups;
   if (lead > 0) out << ", lead frames " << lead;
   if (flip) out << ", flipped";

@@ -33,6 +33,7 @@ struct ConvProblem {
   Size3 pad_hi{0, 0, 0};
   Size3 dilation{1, 1, 1};
   Size3 input_dilation{1, 1, 1};
+  Size3 upsample{1, 1, 1};  ///< nearest neighbour: x and its lead frames are read this many times each
   std::array<PadMode, 3> pad_mode{PadMode::zeros, PadMode::zeros, PadMode::zeros};
   bool flip = false;
   Dtype x_type = Dtype::float32;
@@ -45,8 +46,10 @@ struct ConvProblem {
 
   bool operator==(const ConvProblem&) const = default;
 
-  /// Length of an axis of the logical input: x with its lead frames, before padding and input dilation.
-  int64_t extent(int axis) const { return input[axis] + (axis == kDepth ? lead : 0); }
+  /// Positions of an axis that are in memory: x with its lead frames.
+  int64_t stored(int axis) const { return input[axis] + (axis == kDepth ? lead : 0); }
+  /// Length of an axis of the logical input: upsampled, before padding and input dilation.
+  int64_t extent(int axis) const { return stored(axis) * upsample[axis]; }
   int64_t output(int axis) const;
   Size3 output() const { return {output(kDepth), output(kHeight), output(kWidth)}; }
   int64_t out_positions() const { return batch * output(0) * output(1) * output(2); }
@@ -56,14 +59,15 @@ struct ConvProblem {
   bool empty() const { return out_positions() * out_channels == 0; }
   bool padded(int axis) const { return pad_lo[axis] != 0 || pad_hi[axis] != 0; }
   bool input_dilated() const { return input_dilation != Size3{1, 1, 1}; }
+  bool upsampled() const { return upsample != Size3{1, 1, 1}; }
 
   /// FLOPs of the direct convolution: 2*N*oD*oH*oW*O*(C/groups)*KD*KH*KW.
   double direct_flops() const;
   /// Bytes of every operand read once and the result written once.
   double operand_bytes() const;
 
-  /// Where position `q` of the padded, dilated input axis (0 = first unpadded) is read from:
-  /// an index into the logical input, or -1 for a zero.
+  /// Where position `q` of the padded, dilated or upsampled input axis (0 = first unpadded) is read from:
+  /// an index into what is stored, or -1 for a zero.
   int64_t source_index(int axis, int64_t q) const;
 
   /// Throws std::invalid_argument, naming the argument, when the problem makes no sense.

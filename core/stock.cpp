@@ -11,6 +11,13 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+mx::array upsampled(mx::array x, const ConvSpec& spec, mx::StreamOrDevice s) {
+  for (int axis = 0; axis < 3; ++axis) {
+    if (spec.upsample[axis] > 1) x = mx::repeat(x, static_cast<int>(spec.upsample[axis]), axis + 1, s);
+  }
+  return x;
+}
+
 /// Writes an edge or reflect padding out, which conv_general does not know.
 mx::array materialise_padding(mx::array x, ConvSpec& spec, mx::StreamOrDevice s) {
   for (int axis = 0; axis < 3; ++axis) {
@@ -106,7 +113,8 @@ mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& req
   const ConvProblem p = requested.bind(input.shape(), Dtype::float32, w.shape(), Dtype::float32, 0);
   const mx::Shape out{x.shape(0), static_cast<int>(p.output(0)), static_cast<int>(p.output(1)),
                       static_cast<int>(p.output(2)), w.shape(0)};
-  input = crop_negative_padding(materialise_padding(input, spec, s), spec, s);
+  input = upsampled(std::move(input), spec, s);
+  input = crop_negative_padding(materialise_padding(std::move(input), spec, s), spec, s);
   mx::array y = input.size() == 0 || w.size() == 0 || p.empty()
                     ? mx::zeros(out, mx::promote_types(input.dtype(), w.dtype()), s)
                     : grouped(input, w, spec, s);

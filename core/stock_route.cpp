@@ -29,7 +29,7 @@ bool stock_winograd(const ConvProblem& p) {
   const auto spatial = [&](const Size3& v, int64_t value) { return v[1] == value && v[2] == value; };
   return spatial(p.kernel, 3) && spatial(p.stride, 1) && spatial(p.dilation, 1) && !p.flip &&
          p.in_channels % 32 == 0 && p.out_channels % 32 == 0 &&
-         p.output(0) * p.input[1] * p.input[2] >= 4096 && p.in_channels + p.out_channels >= 256;
+         p.output(0) * p.extent(1) * p.extent(2) >= 4096 && p.in_channels + p.out_channels >= 256;
 }
 
 }  // namespace
@@ -37,11 +37,11 @@ bool stock_winograd(const ConvProblem& p) {
 StockRoute stock_route(const ConvProblem& p, const Device& d) {
   const double item = static_cast<double>(item_size(p.out_type)), taps = static_cast<double>(p.kernel[0]);
   const double outputs = static_cast<double>(p.out_positions()) * p.out_channels;
-  const double frame = static_cast<double>(p.batch * p.input[1] * p.input[2]) * p.in_channels;
+  const double frame = static_cast<double>(p.batch * p.extent(1) * p.extent(2)) * p.in_channels;
   const double peak = 1e9 * (p.out_type == Dtype::float32 ? d.gflops : std::max(d.gflops, d.matrix_gflops));
   StockRoute r;
-  // Lead frames and other paddings than zeros are copied together first.
-  bool copies = p.lead > 0;
+  // Lead frames, other paddings than zeros and upsampled pixels are copied together first.
+  bool copies = p.lead > 0 || p.upsampled();
   for (int axis : {kDepth, kHeight, kWidth}) copies |= p.padded(axis) && p.pad_mode[axis] != PadMode::zeros;
   const double copied = copies ? 2 * item * frame * static_cast<double>(p.extent(0)) : 0;
   const double extra = epilogue_bytes(p) + copied;

@@ -7,11 +7,14 @@ namespace mlx_conv3d {
 
 template <int M>
 struct Winograd;
+/// Of pixels that are doubled: the taps that meet a pixel twice are added up.
+template <int M>
+struct WinogradDoubled;
 
 /// F(2, 3) at the points 0, 1, -1 and infinity.
 template <>
 struct Winograd<2> {
-  static constexpr int tile = 4;
+  static constexpr int pixels = 4, products = 4, outputs = 2;
   static constexpr float At[2][4] = {
     {1.0f, 1.0f, 1.0f, 0.0f},
     {0.0f, 1.0f, -1.0f, 1.0f}};
@@ -30,7 +33,7 @@ struct Winograd<2> {
 /// F(4, 3) at the points 0, 1, -1, 1/2, -2 and infinity.
 template <>
 struct Winograd<4> {
-  static constexpr int tile = 6;
+  static constexpr int pixels = 6, products = 6, outputs = 4;
   static constexpr float At[4][6] = {
     {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f},
     {0.0f, 1.0f, -1.0f, 0.5f, -2.0f, 0.0f},
@@ -55,7 +58,7 @@ struct Winograd<4> {
 /// F(6, 3) at the points 0, 1, -1, 1/2, -1/2, 2, -2 and infinity.
 template <>
 struct Winograd<6> {
-  static constexpr int tile = 8;
+  static constexpr int pixels = 8, products = 8, outputs = 6;
   static constexpr float At[6][8] = {
     {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f},
     {0.0f, 1.0f, -1.0f, 0.5f, -0.5f, 2.0f, -2.0f, 0.0f},
@@ -81,6 +84,84 @@ struct Winograd<6> {
     {0.0f, 2.0f, 1.0f, -10.0f, -5.0f, 8.0f, 4.0f, 0.0f},
     {0.0f, -2.0f, 1.0f, 10.0f, -5.0f, -8.0f, 4.0f, 0.0f},
     {0.0f, -4.0f, 0.0f, 21.0f, 0.0f, -21.0f, 0.0f, 4.0f}};
+};
+
+/// F(4, 3) of doubled pixels at the points 1, 0 and infinity.
+template <>
+struct WinogradDoubled<4> {
+  static constexpr int pixels = 3, products = 5, outputs = 4;
+  static constexpr float At[4][5] = {
+    {1.0f, 1.0f, 0.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 0.0f, 1.0f}};
+  static constexpr float G[5][3] = {
+    {1.0f, 1.0f, 1.0f},
+    {1.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 1.0f},
+    {0.0f, 1.0f, 1.0f}};
+  static constexpr float Bt[3][3] = {
+    {0.0f, 1.0f, 0.0f},
+    {1.0f, -1.0f, 0.0f},
+    {0.0f, -1.0f, 1.0f}};
+};
+
+/// F(6, 3) of doubled pixels at the points 1, 0, -1 and infinity.
+template <>
+struct WinogradDoubled<6> {
+  static constexpr int pixels = 4, products = 7, outputs = 6;
+  static constexpr float At[6][7] = {
+    {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, -1.0f, 0.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 0.0f, -1.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f, 1.0f}};
+  static constexpr float G[7][3] = {
+    {0.5f, 0.5f, 0.5f},
+    {1.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f},
+    {0.5f, 0.5f, -0.5f},
+    {0.5f, -0.5f, -0.5f},
+    {0.0f, 0.0f, 1.0f},
+    {0.0f, 1.0f, 1.0f}};
+  static constexpr float Bt[4][4] = {
+    {0.0f, 1.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, -1.0f, 0.0f},
+    {0.0f, -1.0f, 1.0f, 0.0f},
+    {0.0f, -1.0f, 0.0f, 1.0f}};
+};
+
+/// F(8, 3) of doubled pixels at the points 1, 0, -1, -1/2 and infinity.
+template <>
+struct WinogradDoubled<8> {
+  static constexpr int pixels = 5, products = 9, outputs = 8;
+  static constexpr float At[8][9] = {
+    {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, -1.0f, 0.0f, -0.5f, 0.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 0.0f, -1.0f, 0.0f, -0.5f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 1.0f, 0.0f, 0.25f, 0.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f, 0.25f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, -1.0f, 0.0f, -0.125f, 0.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f, 0.0f, -1.0f, 0.0f, -0.125f, 0.0f, 1.0f}};
+  static constexpr float G[9][3] = {
+    {1.0f / 6.0f, 1.0f / 6.0f, 1.0f / 6.0f},
+    {1.0f, 1.0f, 0.0f},
+    {1.0f, 0.0f, 0.0f},
+    {0.5f, 0.5f, -0.5f},
+    {0.5f, -0.5f, -0.5f},
+    {8.0f / 3.0f, 8.0f / 3.0f, -4.0f / 3.0f},
+    {8.0f / 3.0f, -4.0f / 3.0f, -4.0f / 3.0f},
+    {0.0f, 0.0f, 0.5f},
+    {0.0f, 0.5f, 0.5f}};
+  static constexpr float Bt[5][5] = {
+    {0.0f, 1.0f, 3.0f, 2.0f, 0.0f},
+    {1.0f, 2.0f, -1.0f, -2.0f, 0.0f},
+    {0.0f, 1.0f, 1.0f, -2.0f, 0.0f},
+    {0.0f, -1.0f, 0.0f, 1.0f, 0.0f},
+    {0.0f, -1.0f, -2.0f, 1.0f, 2.0f}};
 };
 
 }  // namespace mlx_conv3d

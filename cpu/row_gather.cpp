@@ -118,7 +118,7 @@ bool RowGather::rows_in_place() const {
     }
   }
   // The rows of a plane must follow each other without a gap, in x and in the lead frames.
-  for (int64_t d : {int64_t{0}, p_.extent(kDepth) - 1}) {
+  for (int64_t d : {int64_t{0}, p_.stored(kDepth) - 1}) {
     const Frame f = input_.frame(0, d);
     if (h_.count > 1 && f.row_stride != f.col_stride * w_.count) return false;
   }

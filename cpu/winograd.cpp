@@ -1,7 +1,8 @@
-// Winograd F(m x m, 3 x 3) with the depth sum inside the transform domain: every input frame is transformed
-// once, the KD depth taps of a frequency are one product with K = KD*C, every output frame is transformed
-// back once. All threads share a chunk of tiles, phase by phase, so that the transformed weights are read
-// once per chunk.
+// Winograd with 3 x 3 taps, of single or doubled pixels, with the depth sum inside the transform domain:
+// every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
+// every output frame is transformed back once. With F(2, 3) along depth too (depth_m 2) a pair of output
+// frames takes four products with K = C instead of six. All threads share a chunk of tiles, phase by phase,
+// so that the transformed weights are read once per chunk.
 
 #include "cpu/winograd.h"
 
@@ -17,6 +18,8 @@ namespace {
 constexpr int64_t kDepthBlock =
     192;  ///< products summed in registers at a time: B's part of them stays in L1
 
+constexpr int64_t kStreamedFloats = int64_t{1} << 21;
+
 class Runner {
  public:
   Runner(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands, Workspace& workspace)
@@ -25,41 +28,48 @@ class Runner {
         operands_(operands),
         input_(p, operands),
         k_(kernels()),
-        tile_(plan.m + 2),
-        frequencies_(tile_ * tile_),
+        form_(plan.form()),
         depth_(axis_phases(p, kDepth, false).front()),
-        tile_rows_((p.output(kHeight) + plan.m - 1) / plan.m),
-        tile_cols_((p.output(kWidth) + plan.m - 1) / plan.m),
+        tile_rows_(p, form_, kHeight),
+        tile_cols_(p, form_, kWidth),
         channels_(winograd_channel_pitch(p.in_channels, k_.width)),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
     const int64_t slice = std::min(plan.out_slice, p.out_channels);
     const int64_t lanes = Panels(slice, k_).vectors_total() * k_.width;
     if (operands.packed_w == nullptr) {
-      weights_ = workspace.floats(winograd_weights_size(plan.m, slice, p.kernel[kDepth], p.in_channels));
+      weights_ = workspace.floats(winograd_weights_size(form_, slice, p.kernel[kDepth], p.in_channels));
     }
     const int64_t frames_in = winograd_input_frames(p, plan.frames);
-    inputs_ = workspace.floats(frequencies_ * frames_in * plan.tiles * channels_);
-    products_ = workspace.floats(frequencies_ * plan.frames * plan.tiles * lanes);
+    inputs_ = workspace.floats(form_.all_pixels() * frames_in * plan.tiles * channels_);
+    products_ = workspace.floats(form_.all_products() * plan.frames * plan.tiles * lanes);
+    if (plan.depth_m == 2) {
+      depth_rows_ = winograd_depth_rows(channels_);
+      depth_inputs_ = workspace.floats(thread_count() * 4 * depth_rows_ * channels_);
+    }
   }
 
   void run() {
-    const int64_t tiles = p_.batch * tile_rows_ * tile_cols_, frames = p_.output(kDepth);
+    const int64_t tiles = p_.batch * tile_rows_.tiles * tile_cols_.tiles, frames = p_.output(kDepth);
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
       const int64_t out_channels = std::min(plan_.out_slice, p_.out_channels - o);
       const float* weights = operands_.packed_w;
       if (weights == nullptr) {
         WeightView w = operands_.w;
         w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
-        winograd_weights(plan_.m, w, out_channels, p_.kernel[kDepth], p_.in_channels, p_.flip, weights_);
+        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.in_channels, p_.flip, weights_);
         weights = weights_;
       }
-      // Even chunks, so that the last is not a handful of tiles.
+      // Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
+      const int64_t units = (frames + plan_.depth_m - 1) / plan_.depth_m;
+      const auto first_frame_of = [&](int64_t f, int64_t chunks) {
+        return std::min(frames, units * f / chunks * plan_.depth_m);
+      };
       const int64_t tile_chunks = (tiles + plan_.tiles - 1) / plan_.tiles;
       const int64_t frame_chunks = (frames + plan_.frames - 1) / plan_.frames;
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
-          const int64_t first_frame = frames * f / frame_chunks, first_tile = tiles * t / tile_chunks;
-          chunk(first_frame, frames * (f + 1) / frame_chunks - first_frame, first_tile,
+          const int64_t first_frame = first_frame_of(f, frame_chunks), first_tile = tiles * t / tile_chunks;
+          chunk(first_frame, first_frame_of(f + 1, frame_chunks) - first_frame, first_tile,
                 tiles * (t + 1) / tile_chunks - first_tile, o, out_channels, weights);
         }
       }
@@ -67,11 +77,14 @@ class Runner {
   }
 
  private:
+  /// A tile's image and the output position that it starts at.
   struct TileAt {
     int64_t n, row, col;
   };
   TileAt tile_at(int64_t tile) const {
-    return {tile / (tile_rows_ * tile_cols_), tile / tile_cols_ % tile_rows_, tile % tile_cols_};
+    const int64_t rows = tile_rows_.tiles, cols = tile_cols_.tiles;
+    return {tile / (rows * cols), tile_rows_.first + tile / cols % rows * plan_.m,
+            tile_cols_.first + tile % cols * plan_.m};
   }
 
   void chunk(int64_t first_frame, int64_t frames, int64_t first_tile, int64_t tiles, int64_t o,
@@ -84,10 +97,19 @@ class Runner {
       }
     });
     const Panels panels(out_channels, k_);
-    parallel_for(frequencies_ * panels.count(), [&](int64_t i, int) {
-      multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles,
-               weights);
-    });
+    if (plan_.depth_m == 2) {
+      const int64_t rows = (frames + 1) / 2 * tiles, pieces = (rows + depth_rows_ - 1) / depth_rows_;
+      parallel_for(form_.all_products() * pieces, [&](int64_t i, int thread) {
+        const int64_t piece = i % pieces, first = rows * piece / pieces;
+        multiply_pairs(i / pieces, panels, frames, tiles, first, rows * (piece + 1) / pieces, weights,
+                       depth_inputs_ + thread * 4 * depth_rows_ * channels_);
+      });
+    } else {
+      parallel_for(form_.all_products() * panels.count(), [&](int64_t i, int) {
+        multiply(i / panels.count(), i % panels.count(), panels, first_frame, frames, frames_in, tiles,
+                 weights);
+      });
+    }
     parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames, group = i / frames * kTileGroup;
       for (int64_t t = group; t < std::min(tiles, group + kTileGroup); ++t) {
@@ -105,41 +127,49 @@ class Runner {
                        int64_t tiles) const {
     const TileAt at = tile_at(first_tile + t);
     const int64_t sd = p_.source_index(kDepth, depth_origin(first_frame) + frame);
-    // A frame of padding is never multiplied: see multiply().
-    if (sd < 0) return;
+    float* out = inputs_ + (frame * tiles + t) * channels_;
+    const int64_t xi_stride = frames_in * tiles * channels_;
+    if (sd < 0) {
+      // multiply() leaves frames of padding out; pairs take them as they are.
+      for (int64_t xi = 0; plan_.depth_m == 2 && xi < form_.all_pixels(); ++xi) {
+        std::fill_n(out + xi * xi_stride, channels_, 0.0f);
+      }
+      return;
+    }
     const Frame source = input_.frame(at.n, sd);
     const void* pixels[kMostPixels];
     const char* columns[kMostTile];
     int64_t col_offset[kMostTile];
-    for (int64_t j = 0; j < tile_; ++j) {
-      const int64_t sw = p_.source_index(kWidth, at.col * plan_.m + j - p_.pad_lo[kWidth]);
+    const int64_t side = form_.pixels();
+    for (int64_t j = 0; j < side; ++j) {
+      const int64_t sw = winograd_source(p_, form_, kWidth, at.col, j);
       columns[j] = sw < 0 ? nullptr : source.data;
       col_offset[j] = sw * source.col_stride;
     }
-    for (int64_t i = 0; i < tile_; ++i) {
-      const int64_t sh = p_.source_index(kHeight, at.row * plan_.m + i - p_.pad_lo[kHeight]);
-      for (int64_t j = 0; j < tile_; ++j) {
+    for (int64_t i = 0; i < side; ++i) {
+      const int64_t sh = winograd_source(p_, form_, kHeight, at.row, i);
+      for (int64_t j = 0; j < side; ++j) {
         const bool zero = sh < 0 || columns[j] == nullptr;
-        pixels[i * tile_ + j] = zero ? zeros_.get() : columns[j] + sh * source.row_stride + col_offset[j];
+        pixels[i * side + j] = zero ? zeros_.get() : columns[j] + sh * source.row_stride + col_offset[j];
       }
     }
     WinogradInputTile tile{};
     tile.rows = pixels;
     tile.channels = p_.in_channels;
-    tile.out = inputs_ + (frame * tiles + t) * channels_;
-    tile.xi_stride = frames_in * tiles * channels_;
-    k_.winograd_input(plan_.m, p_.x_type, tile);
+    tile.out = out;
+    tile.xi_stride = xi_stride;
+    k_.winograd_input(form_, p_.x_type, tile);
   }
 
-  void multiply(int64_t xi, int64_t panel, const Panels& panels, int64_t first_frame, int64_t frames,
+  void multiply(int64_t product, int64_t panel, const Panels& panels, int64_t first_frame, int64_t frames,
                 int64_t frames_in, int64_t tiles, const float* weights) const {
     const int64_t products = p_.kernel[kDepth] * p_.in_channels;
     const int64_t lanes = panels.vectors_total() * k_.width, lane = panels.first_vector(panel) * k_.width;
     const int vectors = panels.vectors(panel);
     const int64_t ldb = vectors * k_.width;
-    const float* a = inputs_ + xi * frames_in * tiles * channels_;
-    const float* b = weights + (xi * lanes + lane) * products;
-    float* c = products_ + xi * frames * tiles * lanes + lane;
+    const float* a = inputs_ + form_.frequency(static_cast<int>(product)) * frames_in * tiles * channels_;
+    const float* b = weights + (product * lanes + lane) * products;
+    float* c = products_ + product * frames * tiles * lanes + lane;
     const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
     // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do
     // not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
@@ -167,6 +197,52 @@ class Runner {
     }
   }
 
+  /// Rows [first, last) of (pair of frames, tile): F(2, 3) along depth. The first frames of all pairs come
+  /// before the second ones in the products, so that each is one run of rows; the last pair may have no
+  /// second.
+  void multiply_pairs(int64_t xi, const Panels& panels, int64_t frames, int64_t tiles, int64_t first,
+                      int64_t last, const float* weights, float* a) const {
+    const int64_t frames_in = frames + 2, pair_rows = (frames + 1) / 2 * tiles, products = 4 * p_.in_channels;
+    const int64_t count = last - first;
+    const int64_t whole = std::clamp<int64_t>(frames / 2 * tiles - first, 0, count);
+    const int64_t frame_stride = tiles * channels_, term_stride = depth_rows_ * channels_;
+    const float* inputs = inputs_ + form_.frequency(static_cast<int>(xi)) * frames_in * frame_stride;
+    for (int64_t row = first; row < last;) {
+      const int64_t pair = row / tiles, end = std::min(last, (pair + 1) * tiles);
+      // Without a second frame the fourth input does not exist: the first three make what is needed.
+      const int64_t from = 2 * pair * frame_stride + (row - pair * tiles) * channels_;
+      k_.winograd_depth_input(2 * pair + 1 < frames ? 4 : 3, (end - row) * channels_, inputs + from,
+                              frame_stride, a + (row - first) * channels_, term_stride);
+      row = end;
+    }
+    const int64_t lanes = panels.vectors_total() * k_.width;
+    const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
+    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+      const int64_t lane = panels.first_vector(panel) * k_.width;
+      const int vectors = panels.vectors(panel);
+      const int64_t ldb = vectors * k_.width;
+      const float* b = weights + (xi * lanes + lane) * products;
+      float* even = products_ + (xi * frames * tiles + first) * lanes + lane;
+      float* odd = even + pair_rows * lanes;
+      const auto multiply_term = [&](int frequency, int64_t row, int64_t rows, float* c, bool accumulate) {
+        if (rows == 0) return;
+        const int64_t term = kDepthSlot[frequency];
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+          const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
+          k_.gemm(false, rows, vectors, to - from, a + term * term_stride + row * channels_ + from, channels_,
+                  b + (term * p_.in_channels + from) * ldb, ldb, c, lanes, accumulate || piece > 0);
+        }
+      };
+      // even = P1 + P2 + P0, odd = P1 - P2 + P3: the sum and the difference share two products.
+      multiply_term(1, 0, count, even, false);
+      multiply_term(2, 0, whole, odd, false);
+      k_.winograd_depth_butterfly(whole, ldb, even, odd, lanes);
+      multiply_term(2, whole, count - whole, even + whole * lanes, true);
+      multiply_term(0, 0, count, even, true);
+      multiply_term(3, 0, whole, odd, true);
+    }
+  }
+
   bool same_taps(int64_t frame, int64_t other) const {
     for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
       if ((depth_.source(kd, frame) < 0) != (depth_.source(kd, other) < 0)) return false;
@@ -179,24 +255,26 @@ class Runner {
     const TileAt at = tile_at(first_tile + t);
     const int64_t lanes = panels.vectors_total() * k_.width;
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
-    const int64_t row = at.row * plan_.m, col = at.col * plan_.m;
-    const int64_t offset =
-        (((at.n * p_.output(kDepth) + first_frame + frame) * height + row) * width + col) * p_.out_channels +
-        o;
+    const int64_t m = plan_.m;
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += o;
     WinogradOutputTile tile{};
-    tile.in = products_ + (frame * tiles + t) * lanes;
+    const int64_t at_frame = plan_.depth_m == 2 ? frame / 2 + (frame % 2 == 1 ? (frames + 1) / 2 : 0) : frame;
+    tile.in = products_ + (at_frame * tiles + t) * lanes;
     tile.xi_stride = frames * tiles * lanes;
     tile.channels = out_channels;
-    tile.out = static_cast<char*>(operands_.y) + offset * item_size(p_.out_type);
+    tile.out = operands_.y;
+    tile.first = (((at.n * p_.output(kDepth) + first_frame + frame) * height + at.row) * width + at.col) *
+                     p_.out_channels +
+                 o;
     tile.row_stride = width * p_.out_channels;
     tile.pixel_stride = p_.out_channels;
-    tile.rows = static_cast<int>(std::min<int64_t>(plan_.m, height - row));
-    tile.cols = static_cast<int>(std::min<int64_t>(plan_.m, width - col));
-    tile.residual_offset = offset;
+    tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
+    tile.row_end = static_cast<int>(std::min(m, height - at.row));
+    tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
+    tile.col_end = static_cast<int>(std::min(m, width - at.col));
     tile.epilogue = &epilogue;
-    k_.winograd_output(plan_.m, tile);
+    k_.winograd_output(form_, tile);
   }
 
   static constexpr int64_t kTileGroup = 8, kMostTile = 8, kMostPixels = kMostTile * kMostTile;
@@ -206,11 +284,13 @@ class Runner {
   const Operands& operands_;
   const Input input_;
   const Kernels& k_;
-  const int64_t tile_, frequencies_;
+  const WinogradForm form_;
   const AxisPhase depth_;
-  const int64_t tile_rows_, tile_cols_, channels_;
+  const WinogradAxis tile_rows_, tile_cols_;
+  const int64_t channels_;
   const std::unique_ptr<char[]> zeros_;
-  float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr;
+  float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr, *depth_inputs_ = nullptr;
+  int64_t depth_rows_ = 0;
 };
 
 }  // namespace
@@ -220,24 +300,32 @@ void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operan
   Runner(problem, plan, operands, workspace).run();
 }
 
-int64_t winograd_weights_size(int m, int64_t out_channels, int64_t depth_taps, int64_t channels) {
+int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t depth_taps, int64_t channels) {
   const Kernels& k = kernels();
-  return (m + 2) * (m + 2) * Panels(out_channels, k).vectors_total() * k.width * depth_taps * channels;
+  return form.all_products() * Panels(out_channels, k).vectors_total() * k.width *
+         winograd_depth_terms(depth_taps, form.depth_m) * channels;
 }
 
-void winograd_weights(int m, const WeightView& w, int64_t out_channels, int64_t depth_taps, int64_t channels,
-                      bool flip, float* out) {
+void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
+                      int64_t channels, bool flip, float* out) {
   const Kernels& k = kernels();
   const Panels panels(out_channels, k);
-  const int64_t lanes = panels.vectors_total() * k.width, products = depth_taps * channels;
+  const int64_t lanes = panels.vectors_total() * k.width;
+  const int64_t products = winograd_depth_terms(depth_taps, form.depth_m) * channels;
+  // F(2, 3) makes its four terms of all three taps at once.
+  const int64_t depths = form.depth_m == 2 ? 1 : depth_taps;
+  // More than a core's cache holds is not there any more when it is multiplied.
+  const bool aligned = reinterpret_cast<uintptr_t>(out) % (sizeof(float) * static_cast<size_t>(k.width)) == 0;
+  const bool streaming =
+      aligned && winograd_weights_size(form, out_channels, depth_taps, channels) > kStreamedFloats;
   constexpr int64_t kPieceChannels = 32;
   const int64_t pieces = (channels + kPieceChannels - 1) / kPieceChannels;
-  parallel_for(panels.count() * depth_taps * pieces, [&](int64_t i, int) {
-    const int64_t piece = i % pieces, kd = i / pieces % depth_taps, panel = i / pieces / depth_taps;
+  parallel_for(panels.count() * depths * pieces, [&](int64_t i, int) {
+    const int64_t piece = i % pieces, kd = i / pieces % depths, panel = i / pieces / depths;
     const int64_t lane = panels.first_vector(panel) * k.width, c = channels * piece / pieces;
     WinogradWeightPanel part{};
     part.w = w;
-    const int64_t from_kd = flip ? depth_taps - 1 - kd : kd;
+    const int64_t from_kd = flip ? depths - 1 - kd : kd;
     part.w.data = static_cast<const char*>(w.data) +
                   (lane * w.stride[0] + from_kd * w.stride[1] + c * w.stride[4]) * item_size(w.type);
     part.out_channels = out_channels - lane;
@@ -246,7 +334,9 @@ void winograd_weights(int m, const WeightView& w, int64_t out_channels, int64_t 
     part.vectors = panels.vectors(panel);
     part.out = out + lane * products + (kd * channels + c) * part.vectors * k.width;
     part.xi_stride = lanes * products;
-    k.winograd_weight(m, part);
+    part.streaming = streaming;
+    part.depth_stride = channels * part.vectors * k.width;
+    k.winograd_weight(form, part);
   });
 }
 

@@ -9,11 +9,11 @@ namespace mlx_conv3d::cpu {
 void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands,
               Workspace& workspace);
 
-/// Transforms (O, KD, 3, 3, C) weights to F(m, 3)'s domain in the layout that `winograd` multiplies with:
-/// [(m+2)^2][panel][KD*C][lanes].
-void winograd_weights(int m, const WeightView& w, int64_t out_channels, int64_t depth_taps, int64_t channels,
-                      bool flip, float* out);
+/// Transforms (O, KD, 3, 3, C) weights to the layout that `winograd` multiplies with:
+/// [product][panel][terms along depth * C][lanes].
+void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
+                      int64_t channels, bool flip, float* out);
 /// Floats that winograd_weights writes.
-int64_t winograd_weights_size(int m, int64_t out_channels, int64_t depth_taps, int64_t channels);
+int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t depth_taps, int64_t channels);
 
 }  // namespace mlx_conv3d::cpu

@@ -1,6 +1,6 @@
 #pragma once
 
-// Reading x with its virtual padding and the lead frames that stand before it in time.
+// Reading x with its virtual padding and upsampling, and the lead frames that stand before it in time.
 
 #include "params.h"
 
@@ -9,13 +9,20 @@ constant int depth_mode [[function_constant(MLX_CONV3D_DEPTH_MODE)]];
 constant int height_mode [[function_constant(MLX_CONV3D_HEIGHT_MODE)]];
 constant int width_mode [[function_constant(MLX_CONV3D_WIDTH_MODE)]];
 
-/// Where position q of a padded axis is read from: 0 .. size - 1, or -1 for a zero.
-METAL_FUNC int source_index(int q, int size, int mode) {
+/// Position q of a padded axis brought inside: 0 .. size - 1, or -1 for a zero.
+METAL_FUNC int inside(int q, int size, int mode) {
   if (q >= 0 && q < size) return q;
   if (mode == 1) return q < 0 ? 0 : size - 1;
   // Ragged tiles reach further than the padding does: what lies there is never used.
   if (mode == 2) return q < 0 ? metal::min(-q, size - 1) : metal::max(2 * (size - 1) - q, -1);
   return -1;
+}
+
+/// Where position q of a padded, upsampled axis of `size` is read from: an index into x, or -1 for a zero. `mode` is
+/// one of the constants above, so the division is by a constant, or none.
+METAL_FUNC int source_index(int q, int size, int mode) {
+  const int at = inside(q, size, mode % MLX_CONV3D_PAD_MODES), scale = mode / MLX_CONV3D_PAD_MODES + 1;
+  return at < 0 || scale == 1 ? at : at / scale;
 }
 
 /// One frame of the input. The lead's pointer is only valid where has_lead is true.

@@ -10,7 +10,7 @@ namespace mlx_conv3d::metal {
 
 // Function constants (macros, because Metal's attributes take literals).
 #define MLX_CONV3D_HAS_LEAD 0
-#define MLX_CONV3D_DEPTH_MODE 1  // padding modes, numbered as PadMode in core/problem.h
+#define MLX_CONV3D_DEPTH_MODE 1  // how an axis is read: PadMode in core/problem.h + PAD_MODES * (upsampling - 1)
 #define MLX_CONV3D_HEIGHT_MODE 2
 #define MLX_CONV3D_WIDTH_MODE 3
 #define MLX_CONV3D_HAS_BIAS 4
@@ -21,6 +21,8 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_KERNEL_D 9
 #define MLX_CONV3D_KERNEL_H 10
 #define MLX_CONV3D_KERNEL_W 11
+
+#define MLX_CONV3D_PAD_MODES 3
 
 /// Products along K that one step of a matrix multiplication stages in threadgroup memory.
 #define MLX_CONV3D_GEMM_DEPTH 16
@@ -33,7 +35,7 @@ struct WeightStrides {
   int64_t o, d, h, w, c;
 };
 
-/// x and the lead frames before it; `size` counts both.
+/// x and the lead frames before it; `size` counts both, upsampled.
 struct InputArrays {
   ArrayStrides x, lead;
   int32_t size[3];
@@ -50,13 +52,14 @@ struct WinogradInput {
   int32_t channels, channel_pitch;
 };
 
-/// weights[frequency][tap * channel_pitch + channel][output] from w.
+/// weights[frequency][tap * channel_pitch + channel][output] from w. With F(2, 3) along depth (depth_m 2) its 4
+/// frequencies take the place of the 3 taps.
 struct WinogradWeight {
   WeightStrides w;
   int64_t frequency_stride;
   int32_t first_out, out_channels, out_pitch;
   int32_t channels, channel_pitch, depth_taps;
-  int32_t flip;
+  int32_t flip, depth_m;
 };
 
 /// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights.
@@ -68,9 +71,21 @@ struct WinogradGemm {
   int32_t steps, steps_per_tap;
 };
 
-/// y[n][frame][row][col][output] from products.
+/// The same with F(2, 3) along depth, for pairs of output frames: products[frequency][frame % 2][frame / 2 * tiles +
+/// tile][output].
+struct WinogradDepthGemm {
+  int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
+  int64_t plane_stride;  ///< from the pairs' first frames to their second ones
+  int32_t tiles;
+  int32_t frames;  ///< transformed input frames
+  int32_t channel_pitch, out_pitch;
+  int32_t steps;  ///< per depth frequency
+};
+
+/// y[n][frame][row][col][output] from products, whose frame f lies in plane f % planes.
 struct WinogradOutput {
-  int64_t frequency_stride;
+  int64_t frequency_stride, plane_stride;
+  int32_t planes;
   int32_t first_frame, frames, height, width;  ///< of y
   int32_t first_tile, tiles, tile_rows, tile_cols;
   int32_t first_out, out_channels, out_pitch;

@@ -1,11 +1,22 @@
-// Winograd: the 3x3 weights of every depth tap to the transform domain, in fp32, laid out for winograd_gemm:
-// inputs down, outputs across, both padded with zeros to whole blocks.
+// Winograd: the 3x3 weights of every depth tap, or of every depth frequency, to the transform domain, in fp32, laid out
+// for winograd_gemm: inputs down, outputs across, both padded with zeros to whole blocks.
 
 #include <metal_stdlib>
 using namespace metal;
 
 #include "params.h"
 #include "winograd_matrices.h"
+
+/// Of one channel and spatial position: depth tap `tap`, or value `tap` of the 3 taps' F(2, 3).
+template <typename T>
+METAL_FUNC float along_depth(const device T* from, int tap, constant WinogradWeight& p) {
+  if (p.depth_m == 1) return float(from[(p.flip ? p.depth_taps - 1 - tap : tap) * p.w.d]);
+  float taps[3], values[4];
+#pragma unroll
+  for (int i = 0; i < 3; ++i) taps[i] = float(from[(p.flip ? 2 - i : i) * p.w.d]);
+  Winograd<2>::weight<1>(taps, values);
+  return values[tap];
+}
 
 template <typename T, int M>
 [[kernel]] void winograd_weight(const device T* w [[buffer(0)]], device float* weights [[buffer(1)]],
@@ -17,15 +28,14 @@ template <typename T, int M>
     for (int i = 0; i < size * size; ++i) out[i * p.frequency_stride] = 0.0f;
     return;
   }
-  const int kd = p.flip ? p.depth_taps - 1 - tap : tap;
-  const device T* from = w + (p.first_out + o) * p.w.o + kd * p.w.d + c * p.w.c;
+  const device T* from = w + (p.first_out + o) * p.w.o + c * p.w.c;
   float columns[size * 3];
 #pragma unroll
   for (int j = 0; j < 3; ++j) {
     float values[3];
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
-      values[i] = float(from[(p.flip ? 2 - i : i) * p.w.h + (p.flip ? 2 - j : j) * p.w.w]);
+      values[i] = along_depth(from + (p.flip ? 2 - i : i) * p.w.h + (p.flip ? 2 - j : j) * p.w.w, tap, p);
     }
     Winograd<M>::template weight<3>(values, columns + j);
   }

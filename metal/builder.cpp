@@ -63,7 +63,9 @@ void Builder::bind_input(Step& step) const {
   if (p_.lead > 0) step.bindings.push_back({1, lead});
   step.constants.push_back({MLX_CONV3D_HAS_LEAD, p_.lead > 0});
   for (int axis : {kDepth, kHeight, kWidth}) {
-    step.constants.push_back({MLX_CONV3D_DEPTH_MODE + axis, static_cast<int>(p_.pad_mode[axis])});
+    const int mode = static_cast<int>(p_.pad_mode[axis]);
+    step.constants.push_back({MLX_CONV3D_DEPTH_MODE + axis,
+                              mode + MLX_CONV3D_PAD_MODES * static_cast<int>(p_.upsample[axis] - 1)});
   }
 }
 

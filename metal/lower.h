@@ -30,6 +30,13 @@ GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
 /// Whether kernels/grouped.metal has these types: the result's is what MLX promotes x and w to.
 bool has_grouped_kernel(const ConvProblem& problem);
 
+/// Why F(depth_m, 3) along depth cannot take a problem; empty if it can.
+std::string depth_tile_obstacle(const ConvProblem& problem, int depth_m);
+/// Depth taps, or depth frequencies, that a transformed weight has.
+int64_t winograd_depth_values(const ConvProblem& problem, const WinogradPlan& plan);
+/// Output frames in the largest chunk: with a depth tile whole tiles of them, but for the problem's last.
+int64_t winograd_chunk_frames(const ConvProblem& problem, const WinogradPlan& plan);
+
 /// Channels from one transformed tile to the next.
 int64_t winograd_tile_pitch(int64_t channels);
 

@@ -1,8 +1,10 @@
 // Winograd on Metal: the weights once per slice of output channels, then per chunk of tiles and frames an
 // input transform, one product per frequency, and an output transform. A chunk's input transform may run
-// beside the output transform before it: they touch different scratch.
+// beside the output transform before it: they touch different scratch. With F(2, 3) along depth the product
+// works on pairs of output frames, whose first and second frames lie in planes of their own.
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "metal/builder.h"
 
@@ -17,7 +19,9 @@ std::string kernel_name(const char* pass, int m, Dtype type) {
 }
 
 /// Different rows (or columns) of the input that `count` neighbouring tiles read.
-int64_t covered(int64_t count, int64_t m, int64_t extent) { return std::min(extent, count * m + 2); }
+int64_t covered(int64_t count, int64_t m, int64_t stored, int64_t scale) {
+  return std::min(stored, divide_up(count * m + 2, scale));
+}
 
 class Lowering {
  public:
@@ -39,7 +43,10 @@ class Lowering {
 
   void run() {
     const int64_t tiles = p_.batch * tile_rows_ * tile_cols_, frames = p_.output(kDepth);
-    const int64_t tile_chunks = divide_up(tiles, plan_.tiles), frame_chunks = divide_up(frames, plan_.frames);
+    const int64_t tile_chunks = divide_up(tiles, plan_.tiles);
+    const int64_t groups = divide_up(frames, plan_.depth_m);
+    const int64_t frame_chunks =
+        divide_up(groups, divide_up(winograd_chunk_frames(p_, plan_), plan_.depth_m));
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
       first_out_ = o;
       out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
@@ -48,8 +55,9 @@ class Lowering {
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
           Chunk chunk;
-          chunk.first_frame = frames * f / frame_chunks;
-          chunk.frames = frames * (f + 1) / frame_chunks - chunk.first_frame;
+          chunk.first_frame = groups * f / frame_chunks * plan_.depth_m;
+          chunk.groups = groups * (f + 1) / frame_chunks - groups * f / frame_chunks;
+          chunk.frames = std::min(chunk.groups * plan_.depth_m, frames - chunk.first_frame);
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
           chunk.frames_in = winograd_input_frames(p_, chunk.frames);
@@ -64,12 +72,14 @@ class Lowering {
  private:
   struct Chunk {
     int64_t first_frame, frames, frames_in, first_tile, tiles;
-    int64_t rows() const { return frames * tiles; }
+    int64_t groups;  ///< of depth_m output frames
+    int64_t rows() const { return groups * tiles; }
   };
 
-  int64_t weights_stride() const { return p_.kernel[kDepth] * channel_pitch_ * out_pitch_; }
+  int64_t weights_stride() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_pitch_; }
   int64_t tiles_stride(const Chunk& c) const { return c.frames_in * c.tiles * channel_pitch_; }
-  int64_t products_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
+  int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
+  int64_t products_stride(const Chunk& c) const { return plan_.depth_m * plane_stride(c); }
 
   void transform_weights() {
     WinogradWeight a{};
@@ -82,11 +92,12 @@ class Lowering {
     a.channel_pitch = static_cast<int32_t>(channel_pitch_);
     a.depth_taps = static_cast<int32_t>(p_.kernel[kDepth]);
     a.flip = p_.flip;
+    a.depth_m = plan_.depth_m;
     Step step;
     step.kernel = kernel_name("weight", plan_.m, p_.w_type);
     step.source = "winograd_weight.metal";
     step.threads = true;
-    step.grid = {out_pitch_, channel_pitch_, p_.kernel[kDepth]};
+    step.grid = {out_pitch_, channel_pitch_, winograd_depth_values(p_, plan_)};
     step.threadgroup = {kLanes, 4, 1};
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
@@ -94,7 +105,10 @@ class Lowering {
     const double taps = static_cast<double>(p_.kernel[kDepth] * p_.in_channels * out_channels_);
     step.nbytes = taps * 9 * static_cast<double>(item_size(p_.w_type)) +
                   4.0 * static_cast<double>(frequencies_ * weights_stride());
-    step.flops = taps * transform_flops(3);
+    // Along depth 9 values of 2 sums each, where there is a depth tile, before the spatial transforms.
+    step.flops = taps * transform_flops(3) * static_cast<double>(winograd_depth_values(p_, plan_)) /
+                     static_cast<double>(p_.kernel[kDepth]) +
+                 (plan_.depth_m > 1 ? taps * 9 * 4 : 0);
     b_.add(std::move(step));
   }
 
@@ -125,6 +139,29 @@ class Lowering {
   }
 
   void multiply(const Chunk& c) {
+    const int64_t depth = winograd_depth_values(p_, plan_) * channel_pitch_;
+    Step step = plan_.depth_m == 1 ? product(c) : pair_product(c);
+    step.kernel +=
+        std::to_string(block_.rows) + "x" + std::to_string(block_.cols) + (block_.blocked ? "_blocked" : "");
+    step.source += ".metal";
+    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies_};
+    step.threadgroup = {kGemmThreads, 1, 1};
+    step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
+    step.discards = {products_};
+    // Frames that a depth stride or dilation leaves out are not read.
+    const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
+    step.nbytes = 4.0 * static_cast<double>(frequencies_ * (frames_read * c.tiles * channel_pitch_ +
+                                                            weights_stride() + products_stride(c)));
+    step.flops = 2.0 * static_cast<double>(frequencies_ * plane_stride(c)) * static_cast<double>(depth);
+    // Each staged input is a sum of two frames.
+    if (plan_.depth_m > 1) {
+      step.flops += 2.0 * static_cast<double>(frequencies_ * plane_stride(c) / block_.cols * depth);
+    }
+    b_.add(std::move(step));
+  }
+
+  /// The depth taps as more products.
+  Step product(const Chunk& c) const {
     WinogradGemm a{};
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
@@ -138,26 +175,36 @@ class Lowering {
     a.steps_per_tap = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
     a.steps = static_cast<int32_t>(a.steps_per_tap * p_.kernel[kDepth]);
     Step step;
-    step.kernel = "winograd_gemm_" + std::to_string(block_.rows) + "x" + std::to_string(block_.cols) +
-                  (block_.blocked ? "_blocked" : "");
-    step.source = "winograd_gemm.metal";
-    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies_};
-    step.threadgroup = {kGemmThreads, 1, 1};
-    step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
+    step.kernel = "winograd_gemm_";
+    step.source = "winograd_gemm";
     step.arguments = {argument(3, a)};
-    step.discards = {products_};
-    // Frames that a depth stride or dilation leaves out are not read.
-    const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
-    step.nbytes = 4.0 * static_cast<double>(frequencies_ * (frames_read * c.tiles * channel_pitch_ +
-                                                            weights_stride() + products_stride(c)));
-    step.flops = 2.0 * static_cast<double>(frequencies_ * products_stride(c)) *
-                 static_cast<double>(p_.kernel[kDepth] * channel_pitch_);
-    b_.add(std::move(step));
+    return step;
+  }
+
+  /// F(2, 3) along depth.
+  Step pair_product(const Chunk& c) const {
+    WinogradDepthGemm a{};
+    a.tiles_frequency_stride = tiles_stride(c);
+    a.weights_frequency_stride = weights_stride();
+    a.products_frequency_stride = products_stride(c);
+    a.plane_stride = plane_stride(c);
+    a.tiles = static_cast<int32_t>(c.tiles);
+    a.frames = static_cast<int32_t>(c.frames_in);
+    a.channel_pitch = static_cast<int32_t>(channel_pitch_);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    a.steps = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
+    Step step;
+    step.kernel = "winograd_depth_gemm_";
+    step.source = "winograd_depth_gemm";
+    step.arguments = {argument(3, a)};
+    return step;
   }
 
   void transform_output(const Chunk& c) {
     WinogradOutput a{};
     a.frequency_stride = products_stride(c);
+    a.plane_stride = plane_stride(c);
+    a.planes = plan_.depth_m;
     a.first_frame = static_cast<int32_t>(c.first_frame);
     a.frames = static_cast<int32_t>(p_.output(kDepth));
     a.height = static_cast<int32_t>(p_.output(kHeight));
@@ -177,11 +224,12 @@ class Lowering {
     step.arguments = {argument(4, a)};
     const double written = static_cast<double>(p_.output(kHeight) * p_.output(kWidth)) * p_.batch /
                            static_cast<double>(p_.batch * tile_rows_ * tile_cols_);
-    const double outputs = written * static_cast<double>(c.rows() * out_channels_);
-    step.nbytes = 4.0 * static_cast<double>(frequencies_ * c.rows() * out_channels_) +
+    const double tile_outputs = static_cast<double>(c.frames * c.tiles * out_channels_);
+    const double outputs = written * tile_outputs;
+    step.nbytes = 4.0 * static_cast<double>(frequencies_) * tile_outputs +
                   outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
                   (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
-    step.flops = static_cast<double>(c.rows() * out_channels_) * transform_flops(plan_.m + 2);
+    step.flops = tile_outputs * transform_flops(plan_.m + 2);
     b_.add(std::move(step));
   }
 
@@ -202,8 +250,8 @@ class Lowering {
     const int64_t per_image = tile_rows_ * tile_cols_;
     const int64_t images = divide_up(c.tiles, per_image);
     const int64_t tiles = std::min(c.tiles, per_image);
-    const int64_t rows = covered(divide_up(tiles, tile_cols_), plan_.m, p_.input[kHeight]);
-    const int64_t cols = covered(std::min(tiles, tile_cols_), plan_.m, p_.input[kWidth]);
+    const int64_t rows = covered(divide_up(tiles, tile_cols_), plan_.m, p_.input[1], p_.upsample[1]);
+    const int64_t cols = covered(std::min(tiles, tile_cols_), plan_.m, p_.input[2], p_.upsample[2]);
     return static_cast<double>(frames * images) * static_cast<double>(rows * cols);
   }
 
@@ -226,15 +274,34 @@ class Lowering {
 
 int64_t winograd_tile_pitch(int64_t channels) { return round_up(channels, MLX_CONV3D_GEMM_DEPTH); }
 
+std::string depth_tile_obstacle(const ConvProblem& p, int depth_m) {
+  if (depth_m == 1) return "";
+  if (depth_m != 2) return "it is 1 or 2";
+  if (p.kernel[kDepth] != 3) return "it needs three depth taps";
+  if (p.stride[kDepth] != 1 || p.dilation[kDepth] != 1) return "it needs depth stride and dilation 1";
+  return "";
+}
+
+int64_t winograd_depth_values(const ConvProblem& p, const WinogradPlan& plan) {
+  return plan.depth_m == 1 ? p.kernel[kDepth] : plan.depth_m + 2;
+}
+
+int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
+  const int64_t frames = std::max<int64_t>(1, plan.frames / plan.depth_m) * plan.depth_m;
+  return plan.frames >= p.output(kDepth) ? p.output(kDepth) : std::min(frames, p.output(kDepth));
+}
+
 GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
   GemmBlock best;
   best.blocked = p.out_type == Dtype::float32;
-  best.rows = plan.frames * plan.tiles <= 32 ? 32 : 64;
+  best.rows = plan.depth_m > 1 || plan.frames * plan.tiles <= 32 ? 32 : 64;
+  // The widest has 48 sums a thread: 64x96 for single frames, 32x96 for pairs. Totals take as many again.
+  const bool widest = (plan.depth_m > 1 || best.rows == 64) && !best.blocked;
   const int64_t out_channels = std::min(plan.out_slice, p.out_channels);
   // The widest block among those that waste fewest columns: it reads the tiles least often.
   int64_t columns = 0;
   for (int64_t cols : {96, 64, 32}) {
-    if (cols == 96 && (best.rows == 32 || best.blocked)) continue;
+    if (cols == 96 && !widest) continue;
     const int64_t padded = round_up(out_channels, cols);
     if (columns == 0 || padded < columns) {
       columns = padded;
@@ -246,18 +313,22 @@ GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
 
 WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
   const int64_t frequencies = (plan.m + 2) * (plan.m + 2), pitch = winograd_tile_pitch(p.in_channels);
-  const int64_t rows = plan.frames * plan.tiles;
+  const int64_t frames = winograd_chunk_frames(p, plan);
+  const int64_t rows = divide_up(frames, plan.depth_m) * plan.tiles;
   const GemmBlock block = winograd_block(p, plan);
   const int64_t out_pitch = round_up(std::min(plan.out_slice, p.out_channels), block.cols);
   WinogradScratch s;
-  s.weights = 4 * frequencies * p.kernel[kDepth] * pitch * out_pitch;
-  s.tiles = 4 * frequencies * winograd_input_frames(p, plan.frames) * plan.tiles * pitch;
-  s.products = 4 * frequencies * round_up(rows, block.rows) * out_pitch;
+  s.weights = 4 * frequencies * winograd_depth_values(p, plan) * pitch * out_pitch;
+  s.tiles = 4 * frequencies * winograd_input_frames(p, frames) * plan.tiles * pitch;
+  s.products = 4 * frequencies * plan.depth_m * round_up(rows, block.rows) * out_pitch;
   return s;
 }
 
 void lower_winograd(const ConvProblem& p, const Candidate& candidate, const Layout& layout,
                     Builder& builder) {
+  const std::string obstacle = depth_tile_obstacle(p, candidate.winograd.depth_m);
+  if (!obstacle.empty())
+    throw std::invalid_argument("[lower] the depth tile does not fit: " + obstacle + ".");
   Lowering(p, candidate.winograd, layout, builder).run();
 }
 

@@ -8,6 +8,7 @@ from mlx_conv3d import _compatibility
 
 _compatibility.check()
 
+from mlx_conv3d import distributed  # noqa: E402
 from mlx_conv3d.functional import (  # noqa: E402
     conv1d,
     conv2d,
@@ -32,6 +33,7 @@ __all__ = [
     "conv3d",
     "conv_general",
     "conv_transpose3d",
+    "distributed",
     "get_workspace_limit",
     "patch",
     "patched",

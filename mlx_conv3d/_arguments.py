@@ -40,6 +40,7 @@ class Parameters:
     groups: int
     flip: bool
     activation: int
+    upsample: list[int]
 
     def as_kwargs(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -60,6 +61,14 @@ def integers(name: str, value: Any, dims: int) -> list[int]:
             )
         return [_integer(name, v) for v in value]
     return [_integer(name, value)] * dims
+
+
+def upsampling(value: Any, dims: int) -> list[int]:
+    """One int for the rows and columns, or one per spatial axis; in 3-D the frames may be left out."""
+    single = not isinstance(value, Sequence) or isinstance(value, str)
+    if dims == 3 and (single or len(value) == 2):
+        return [1, *integers("upsample", value, 2)]
+    return integers("upsample", value, dims)
 
 
 def paddings(value: Any, dims: int) -> tuple[list[int], list[int]]:
@@ -117,6 +126,7 @@ def parameters(
     padding_mode: PaddingMode = "zeros",
     activation: str | None = None,
     flip: bool = False,
+    upsample: IntOrSequence = 1,
 ) -> Parameters:
     pad_lo, pad_hi = paddings(padding, dims)
     return Parameters(
@@ -130,6 +140,7 @@ def parameters(
         groups=_integer("groups", groups),
         flip=flag("flip", flip),
         activation=activation_index(activation),
+        upsample=upsampling(upsample, dims),
     )
 
 

@@ -1,6 +1,6 @@
 """The compiled core. Its arguments are parsed and checked in Python; see `functional` for what they mean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -25,6 +25,7 @@ def conv(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
@@ -33,7 +34,7 @@ def conv(
     residual: mx.array | None = None,
     lead: mx.array | None = None,
     packed: mx.array | None = None,
-    packed_m: int = 0,
+    packed_form: tuple[int, bool, int] = (0, False, 1),
     algorithm: str = "auto",
     stream: _Stream = None,
 ) -> mx.array: ...
@@ -50,6 +51,7 @@ def plan(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
@@ -62,6 +64,7 @@ def plan(
     limit: int,
     gpu: str = "",
     winograd: Sequence[int] = [],
+    strides: Mapping[str, Sequence[int]] = {},
     switched_off: Sequence[str] = [],
     checks: SelfChecks | None = None,
 ) -> dict[str, Any]: ...
@@ -75,6 +78,7 @@ def choose(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
@@ -92,13 +96,16 @@ def stock_weight_gradient(
     pad_hi: Sequence[int],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
+    upsample: Sequence[int],
     pad_mode: Sequence[int],
     groups: int,
     flip: bool,
     lead: mx.array | None = None,
     stream: _Stream = None,
 ) -> mx.array: ...
-def pack_weights(w: mx.array, m: int, flip: bool, stream: _Stream = None) -> mx.array: ...
+def pack_weights(
+    w: mx.array, form: tuple[int, bool, int], flip: bool, stream: _Stream = None
+) -> mx.array: ...
 def is_tracer(a: mx.array) -> bool: ...
 def workspace_limit() -> int: ...
 def set_workspace_limit(bytes: int) -> int: ...

@@ -37,11 +37,10 @@ def run(
     stream: Any = None,
 ) -> mx.array:
     """Any convolution, its parameters already parsed."""
-    packed: mx.array | None = None
-    packed_m = 0
+    packed: dict[str, Any] = {}
     if isinstance(w, PreparedWeight):
         _require_arrays(x=x)
-        packed, packed_m = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
+        packed = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
         w = w.weight
     _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
     return _ext.conv(
@@ -51,8 +50,7 @@ def run(
         bias=bias,
         residual=residual,
         lead=lead,
-        packed=packed,
-        packed_m=packed_m,
+        **packed,
         algorithm=arguments.algorithm_name(algorithm),
         stream=stream,
     )
@@ -70,6 +68,7 @@ def conv3d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: mx.array | None = None,
     algorithm: str = "auto",
     stream: Any = None,
@@ -87,6 +86,9 @@ def conv3d(
         activation: None, "relu", "silu" or "gelu" (the exact one, by erf).
         residual: an array of the output's shape, added after the activation.
         padding_mode: what stands in the padding: "zeros", "edge" or "reflect" (as numpy.pad), one or one per axis.
+        upsample: x is read as if every pixel (an int, or two for rows and columns) or every frame and pixel (three)
+            were repeated that many times, the nearest-neighbour upsampling in front of a convolution, without the
+            copy. Padding and stride count upsampled positions; lead frames are upsampled with x.
         lead: frames (N, L, H, W, C) that stand before x in time, as if concatenated, but without the copy. The
             padding comes before them.
         algorithm: "auto", or the name of one to force (see the table in docs/algorithms.md).
@@ -94,7 +96,7 @@ def conv3d(
             stock MLX's, on Metal what the plan leaves to it.
 
     Returns:
-        (N, oD, oH, oW, O), oD = (L + D + padding - dilation*(KD - 1) - 1) // stride + 1 and so on.
+        (N, oD, oH, oW, O), oD = (upsample*(L + D) + padding - dilation*(KD - 1) - 1) // stride + 1 and so on.
 
     Raises:
         ValueError: sizes or values that do not fit; the message names the argument.
@@ -112,6 +114,7 @@ def conv3d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     return run(x, w, parameters, bias=bias, residual=residual, lead=lead, algorithm=algorithm, stream=stream)
 
@@ -128,10 +131,14 @@ def conv2d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     algorithm: str = "auto",
     stream: Any = None,
 ) -> mx.array:
-    """2-D convolution of x (N, H, W, C) with w (O, KH, KW, C/groups); the rest as in `conv3d`."""
+    """2-D convolution of x (N, H, W, C) with w (O, KH, KW, C/groups); the rest as in `conv3d`.
+
+    `upsample` is an int for both axes or one for each.
+    """
     parameters = arguments.parameters(
         2,
         stride=stride,
@@ -140,6 +147,7 @@ def conv2d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     return run(x, w, parameters, bias=bias, residual=residual, algorithm=algorithm, stream=stream)
 
@@ -156,6 +164,7 @@ def conv1d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     algorithm: str = "auto",
     stream: Any = None,
 ) -> mx.array:
@@ -171,6 +180,7 @@ def conv1d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     return run(x, w, parameters, bias=bias, residual=residual, algorithm=algorithm, stream=stream)
 

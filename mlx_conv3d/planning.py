@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -30,6 +30,8 @@ class Candidate:
     bytes: float
     workspace: int
     tile: int
+    doubled: bool
+    depth_tile: int
     chunk: tuple[int, int, int]
 
 
@@ -38,8 +40,10 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `candidates` all algorithms
-    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
+    the pixels as they are before an upsampling by 2, `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
+    depth taps are summed, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    Printing it gives a table.
     """
 
     algorithm: str
@@ -50,6 +54,8 @@ class Plan:
     workspace: int
     cost: float
     tile: int
+    doubled: bool
+    depth_tile: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -59,7 +65,8 @@ class Plan:
     def __str__(self) -> str:
         head = [
             self.problem,
-            f"on {self.device}: {self.algorithm}" + (f" F({self.tile}, 3)" if self.tile else ""),
+            f"on {self.device}: {self.algorithm}"
+            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
@@ -112,12 +119,14 @@ def plan_of(
     limit: int = 0,
     gpu: str = "",
     winograd: Sequence[int] = (),
+    strides: Mapping[str, Sequence[int]] | None = None,
     switched_off: Sequence[str] = (),
     checks: _ext.SelfChecks | None = None,
 ) -> Plan:
     """The plan of a convolution whose parameters are already parsed.
 
-    On a GPU without the kernels that are `switched_off`, or with those that `checks` passes.
+    Only for a GPU: `winograd` sets the tile and chunks of its program, `strides` says how x, lead and w lie in memory.
+    Kernels that are `switched_off` are not used, nor those that `checks` does not pass.
     """
     d = _ext.plan(
         x_shape=list(x_shape),
@@ -134,6 +143,7 @@ def plan_of(
         limit=limit,
         gpu=gpu,
         winograd=list(winograd),
+        strides=dict(strides or {}),
         switched_off=list(switched_off),
         checks=checks,
     )
@@ -163,6 +173,7 @@ def plan(
     activation: str | None = None,
     residual: bool = False,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: int = 0,
     prepared: bool = False,
     algorithm: str = "auto",
@@ -206,6 +217,7 @@ def plan(
         padding_mode=padding_mode,
         activation=activation,
         flip=flip,
+        upsample=upsample,
     )
     return plan_of(
         tuple(int(v) for v in x_shape),

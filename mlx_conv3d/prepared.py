@@ -16,12 +16,13 @@ class PreparedWeight:
     """Weights together with their Winograd transforms, made at first use and kept.
 
     `weight` is the original array; gradients flow to it. Shape, dtype and ndim are its own. The transforms take
-    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results).
+    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results), and a
+    third more where the plan works on pairs of frames; plans of different forms each keep their own.
     """
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[int, bool], mx.array] = {}
+        self._packed: dict[tuple[tuple[int, bool, int], bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,20 +38,20 @@ class PreparedWeight:
 
     def packed_for(
         self, x: mx.array, parameters: Parameters, *, lead: mx.array | None, algorithm: str, stream: Any
-    ) -> tuple[mx.array | None, int]:
-        """The transforms that a convolution of x would use and their tile size, or (None, 0)."""
+    ) -> dict[str, Any]:
+        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none."""
         from mlx_conv3d.planning import plan_of
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
-            return None, 0
+            return {}
         # A GPU transforms them itself, by the layout that its plan needs.
         if not _ext.on_cpu(stream):
-            return None, 0
+            return {}
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
-            return None, 0
+            return {}
         if mx.float64 in (x.dtype, self.dtype) or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
-            return None, 0
+            return {}
         frames = int(lead.shape[1]) if lead is not None else 0
         chosen = plan_of(
             tuple(x.shape),
@@ -63,22 +64,23 @@ class PreparedWeight:
             algorithm=algorithm,
         )
         if chosen.algorithm != "winograd":
-            return None, 0
-        key = (chosen.tile, parameters.flip)
+            return {}
+        form = (chosen.tile, chosen.doubled, chosen.depth_tile)
+        key = (form, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
             while lifted.ndim < 5:
                 lifted = mx.expand_dims(lifted, 1)
-            packed = _ext.pack_weights(lifted, chosen.tile, parameters.flip, stream=mx.cpu)
+            packed = _ext.pack_weights(lifted, form, parameters.flip, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return self._packed[key], chosen.tile
+        return {"packed": self._packed[key], "packed_form": form}
 
 
 def prepare(w: mx.array) -> PreparedWeight:
     """Weights (O, ..., C/groups) for repeated use: any convolution here takes the result as its w.
 
-    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per tile size
+    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per form
     and kept. Prepare anew after changing the weights.
 
     Raises:

@@ -33,6 +33,7 @@ class Case:
     dilation: tuple[int, ...] = (1, 1, 1)
     input_dilation: tuple[int, ...] = (1, 1, 1)
     modes: tuple[str, ...] = ("zeros", "zeros", "zeros")
+    upsample: tuple[int, ...] = (1, 1, 1)
     groups: int = 1
     flip: bool = False
     activation: str | None = None
@@ -40,7 +41,7 @@ class Case:
     residual: bool = False
     lead: int = 0
     algorithm: str = "winograd"
-    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice
+    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice, depth tile (1)
     seed: int = 1
 
     @property
@@ -59,6 +60,7 @@ class Case:
             padding_mode=list(self.modes),
             activation=self.activation,
             flip=self.flip,
+            upsample=list(self.upsample),
         )
 
     def reference(self) -> reference.Conv:
@@ -71,6 +73,7 @@ class Case:
             modes=self.modes,
             groups=self.groups,
             flip=self.flip,
+            upsample=self.upsample,
             activation=self.activation,
         )
 

@@ -29,6 +29,7 @@ class Problem:
     dilation: tuple[int, ...]
     input_dilation: tuple[int, ...]
     modes: tuple[str, ...]
+    upsample: tuple[int, ...]
     groups: int = 1
     flip: bool = False
     lead: int = 0
@@ -57,6 +58,7 @@ class Problem:
             self.groups,
             self.flip,
             self.activation,
+            upsample=self.upsample,
         )
 
     @property
@@ -95,7 +97,7 @@ class Problem:
     def options(self) -> dict[str, object]:
         """The keyword arguments conv1d, conv2d and conv3d share with plan."""
         mode = self.modes[0] if len(set(self.modes)) == 1 else self.modes
-        return {
+        options: dict[str, object] = {
             "stride": self.stride,
             "padding": self.padding,
             "dilation": self.dilation,
@@ -103,12 +105,13 @@ class Problem:
             "activation": self.activation,
             "padding_mode": mode,
         }
+        return options if self.upsample == (1,) * self.ndim else {**options, "upsample": self.upsample}
 
 
 def of(x: tuple[int, ...], w: tuple[int, ...], **given: object) -> Problem:
     """A problem with the given fields and plain other ones; an int stands for every axis."""
     ndim = len(x) - 2
-    for name in ("stride", "dilation", "input_dilation", "modes", "padding"):
+    for name in ("stride", "dilation", "input_dilation", "upsample", "modes", "padding"):
         value = given.get(name, {"modes": "zeros", "padding": 0}.get(name, 1))
         values = value if isinstance(value, tuple) else (value,) * ndim
         if name == "padding":
@@ -123,6 +126,7 @@ def draw_axis(
     stride: int,
     dilation: int,
     input_dilation: int,
+    upsample: int,
     mode: str,
     style: str,
     reach: int,
@@ -145,7 +149,7 @@ def draw_axis(
     kept = max(1, -(-(dilated - 1) // input_dilation) + 1)
     if mode == "reflect":
         kept = max(kept, lo + 1, hi + 1)
-    return kept + cropped, (lo, hi)
+    return -(-(kept + cropped) // upsample), (lo, hi)
 
 
 PAD_STYLES = ("none", "same", "same", "causal", "uneven", "wide", "crop")
@@ -179,6 +183,7 @@ class Family:
     strides: tuple[int, ...] = (1,)
     dilations: tuple[int, ...] = (1,)
     input_dilations: tuple[int, ...] = (1,)
+    upsamples: tuple[int, ...] = (1,)
     pad_styles: tuple[str, ...] = PAD_STYLES
     modes: tuple[str, ...] = ("zeros",)
     channels: tuple[int, ...] = FEW_CHANNELS
@@ -189,6 +194,7 @@ class Family:
     layouts: tuple[str, ...] = ("contiguous",)
     depth_strides: tuple[int, ...] | None = None  # where depth differs from rows and columns
     depth_dilations: tuple[int, ...] | None = None
+    depth_upsamples: tuple[int, ...] | None = None
     stride_is_kernel: bool = False
     epilogue: bool = True
     reach: int = 9
@@ -272,6 +278,28 @@ FAMILIES: dict[str, Family] = {
         flips=(False, True),
         groups=(*GROUPS[:8], *((1, c, o) for c in (1, 5, 16) for o in (1, 6, 16))),
     ),
+    "upsampled": Family(
+        ANY_3D + ((3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1)) * 10 + ((3, 3), (2, 5), (3,), (4,)) * 5,
+        strides=(1, 1, 2, 3),
+        dilations=(1, 1, 2),
+        upsamples=(1, 2, 2, 3, 5),
+        modes=MODES,
+        lead=(0, 0, 1, 2),
+        types=DTYPES,
+        groups=(*GROUPS[:8], *((1, c, o) for c in (1, 5, 16, 33) for o in (1, 6, 16))),
+    ),
+    "doubled_3x3": Family(
+        tuple((d, 3, 3) for d in (1, 1, 2, 3, 3)),
+        upsamples=(2,),
+        depth_strides=(1, 1, 2),
+        depth_dilations=(1, 1, 2),
+        depth_upsamples=(1, 1, 1, 2),
+        modes=MODES,
+        lead=(0, 0, 1, 2),
+        channels=WIDE_CHANNELS,
+        layouts=("contiguous", *VIEWS),
+        reach=15,
+    ),
     "half_precision": Family(
         ANY_3D + ((3, 3, 3),) * 40 + ((3, 1, 1), (1, 1, 1)) * 10,
         strides=(1, 1, 2),
@@ -301,11 +329,12 @@ def problems(draw: st.DrawFn, family: Family) -> Problem:
     stride = kernel if family.stride_is_kernel else per_axis(family.strides, family.depth_strides)
     dilation = per_axis(family.dilations, family.depth_dilations)
     input_dilation = per_axis(family.input_dilations)
+    upsample = per_axis(family.upsamples, family.depth_upsamples)
     modes = tuple(draw(st.sampled_from(family.modes)) for _ in range(ndim))
     style = draw(st.sampled_from(family.pad_styles))
     axes = [
         draw_axis(draw, *each, style, family.reach)
-        for each in zip(kernel, stride, dilation, input_dilation, modes, strict=True)
+        for each in zip(kernel, stride, dilation, input_dilation, upsample, modes, strict=True)
     ]
     sizes, padding = zip(*axes, strict=True)
     if family.groups:
@@ -319,6 +348,7 @@ def problems(draw: st.DrawFn, family: Family) -> Problem:
         padding=padding,
         dilation=dilation,
         input_dilation=input_dilation,
+        upsample=upsample,
         modes=modes,
         groups=groups,
         flip=draw(st.sampled_from(family.flips)),
@@ -450,6 +480,59 @@ PICKED: dict[str, Problem] = {
         (2, 37, 33), (33, 4, 1), padding=((3, 0),), groups=33, activation="silu", bias=True
     ),
     "upsampling": of((1, 3, 5, 5, 16), (16, 2, 2, 2, 16), padding=1, input_dilation=2, flip=True),
+    "doubled 1x3x3": of((1, 3, 8, 9, 32), (48, 1, 3, 3, 32), padding=(0, 1, 1), upsample=(1, 2, 2)),
+    "doubled 3x3x3": of(
+        (2, 4, 7, 6, 17),
+        (33, *CUBE, 17),
+        padding=((1, 0), 1, 1),
+        upsample=(1, 2, 2),
+        lead=1,
+        bias=True,
+        residual=True,
+        activation="silu",
+        modes=("edge", "reflect", "zeros"),
+    ),
+    "doubled, half": of(
+        (1, 3, 7, 6, 16),
+        (16, *CUBE, 16),
+        padding=1,
+        upsample=(1, 2, 2),
+        bias=True,
+        x_type="bfloat16",
+        w_type="bfloat16",
+        extra_type="bfloat16",
+        layout="channels_first",
+    ),
+    "doubled, lopsided": of(
+        (1, 2, 5, 6, 16), (16, 1, 3, 3, 16), padding=(0, (2, 0), (0, 3)), upsample=(1, 2, 2)
+    ),
+    "doubled, cropped": of(
+        (1, 2, 6, 7, 8), (8, 1, 3, 3, 8), padding=(0, (-1, -2), (-3, 1)), upsample=(1, 2, 2)
+    ),
+    "doubled, reflected within pixels": of(
+        (1, 2, 5, 6, 8), (8, 1, 3, 3, 8), padding=(0, 2, (3, 1)), upsample=(1, 2, 2), modes="reflect"
+    ),
+    "doubled one pixel": of((1, 1, 1, 1, 4), (4, 1, 3, 3, 4), padding=(0, 1, 1), upsample=(1, 2, 2)),
+    "doubled one pixel, edge": of(
+        (1, 1, 1, 1, 4), (4, 1, 3, 3, 4), padding=(0, 4, 5), upsample=(1, 2, 2), modes="edge"
+    ),
+    "doubled in time": of(
+        (1, 3, 5, 5, 16), (16, *CUBE, 16), padding=((2, 0), 1, 1), upsample=2, lead=2, stride=(3, 1, 1)
+    ),
+    "doubled, nothing": of((0, 3, 5, 5, 4), (4, *CUBE, 4), padding=1, upsample=2),
+    "doubled, no channels": of((1, 3, 5, 5, 0), (4, *CUBE, 0), padding=1, upsample=2, bias=True),
+    "tripled": of((1, 3, 5, 4, 16), (16, *CUBE, 16), padding=1, upsample=(1, 3, 3), modes="edge"),
+    "upsampled unevenly": of((1, 3, 5, 4, 5), (7, 2, 3, 4, 5), padding=2, upsample=(2, 1, 5), dilation=2),
+    "upsampled, strided": of((1, 3, 5, 4, 5), (7, *CUBE, 5), padding=1, upsample=3, stride=(2, 2, 4)),
+    "upsampled depthwise": of(
+        (2, 3, 5, 6, 20), (20, *CUBE, 1), padding=1, upsample=(1, 2, 2), groups=20, modes="reflect"
+    ),
+    "upsampled large groups": of((1, 2, 5, 6, 80), (72, *CUBE, 40), padding=1, upsample=(1, 2, 2), groups=2),
+    "upsampled pointwise": of((1, 3, 4, 5, 16), (24, 1, 1, 1, 16), upsample=(2, 2, 3), bias=True),
+    "upsampled patches": of((1, 3, 4, 5, 6), (9, 2, 3, 2, 6), upsample=(1, 3, 2), stride=(2, 3, 2)),
+    "upsampled temporal": of((1, 3, 4, 5, 16), (16, 3, 1, 1, 16), padding=((2, 0), 0, 0), upsample=(2, 1, 1)),
+    "doubled 2-D": of((2, 9, 10, 24), (16, 3, 3, 24), padding=1, upsample=2),
+    "doubled 1-D": of((2, 9, 6), (5, 4, 6), padding=((3, 1),), upsample=2, stride=3),
     "phases without taps": of(
         (1, 3, 3, 3, 4), (4, 2, 1, 2, 4), padding=(1, 0, 1), input_dilation=3, flip=True
     ),
@@ -488,6 +571,38 @@ PICKED: dict[str, Problem] = {
         extra_type="float16",
         layout="stepped",
         w_layout="sliced",
+    ),
+    "pairs of frames": of((1, 8, 22, 23, 64), (64, *CUBE, 64), padding=1),
+    "pairs, an odd frame": of((2, 7, 19, 24, 66), (65, *CUBE, 66), padding=((2, 0), 1, 1), bias=True),
+    "pairs in two chunks": of((1, 35, 13, 9, 48), (48, *CUBE, 48), padding=(1, (1, 2), (0, 1))),
+    "pairs, all of it": of(
+        (1, 8, 24, 21, 67),
+        (81, *CUBE, 67),
+        padding=((1, 2), 1, (2, 1)),
+        lead=1,
+        bias=True,
+        residual=True,
+        activation="silu",
+        modes=("edge", "reflect", "zeros"),
+        x_type="float32",
+        w_type="float16",
+        layout="sliced",
+        w_layout="channels_first",
+    ),
+    "pairs, half": of(
+        (1, 6, 36, 36, 64),
+        (64, *CUBE, 64),
+        padding=1,
+        x_type="bfloat16",
+        w_type="bfloat16",
+        extra_type="bfloat16",
+    ),
+    "4 taps of 4 channels, channels first": of((1, 9, 4), (24, 4, 4), w_layout="channels_first"),
+    "4 taps of 4 grouped channels, channels first": of(
+        (1, 9, 12), (36, 4, 4), groups=3, w_layout="channels_first"
+    ),
+    "2x4 taps of 2 grouped channels, channels first": of(
+        (1, 9, 9, 6), (36, 2, 4, 2), groups=3, w_layout="channels_first"
     ),
     "batch stride 0": of((4, 3, 7, 7, 16), (16, *CUBE, 16), padding=1, layout="broadcast"),
 }

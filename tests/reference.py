@@ -25,6 +25,7 @@ class Conv:
     flip: bool = False
     activation: str | None = None
     crop_dilated: bool = False  # a negative padding crops after the input dilation, not before it
+    upsample: tuple[int, ...] = ()  # nearest neighbour, in front of everything else; () is 1 everywhere
 
     @classmethod
     def of(cls, ndim: int, **given: object) -> Conv:
@@ -49,13 +50,20 @@ def cropped(a: Array, padding: tuple[int, int]) -> Array:
 
 
 def axis_sources(
-    size: int, padding: tuple[int, int], input_dilation: int, mode: str, crop_dilated: bool = False
+    size: int,
+    padding: tuple[int, int],
+    input_dilation: int,
+    mode: str,
+    crop_dilated: bool = False,
+    upsample: int = 1,
 ) -> Array:
-    """For each position of the cropped, dilated and padded axis: the index it is read from, or -1 for a zero.
+    """For each position of the upsampled, cropped, dilated and padded axis: the index it is read from, or -1 for a
+    zero.
 
     A negative padding crops input elements, as in mx.conv_general, or with `crop_dilated` dilated positions.
     """
-    kept = np.arange(size) if crop_dilated else cropped(np.arange(size), padding)
+    whole = np.repeat(np.arange(size), upsample)
+    kept = whole if crop_dilated else cropped(whole, padding)
     dilated = np.full(max(0, (kept.size - 1) * input_dilation + 1), -1)
     dilated[::input_dilation] = kept
     dilated = cropped(dilated, padding) if crop_dilated else dilated
@@ -87,8 +95,15 @@ def scatter(padded: Array, sources: list[Array], shape: tuple[int, ...]) -> Arra
 def all_sources(x_shape: tuple[int, ...], conv: Conv) -> list[Array]:
     sizes = x_shape[1:-1]
     return [
-        axis_sources(*each, conv.crop_dilated)
-        for each in zip(sizes, conv.padding, conv.input_dilation, conv.modes, strict=True)
+        axis_sources(*each, conv.crop_dilated, scale)
+        for *each, scale in zip(
+            sizes,
+            conv.padding,
+            conv.input_dilation,
+            conv.modes,
+            conv.upsample or (1,) * len(sizes),
+            strict=True,
+        )
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 import reference
 from problems import Problem, of
 
-from mlx_conv3d import conv3d, conv_transpose3d
+from mlx_conv3d import conv3d, conv_transpose3d, plan, prepare
 
 CUBE = (3, 3, 3)
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -58,6 +58,8 @@ FLOAT32: dict[str, Problem] = {
     "2-D, 2048 channels": of((1, 8, 8, 2048), (32, 3, 3, 2048), padding=1),
     "many rows": of((1, 1, 130, 6, 32), (32, *CUBE, 32), padding=1),
     "ragged": of((1, 3, 23, 29, 33), (65, *CUBE, 33), padding=1),
+    "doubled": of((1, 3, 24, 24, 256), (16, *CUBE, 256), padding=1, upsample=(1, 2, 2)),
+    "tripled": of((1, 3, 7, 8, 256), (32, *CUBE, 256), padding=1, upsample=(1, 3, 3)),
     "strided": of((1, 3, 17, 17, 128), (64, *CUBE, 128), padding=1, stride=2),
     "temporal": of((1, 9, 8, 8, 512), (128, 3, 1, 1, 512), padding=((2, 0), 0, 0)),
     "pointwise": of((1, 4, 10, 10, 2048), (96, 1, 1, 1, 2048)),
@@ -85,6 +87,24 @@ def test_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize(("size", "tile"), [(9, 4), (8, 6), (11, 8)])
+@pytest.mark.parametrize(("taps", "channels"), [(1, 64), (3, 256), (3, 512)])
+def test_doubled_pixels(taps: int, channels: int, size: int, tile: int, data: str) -> None:
+    """Every tile of doubled pixels. Prepared weights, or the large tiles would not pay at these sizes."""
+    problem = of(
+        (1, 2, size, size, channels),
+        (16, taps, 3, 3, channels),
+        padding=(taps // 2, 1, 1),
+        upsample=(1, 2, 2),
+    )
+    planned = plan(problem.x, problem.w, **problem.options, prepared=True)
+    assert (planned.tile, planned.doubled) == (tile, True)
+    arrays, exact = arrays_of(problem, data)
+    error = relative_error(operands.run(problem, {**arrays, "w": prepare(arrays["w"])}), exact)
+    assert error <= reference.float32_bound("winograd", problem.terms)
+
+
+@pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("algorithm", ["winograd", "taps", "implicit_gemm"])
 @pytest.mark.parametrize("channels", [64, 512])
 def test_any_data(data: str, algorithm: str, channels: int) -> None:
@@ -104,6 +124,7 @@ HALF: dict[str, Problem] = {
     "edge, lead": of((1, 3, 18, 18, 64), (64, *CUBE, 64), padding=((1, 0), 1, 1), modes="edge", lead=2),
     "temporal": of((1, 9, 8, 8, 512), (96, 3, 1, 1, 512)),
     "pointwise": of((1, 4, 12, 12, 512), (96, 1, 1, 1, 512), bias=True),
+    "doubled": of((1, 3, 13, 14, 64), (64, *CUBE, 64), padding=1, upsample=(1, 2, 2)),
     "strided": of((1, 3, 25, 25, 128), (64, *CUBE, 128), padding=1, stride=(1, 2, 2)),
     "patches": of((16, 2, 14, 14, 3), (640, 2, 14, 14, 3), stride=(2, 14, 14)),
     "depthwise": of((1, 4, 14, 14, 192), (192, *CUBE, 1), padding=1, groups=192),

@@ -114,6 +114,23 @@ BAD_VALUES: dict[str, tuple[str, Callable[[], object]]] = {
         "smaller|padding",
         lambda: conv_transpose3d(zeros(1, 1, 1, 1, 4), W, padding=2),
     ),
+    "upsample 0": ("upsample", lambda: conv3d(X, W, upsample=0)),
+    "upsample negative": ("upsample", lambda: conv3d(X, W, upsample=(1, 2, -2))),
+    "upsample of too much": ("upsample", lambda: conv3d(X, W, upsample=(1, 1 << 62, 1))),
+    "four upsamples": ("upsample", lambda: conv3d(X, W, upsample=(1, 1, 2, 2))),
+    "one upsample of three": ("upsample", lambda: conv3d(X, W, upsample=(2,))),
+    "three upsamples in 2-D": (
+        "upsample",
+        lambda: conv2d(zeros(1, 5, 5, 2), zeros(2, 3, 3, 2), upsample=(1, 2, 2)),
+    ),
+    "plan: upsampled and dilated": (
+        "upsample.*input_dilation",
+        lambda: plan((1, 5, 6, 7, 4), (6, *CUBE, 4), upsample=2, input_dilation=2),
+    ),
+    "reflect beyond the upsampled axis": (
+        "padding_mode|reflect",
+        lambda: conv3d(X, W, upsample=2, padding=(1, 12, 1), padding_mode="reflect"),
+    ),
     "plan: channels": ("x_shape|w_shape|channels", lambda: plan((1, 5, 6, 7, 4), (6, *CUBE, 5))),
     "plan: dimensions": ("x_shape|w_shape", lambda: plan((1, 5, 6, 7, 4), (6, 3, 3, 4))),
     "plan: stride": ("stride", lambda: plan((1, 5, 6, 7, 4), (6, *CUBE, 4), stride=0)),
@@ -142,6 +159,9 @@ BAD_TYPES: dict[str, tuple[str, Callable[[], object]]] = {
     "float padding pair": ("padding", lambda: conv3d(X, W, padding=(1, (0.5, 1), 1))),
     "float dilation": ("dilation", lambda: conv3d(X, W, dilation=2.0)),
     "float groups": ("groups", lambda: conv3d(X, W, groups=1.0)),
+    "float upsample": ("upsample", lambda: conv3d(X, W, upsample=2.0)),
+    "string upsample": ("upsample", lambda: conv3d(X, W, upsample="2")),
+    "upsample of general": ("upsample", lambda: conv_general(X, W, upsample=2)),
     "numpy bias": ("bias", lambda: conv3d(X, W, bias=np.zeros(6, np.float32))),
     "number as residual": ("residual", lambda: conv3d(X, W, residual=1.0)),
     "bool as lead": ("lead", lambda: conv3d(X, W, lead=True)),
@@ -194,6 +214,9 @@ SAME = [
     ({}, {"bias": None, "activation": None, "residual": None, "lead": None, "stream": None}),
     ({}, {"padding_mode": "reflect"}),
     ({}, {"lead": zeros(2, 0, 6, 7, 4)}),
+    ({}, {"upsample": 1}),
+    ({"upsample": 2}, {"upsample": (2, 2)}),
+    ({"upsample": 2}, {"upsample": [1, 2, 2]}),
 ]
 
 

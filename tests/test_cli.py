@@ -50,6 +50,7 @@ def test_plan_prints_the_plan() -> None:
         (["--input-dilation", "2", "--workspace-limit", str(32 << 20)], (1, 50, 8), (4, 3, 8), {
             "input_dilation": 2, "workspace_limit": 32 << 20,
         }),
+        (["--upsample", "1,2,2"], None, None, {"upsample": [1, 2, 2]}),
         (["--prepared", "--padding", "1"], None, None, {"prepared": True, "padding": 1}),
         (["--device", "m2-max", "--padding", "1"], None, None, {"device": "m2-max", "padding": 1}),
     ],

@@ -266,7 +266,7 @@ def test_here_nothing_was_checked():
 
 # ---- dL/dw as GPU streams compose it -----------------------------------------------------------------------
 
-KEYS = ("stride", "pad_lo", "pad_hi", "dilation", "input_dilation", "pad_mode", "groups", "flip")
+KEYS = ("stride", "pad_lo", "pad_hi", "dilation", "input_dilation", "upsample", "pad_mode", "groups", "flip")
 WEIGHT_CASES = {
     "plain": Case((2, 4, 5, 6, 3), (4, 3, 3, 3, 3)),
     "strided, a remainder": Case((1, 5, 8, 7, 2), (3, 2, 3, 2, 2), stride=(2, 3, 2)),
@@ -275,6 +275,7 @@ WEIGHT_CASES = {
     "grouped": Case((1, 4, 5, 6, 4), (6, 2, 3, 3, 2), groups=2),
     "edge and reflect": Case((1, 4, 5, 6, 2), (3, 3, 3, 3, 2), modes=("edge", "reflect", "zeros")),
     "lead": Case((1, 4, 5, 6, 2), (3, 3, 3, 3, 2), lead=2),
+    "upsampled": Case((1, 3, 4, 5, 2), (3, 3, 3, 3, 2), upsample=(1, 2, 2)),
     "mixed": Case((1, 4, 5, 6, 2), (3, 3, 3, 3, 2), dtype="bfloat16", w_dtype="float32"),
     "half": Case((1, 4, 5, 6, 2), (3, 3, 3, 3, 2), dtype="float16"),
 }

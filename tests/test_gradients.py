@@ -184,6 +184,21 @@ SMOOTH = {
     "temporal": of(
         (1, 6, 3, 4, 8), (8, 3, 1, 1, 8), padding=((2, 0), 0, 0), modes=("edge", "zeros", "zeros")
     ),
+    "upsampled": of(
+        (1, 3, 4, 5, 4),
+        (6, *CUBE, 4),
+        padding=((2, 0), 1, (1, 2)),
+        upsample=(2, 2, 3),
+        lead=1,
+        bias=True,
+        activation="silu",
+        modes=("edge", "reflect", "zeros"),
+        stride=(1, 1, 2),
+        dilation=(1, 1, 2),
+    ),
+    "mirrored within pixels": of(
+        (1, 2, 4, 4, 3), (4, *CUBE, 3), padding=((2, 0), 3, (1, 2)), upsample=2, modes="reflect"
+    ),
     "cropped": of((1, 5, 7, 7, 3), (4, *CUBE, 3), padding=((-1, 1), (0, -2), 1)),
 }
 
@@ -245,7 +260,7 @@ def test_second_order(name: str) -> None:
         assert_near(each, (ahead[operand] - behind[operand]) / (2 * h), 3e-5, f"second order in {operand}")
 
 
-@pytest.mark.parametrize("name", ["plain", "everything", "grouped", "input dilated"])
+@pytest.mark.parametrize("name", ["plain", "everything", "grouped", "input dilated", "upsampled"])
 def test_forward_over_reverse(name: str) -> None:
     problem = SMOOTH[name]
     made = operands.make(problem)

@@ -227,11 +227,9 @@ def literal(text: str) -> Fraction:
     return Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
 
 
-def header_matrices(m: int) -> dict[str, list[list[Fraction]]]:
-    """The matrices of F(m, 3) that core/winograd.h holds."""
-    text = (
-        (ROOT / "core" / "winograd.h").read_text().partition(f"struct Winograd<{m}>")[2].partition("\n};")[0]
-    )
+def header_matrices(struct: str) -> dict[str, list[list[Fraction]]]:
+    """The matrices that core/winograd.h holds."""
+    text = (ROOT / "core" / "winograd.h").read_text().partition(f"struct {struct} {{")[2].partition("\n};")[0]
     tables = re.findall(r"float (\w+)\[\d+\]\[\d+\] = \{(.*?)\};", text, re.DOTALL)
     return {
         name: [[literal(v) for v in row.split(",")] for row in re.findall(r"\{([^{}]+)\}", body)]
@@ -248,7 +246,17 @@ def test_winograd_header_is_what_the_generator_writes() -> None:
 def test_winograd_matrices_are_exact(m: int) -> None:
     """A^T [(G w) * (B^T x)] is the correlation of x and w: so for every pair of unit vectors."""
     a_t, g, b_t = generator().matrices(m)
-    assert header_matrices(m) == {"At": a_t, "G": g, "Bt": b_t}
+    assert header_matrices(f"Winograd<{m}>") == {"At": a_t, "G": g, "Bt": b_t}
     for i, tap, source in product(range(m), range(3), range(m + 2)):
         value = sum(a_t[i][r] * g[r][tap] * b_t[r][source] for r in range(m + 2))
         assert value == (source == i + tap)
+
+
+@pytest.mark.parametrize("m", [4, 6, 8])
+def test_winograd_matrices_of_doubled_pixels_are_exact(m: int) -> None:
+    """Position i + tap of the doubled input is stored pixel (i + tap) // 2, for a tile that starts at an even one."""
+    a_t, g, b_t = generator().doubled_matrices(m)
+    assert header_matrices(f"WinogradDoubled<{m}>") == {"At": a_t, "G": g, "Bt": b_t}
+    for i, tap, source in product(range(m), range(3), range(m // 2 + 1)):
+        value = sum(a_t[i][r] * g[r][tap] * b_t[(r + 1) // 2][source] for r in range(m + 1))
+        assert value == (source == (i + tap) // 2)

@@ -69,6 +69,12 @@ def test_picked_problems(name: str) -> None:
     check_problem(PICKED[name])
 
 
+@pytest.mark.parametrize("name", [name for name in PICKED if name.startswith("pairs")])
+def test_pairs_of_frames_are_planned(name: str) -> None:
+    """The problems picked for F(2, 3) along depth do run it."""
+    assert operands.plan_of(PICKED[name], algorithm="winograd").depth_tile == 2
+
+
 def transposed_problems() -> st.SearchStrategy[dict[str, object]]:
     def three(values: tuple[int, ...]) -> st.SearchStrategy[tuple[int, ...]]:
         return st.tuples(*[st.sampled_from(values)] * 3)

@@ -29,6 +29,9 @@ PROBLEMS: dict[str, Problem] = {
     "depthwise 1-D": of((2, 20, 9), (9, 4, 1), padding=((3, 0),), groups=9),
     "2-D": of((2, 9, 8, 6), (8, 3, 3, 6), padding=1, bias=True, activation="gelu"),
     "input dilated": of((1, 3, 4, 4, 4), (5, *CUBE, 4), padding=1, input_dilation=2, flip=True),
+    "upsampled": of(
+        (1, 3, 5, 4, 8), (6, *CUBE, 8), padding=((2, 0), 1, 1), upsample=(2, 2, 2), modes="edge", bias=True
+    ),
     "lead": of((1, 3, 6, 6, 8), (8, *CUBE, 8), padding=((0, 0), 1, 1), lead=2, residual=True),
 }
 
@@ -99,6 +102,7 @@ def test_equal_convolutions_are_merged_right() -> None:
             conv3d(x, w, padding=((2, 0), 1, 1)),
             conv3d(x, w, padding=((0, 2), 1, 1)),
             conv3d(x, w, padding=1, padding_mode="edge"),
+            conv3d(x, w, padding=1, upsample=2, stride=(1, 2, 2)),
             conv3d(x, w, padding=1, activation="relu"),
             conv3d(x, w, padding=1, activation="silu"),
             conv_general(x, w, padding=1, flip=True),

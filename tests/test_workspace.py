@@ -136,6 +136,10 @@ PREPARED = {
     "winograd, mixed": of(
         (1, 5, 14, 13, 32), (48, *CUBE, 32), padding=1, x_type="float32", w_type="bfloat16"
     ),
+    "doubled": of((1, 5, 9, 8, 32), (48, *CUBE, 32), padding=1, upsample=(1, 2, 2), bias=True),
+    "doubled, half": of(
+        (1, 5, 9, 8, 32), (48, *CUBE, 32), padding=1, upsample=(1, 2, 2), x_type="float16", w_type="float16"
+    ),
     "2-D": of((2, 14, 13, 32), (48, 3, 3, 32), padding=1),
     "temporal": of((1, 5, 4, 4, 8), (8, 3, 1, 1, 8)),
     "strided": of((1, 5, 9, 9, 8), (8, *CUBE, 8), stride=2),
@@ -160,6 +164,7 @@ def test_prepared_weights_fit_many_sizes() -> None:
     for sizes in ((1, 1, 1), (3, 5, 7), (4, 30, 31), (2, 9, 50)):
         for options in (
             {"padding": 1},
+            {"padding": 1, "upsample": (1, 2, 2)},
             {"padding": 1, "stride": (1, 2, 2)},
             {"padding": 2, "dilation": (1, 2, 2)},
         ):
@@ -174,6 +179,7 @@ def test_prepared_weights_fit_many_sizes() -> None:
                     padding=((options["padding"],) * 2,) * 3,
                     stride=options.get("stride", (1, 1, 1)),
                     dilation=options.get("dilation", (1, 1, 1)),
+                    upsample=options.get("upsample", (1, 1, 1)),
                 ),
             )
             y = conv3d(x, prepared, **options)

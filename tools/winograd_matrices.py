@@ -1,4 +1,5 @@
-"""Generates the Winograd/Toom-Cook matrices of F(m, 3) from exact rational points: core/winograd.h as tables, and
+"""Generates the Winograd/Toom-Cook matrices of F(m, 3) from exact rational points: core/winograd.h as tables, with
+those for doubled pixels, and
 kernels/winograd_matrices.h as straight-line Metal code, in which no zero or one is multiplied with.
 
     python tools/winograd_matrices.py           # rewrites both
@@ -21,6 +22,12 @@ POINTS = {
     2: ["0", "1", "-1"],
     4: ["0", "1", "-1", "1/2", "-2"],
     6: ["0", "1", "-1", "1/2", "-1/2", "2", "-2"],
+}
+# Of doubled pixels: the two phases of the output share the product at 1, which comes first.
+DOUBLED_POINTS = {
+    4: ["1", "0"],
+    6: ["1", "0", "-1"],
+    8: ["1", "0", "-1", "-1/2"],
 }
 Matrix = list[list[Fraction]]
 
@@ -50,11 +57,16 @@ def transpose(a: Matrix) -> Matrix:
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
     """(A^T, G, B^T) with y = A^T [(G w) * (B^T x)] for x of m + 2 and y of m values, exactly."""
-    points = [Fraction(p) for p in POINTS[m]]
-    tile = m + TAPS - 1
+    return correlation(POINTS[m], m, TAPS)
+
+
+def correlation(at: list[str], m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """The matrices of F(m, taps) at the given points and infinity."""
+    points = [Fraction(p) for p in at]
+    tile = m + taps - 1
     a_t = transpose(vandermonde(points, m))
-    g = vandermonde(points, TAPS)
-    # Transposing the Toom-Cook product of an m- and a 3-term polynomial turns interpolation into B^T.
+    g = vandermonde(points, taps)
+    # Transposing the Toom-Cook product of an m- and a `taps`-term polynomial turns interpolation into B^T.
     b_t = transpose(inverse(vandermonde(points, tile)))
     # Scaling a row of B^T by s and that of G by 1/s leaves the product as it is. B^T, which is applied most
     # often, gets the smallest whole numbers, exact in fp32.
@@ -63,6 +75,28 @@ def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
         b_t[i] = [v * scale for v in b_t[i]]
         g[i] = [v / scale for v in g[i]]
     return a_t, g, b_t
+
+
+def doubled_matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
+    """(A^T, G, B^T) of F(m, 3) over pixels that are read twice: x has m/2 + 1 values, y has m.
+
+    Taps that meet the same pixel add up: an even output is F(m/2, 2) with the taps (w0 + w1, w2), an odd one with
+    (w0, w1 + w2), both of the same pixels. At the point 1 both have the weight w0 + w1 + w2, so the first product
+    serves both; frequency i > 0 has two, 2i - 1 for the even and 2i for the odd outputs.
+    """
+    half = m // 2
+    a_t, g, b_t = correlation(DOUBLED_POINTS[m], half, 2)
+    assert DOUBLED_POINTS[m][0] == "1"
+    weights = [[g[0][0]] * 3]
+    outputs = [[Fraction(0)] * (m + 1) for _ in range(m)]
+    for j in range(half):
+        outputs[2 * j][0] = outputs[2 * j + 1][0] = a_t[j][0]
+    for i in range(1, half + 1):
+        first, second = g[i]
+        weights += [[first, first, second], [first, second, second]]
+        for j in range(half):
+            outputs[2 * j][2 * i - 1] = outputs[2 * j + 1][2 * i] = a_t[j][i]
+    return outputs, weights, b_t
 
 
 def _number(v: Fraction) -> str:
@@ -76,6 +110,19 @@ def _table(name: str, a: Matrix) -> str:
     return f"  static constexpr float {name}[{len(a)}][{len(a[0])}] = {{\n{rows}}};\n"
 
 
+def _struct(name: str, title: str, points: list[str], tables: tuple[Matrix, Matrix, Matrix]) -> str:
+    a_t, g, b_t = tables
+    return (
+        f"\n/// {title} at the points {', '.join(points)} and infinity.\n"
+        f"template <>\nstruct {name} {{\n"
+        f"  static constexpr int pixels = {len(b_t)}, products = {len(g)}, outputs = {len(a_t)};\n"
+        + _table("At", a_t)
+        + _table("G", g)
+        + _table("Bt", b_t)
+        + "};\n"
+    )
+
+
 def header() -> str:
     parts = [
         "#pragma once\n\n"
@@ -84,19 +131,15 @@ def header() -> str:
         "namespace mlx_conv3d {\n\n"
         "template <int M>\n"
         "struct Winograd;\n"
+        "/// Of pixels that are doubled: the taps that meet a pixel twice are added up.\n"
+        "template <int M>\n"
+        "struct WinogradDoubled;\n"
     ]
-    for m in POINTS:
-        a_t, g, b_t = matrices(m)
-        points = ", ".join(POINTS[m])
-        parts.append(
-            f"\n/// F({m}, 3) at the points {points} and infinity.\n"
-            f"template <>\nstruct Winograd<{m}> {{\n"
-            f"  static constexpr int tile = {m + TAPS - 1};\n"
-            + _table("At", a_t)
-            + _table("G", g)
-            + _table("Bt", b_t)
-            + "};\n"
-        )
+    for m, points in POINTS.items():
+        parts.append(_struct(f"Winograd<{m}>", f"F({m}, 3)", points, matrices(m)))
+    for m, points in DOUBLED_POINTS.items():
+        title = f"F({m}, 3) of doubled pixels"
+        parts.append(_struct(f"WinogradDoubled<{m}>", title, points, doubled_matrices(m)))
     return "".join(parts) + "\n}  // namespace mlx_conv3d\n"
 
 

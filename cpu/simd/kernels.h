@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/problem.h"
+#include "core/winograd_form.h"
 
 // The vectorised primitives, one table per instruction set. Plain functions over plain pointers: what they
 // are applied to, and on which thread, is decided by the algorithm files in cpu/.
@@ -17,10 +18,10 @@ struct Epilogue {
   const void* residual = nullptr;  ///< laid out like the output and of its type, or null
 };
 
-/// One Winograd tile of F(m, 3): tile = m + 2.
+/// The pixels of one Winograd tile.
 struct WinogradInputTile {
-  const void* const*
-      rows;  ///< tile*tile pixels, each a pointer to its first channel (zeros stand in for padding)
+  const void* const* rows;  ///< all pixels of the tile, row by row, each a pointer to its first channel
+                            ///< (zeros stand in for padding)
   int64_t channels;
   float* out;         ///< element (xi, c) at out + xi*xi_stride + c; channels are rounded up to whole vectors
   int64_t xi_stride;  ///< floats
@@ -30,10 +31,10 @@ struct WinogradOutputTile {
   const float* in;  ///< element (xi, o) at in + xi*xi_stride + o
   int64_t xi_stride;
   int64_t channels;
-  void* out;  ///< pixel (i, j) starts at element out + i*row_stride + j*pixel_stride
+  void* out;      ///< the whole output: result (i, j) is element first + i*row_stride + j*pixel_stride
+  int64_t first;  ///< of the residual too; negative where result (0, 0) does not exist
   int64_t row_stride, pixel_stride;
-  int rows, cols;           ///< of the tile's m x m results, how many exist (ragged edges)
-  int64_t residual_offset;  ///< element of the output where this tile starts
+  int row_begin, row_end, col_begin, col_end;  ///< of the tile's m x m results, those that exist
   const Epilogue* epilogue;
 };
 
@@ -44,12 +45,18 @@ struct WeightView {
   int64_t stride[5];  ///< elements: o, kd, kh, kw, c
 };
 
-/// One depth tap of one panel of output channels: U[xi][c][lane] = (G w G^T)[xi].
+/// Where F(2, 3)'s frequencies along depth lie: in the order in which their products are taken.
+inline constexpr int kDepthSlot[4] = {2, 0, 1, 3};
+
+/// One panel of output channels: U[xi][c][lane] = (G w G^T)[xi] of one depth tap, or of four combinations of
+/// the three taps.
 struct WinogradWeightPanel {
-  WeightView w;          ///< data points at the panel's first output channel and the depth tap
+  WeightView w;          ///< data points at the panel's first output channel and the (first) depth tap
+  int64_t depth_stride;  ///< floats from one depth frequency's `out` to the next, in the order of kDepthSlot
+  bool streaming;        ///< write past the caches: `out` and the strides are whole vectors
   int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
   int64_t channels;      ///< C
-  bool flip;             ///< reverse the rows and columns of the kernel
+  bool flip;             ///< reverse the rows and columns of the kernel, and its depth where depth_m is 2
   int vectors;           ///< the panel's width
   float* out;            ///< channel c of frequency xi at out + xi*xi_stride + c*vectors*width
   int64_t xi_stride;
@@ -124,9 +131,15 @@ struct Kernels {
   /// sums[vector][tap][c in group][lane] += sum over positions of dy[position][vector*width + lane] * input
   void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
 
-  void (*winograd_input)(int m, Dtype type, const WinogradInputTile& tile);
-  void (*winograd_output)(int m, const WinogradOutputTile& tile);
-  void (*winograd_weight)(int m, const WinogradWeightPanel& panel);
+  void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
+  void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);
+  void (*winograd_weight)(WinogradForm form, const WinogradWeightPanel& panel);
+  /// F(2, 3) along depth: n floats of each of four neighbouring frames, `frame_stride` apart, to four
+  /// frequencies, `out_stride` apart in the order of kDepthSlot; of three frames to the first three.
+  void (*winograd_depth_input)(int frames, int64_t n, const float* in, int64_t frame_stride, float* out,
+                               int64_t out_stride);
+  /// In place: (even, odd) = (even + odd, even - odd) for `rows` rows of n floats.
+  void (*winograd_depth_butterfly)(int64_t rows, int64_t n, float* even, float* odd, int64_t stride);
 };
 
 /// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).

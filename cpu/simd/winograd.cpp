@@ -1,4 +1,4 @@
-// The three transforms of F(m, 3), one vector of channels at a time. The matrices are compile-time constants,
+// The three transforms of a tile, one vector of channels at a time. The matrices are compile-time constants,
 // so the zeros and ones in them cost nothing.
 
 #include "core/winograd.h"
@@ -59,9 +59,9 @@ SIMD_INLINE void apply(const Vec* in, Vec* out) {
   });
 }
 
-template <int M, class T>
+template <class Form, class T>
 void input(const WinogradInputTile& tile) {
-  constexpr int t = Winograd<M>::tile;
+  constexpr int t = Form::pixels;
   const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(tile.rows);
   for (int64_t c = 0; c < tile.channels; c += kWidth) {
     const int64_t left = tile.channels - c;
@@ -72,65 +72,84 @@ void input(const WinogradInputTile& tile) {
         const auto* p = pixels[i * t + j] + c;
         d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
       }
-      apply<t, t, Winograd<M>::Bt, 1, t>(d, columns + j);
+      apply<t, t, Form::Bt, 1, t>(d, columns + j);
     }
     float* out = tile.out + c;
     for (int i = 0; i < t; ++i) {
       Vec row[t];
-      apply<t, t, Winograd<M>::Bt, 1, 1>(columns + i * t, row);
+      apply<t, t, Form::Bt, 1, 1>(columns + i * t, row);
       for (int j = 0; j < t; ++j) store(out + (i * t + j) * tile.xi_stride, row[j]);
     }
   }
 }
 
-template <int M, class T>
+template <class Form, class T>
 void output(const WinogradOutputTile& tile) {
-  constexpr int t = Winograd<M>::tile;
+  constexpr int t = Form::products, M = Form::outputs;
   const Epilogue& e = *tile.epilogue;
   auto* to = static_cast<typename T::Item*>(tile.out);
   const auto* residual = static_cast<const typename T::Item*>(e.residual);
-  if (residual) residual += tile.residual_offset;
   for (int64_t o = 0; o < tile.channels; o += kWidth) {
     const int64_t left = tile.channels - o;
     Vec columns[M * t];
     for (int j = 0; j < t; ++j) {
       Vec d[t];
       for (int i = 0; i < t; ++i) d[i] = load(tile.in + (i * t + j) * tile.xi_stride + o);
-      apply<M, t, Winograd<M>::At, 1, t>(d, columns + j);
+      apply<M, t, Form::At, 1, t>(d, columns + j);
     }
     const float* bias = e.bias ? e.bias + o : nullptr;
-    for (int i = 0; i < tile.rows; ++i) {
+    for (int i = tile.row_begin; i < tile.row_end; ++i) {
       Vec row[M];
-      apply<M, t, Winograd<M>::At, 1, 1>(columns + i * t, row);
-      for (int j = 0; j < tile.cols; ++j) {
-        const int64_t at = i * tile.row_stride + j * tile.pixel_stride + o;
+      apply<M, t, Form::At, 1, 1>(columns + i * t, row);
+      for (int j = tile.col_begin; j < tile.col_end; ++j) {
+        const int64_t at = tile.first + i * tile.row_stride + j * tile.pixel_stride + o;
         store_lanes<T>(row[j], e.activation, bias, residual ? residual + at : nullptr, to + at, left);
       }
     }
   }
 }
 
-/// One vector of output channels, one input channel: nine taps to (M + 2)^2 frequencies.
-template <int M>
+/// One vector of output channels, one input channel: nine taps to the weights of all products.
+template <class Form, bool Streaming>
 SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
-  constexpr int t = Winograd<M>::tile;
+  constexpr int t = Form::products;
   Vec columns[t * 3];
-  for (int j = 0; j < 3; ++j) apply<t, 3, Winograd<M>::G, 3, 3>(taps + j, columns + j);
+  for (int j = 0; j < 3; ++j) apply<t, 3, Form::G, 3, 3>(taps + j, columns + j);
   for (int i = 0; i < t; ++i) {
     Vec row[t];
-    apply<t, 3, Winograd<M>::G, 1, 1>(columns + i * 3, row);
-    for (int j = 0; j < t; ++j) store(out + (i * t + j) * xi_stride, row[j]);
+    apply<t, 3, Form::G, 1, 1>(columns + i * 3, row);
+    for (int j = 0; j < t; ++j) {
+      float* to = out + (i * t + j) * xi_stride;
+      Streaming ? store_streaming(to, row[j]) : store(to, row[j]);
+    }
   }
 }
 
-template <int M, class T>
-void weight(const WinogradWeightPanel& panel) {
+/// One vector of output channels, one input channel: all depth terms. Taps are ordered by depth, row, column.
+template <class Form, int Depths, bool Streaming>
+SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeightPanel& panel) {
+  if constexpr (Depths == 1) {
+    weight_vector<Form, Streaming>(taps, out, panel.xi_stride);
+  } else {
+    constexpr int frequencies = Winograd<2>::pixels;
+    Vec combined[frequencies * 9];
+    for (int tap = 0; tap < 9; ++tap) apply<frequencies, 3, Winograd<2>::G, 9, 9>(taps + tap, combined + tap);
+    for (int f = 0; f < frequencies; ++f) {
+      weight_vector<Form, Streaming>(combined + f * 9, out + kDepthSlot[f] * panel.depth_stride,
+                                     panel.xi_stride);
+    }
+  }
+}
+
+template <class Form, int Depths, bool Streaming, class T>
+void weight_panel(const WinogradWeightPanel& panel) {
+  constexpr int all = 9 * Depths;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  int64_t tap_offset[9];
-  for (int tap = 0; tap < 9; ++tap) {
-    const int from = panel.flip ? 8 - tap : tap;
-    tap_offset[tap] = (from / 3) * stride[2] + (from % 3) * stride[3];
+  int64_t tap_offset[all];
+  for (int tap = 0; tap < all; ++tap) {
+    const int from = panel.flip ? all - 1 - tap : tap;
+    tap_offset[tap] = (from / 9) * stride[1] + (from / 3 % 3) * stride[2] + (from % 3) * stride[3];
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
@@ -139,58 +158,94 @@ void weight(const WinogradWeightPanel& panel) {
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[9][kWidth];
-        for (int tap = 0; tap < 9; ++tap) {
+        Vec block[all][kWidth];
+        for (int tap = 0; tap < all; ++tap) {
           load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
-          Vec taps[9];
-          for (int tap = 0; tap < 9; ++tap) taps[tap] = block[tap][i];
-          weight_vector<M>(taps, out + (c + i) * panel.vectors * kWidth, panel.xi_stride);
+          Vec taps[all];
+          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
+          weight_depths<Form, Depths, Streaming>(taps, out + (c + i) * panel.vectors * kWidth, panel);
         }
       }
     }
     for (; c < panel.channels; ++c) {
-      Vec taps[9];
-      for (int tap = 0; tap < 9; ++tap) {
+      Vec taps[all];
+      for (int tap = 0; tap < all; ++tap) {
         taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
-      weight_vector<M>(taps, out + c * panel.vectors * kWidth, panel.xi_stride);
+      weight_depths<Form, Depths, Streaming>(taps, out + c * panel.vectors * kWidth, panel);
     }
   }
 }
 
+template <class Form, class T>
+void weight(int depth_m, const WinogradWeightPanel& panel) {
+  if (panel.streaming) {
+    depth_m == 2 ? weight_panel<Form, 3, true, T>(panel) : weight_panel<Form, 1, true, T>(panel);
+    fence();
+  } else {
+    depth_m == 2 ? weight_panel<Form, 3, false, T>(panel) : weight_panel<Form, 1, false, T>(panel);
+  }
+}
+
+/// Chooses `f<Form, T>(...)` by a run-time form.
+#define SIMD_BY_FORM(form, T, f, ...)                              \
+  if (form.doubled) {                                              \
+    if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
+    if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
+    return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
+  }                                                                \
+  if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
+  if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
+  f<Winograd<6>, T>(__VA_ARGS__);
+
 template <class T>
-void input_any(int m, const WinogradInputTile& tile) {
-  if (m == 2) return input<2, T>(tile);
-  if (m == 4) return input<4, T>(tile);
-  input<6, T>(tile);
+void input_any(WinogradForm form, const WinogradInputTile& tile) {
+  SIMD_BY_FORM(form, T, input, tile)
 }
 template <class T>
-void output_any(int m, const WinogradOutputTile& tile) {
-  if (m == 2) return output<2, T>(tile);
-  if (m == 4) return output<4, T>(tile);
-  output<6, T>(tile);
+void output_any(WinogradForm form, const WinogradOutputTile& tile) {
+  SIMD_BY_FORM(form, T, output, tile)
 }
 template <class T>
-void weight_any(int m, const WinogradWeightPanel& panel) {
-  if (m == 2) return weight<2, T>(panel);
-  if (m == 4) return weight<4, T>(panel);
-  weight<6, T>(panel);
+void weight_any(WinogradForm form, const WinogradWeightPanel& panel) {
+  SIMD_BY_FORM(form, T, weight, form.depth_m, panel)
 }
 
 }  // namespace
 
-void winograd_input(int m, Dtype type, const WinogradInputTile& tile) {
-  SIMD_BY_TYPE(type, input_any, m, tile)
+void winograd_input(WinogradForm form, Dtype type, const WinogradInputTile& tile) {
+  SIMD_BY_TYPE(type, input_any, form, tile)
 }
 
-void winograd_output(int m, const WinogradOutputTile& tile) {
-  SIMD_BY_TYPE(tile.epilogue->type, output_any, m, tile)
+void winograd_output(WinogradForm form, const WinogradOutputTile& tile) {
+  SIMD_BY_TYPE(tile.epilogue->type, output_any, form, tile)
 }
 
-void winograd_weight(int m, const WinogradWeightPanel& panel) {
-  SIMD_BY_TYPE(panel.w.type, weight_any, m, panel)
+void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel) {
+  SIMD_BY_TYPE(panel.w.type, weight_any, form, panel)
+}
+
+void winograd_depth_input(int frames, int64_t n, const float* in, int64_t frame_stride, float* out,
+                          int64_t out_stride) {
+  constexpr int terms = Winograd<2>::pixels;
+  for (int64_t i = 0; i < n; i += kWidth) {
+    Vec d[terms] = {}, a[terms];
+    for (int f = 0; f < frames; ++f) d[f] = load(in + f * frame_stride + i);
+    apply<terms, terms, Winograd<2>::Bt, 1, 1>(d, a);
+    for (int f = 0; f < frames; ++f) store(out + kDepthSlot[f] * out_stride + i, a[f]);
+  }
+}
+
+void winograd_depth_butterfly(int64_t rows, int64_t n, float* even, float* odd, int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < n; i += kWidth) {
+      const Vec u = load(even + r * stride + i), v = load(odd + r * stride + i);
+      store(even + r * stride + i, u + v);
+      store(odd + r * stride + i, u - v);
+    }
+  }
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

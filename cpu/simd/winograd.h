@@ -4,8 +4,11 @@
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
-void winograd_input(int m, Dtype type, const WinogradInputTile& tile);
-void winograd_output(int m, const WinogradOutputTile& tile);
-void winograd_weight(int m, const WinogradWeightPanel& panel);
+void winograd_input(WinogradForm form, Dtype type, const WinogradInputTile& tile);
+void winograd_output(WinogradForm form, const WinogradOutputTile& tile);
+void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel);
+void winograd_depth_input(int frames, int64_t n, const float* in, int64_t frame_stride, float* out,
+                          int64_t out_stride);
+void winograd_depth_butterfly(int64_t rows, int64_t n, float* even, float* odd, int64_t stride);
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -62,6 +62,9 @@ def plan(
     padding_mode: Annotated[
         str, typer.Option(help="zeros, edge or reflect, or like edge,zeros,zeros.")
     ] = "zeros",
+    upsample: Annotated[
+        str, typer.Option(help="Nearest-neighbour, in front: 2 for rows and columns, or like 1,2,2.")
+    ] = "1",
     activation: Annotated[str, typer.Option(help="relu, silu or gelu.")] = "",
     bias: Annotated[bool, typer.Option("--bias", help="With a bias.")] = False,
     residual: Annotated[bool, typer.Option("--residual", help="With a residual.")] = False,
@@ -93,6 +96,7 @@ def plan(
             activation=activation or None,
             residual=residual,
             padding_mode=modes if len(modes) > 1 else padding_mode,
+            upsample=parse_axes("--upsample", upsample),
             lead=lead,
             prepared=prepared,
             algorithm=algorithm,
