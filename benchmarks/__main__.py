@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import algorithms, gemm, gradients, machine, others, roofline, stock, vae, workloads
+from . import (
+    algorithms,
+    gemm,
+    gradients,
+    machine,
+    metal,
+    metal_accuracy,
+    others,
+    roofline,
+    stock,
+    streaming,
+    vae,
+    workloads,
+)
 from .harness import Effort
 from .report import RESULTS, Report
 
@@ -23,6 +36,7 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "gemm": gemm,
+    "streaming": streaming,
 }
 console = Console()
 app = typer.Typer(
@@ -111,6 +125,31 @@ def _roofline(threads: Annotated[int, typer.Option(min=1)] = machine.cpu_count()
         console.print("No working C++ compiler was found: set CXX to one.")
         raise typer.Exit(2)
     console.print(str(measured), highlight=False)
+
+
+@app.command("metal")
+def _metal(
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="A GPU from m1 to m5-max, in place of the tables' own; several times."),
+    ] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="Only this one; several times.")] = None,
+    save: Annotated[bool, typer.Option(help="Write results.")] = True,
+    output: Annotated[Path, typer.Option(help="Where results go.")] = RESULTS,
+) -> None:
+    """Modelled, not measured: Programs for Apple GPUs against the model of stock MLX's route."""
+    try:
+        found = metal.record(workload or workloads.names(), device or (), _typed_command())
+    except ValueError as error:
+        console.print(str(error), highlight=False, markup=False)
+        raise typer.Exit(2) from None
+    console.print(metal.markdown(found), highlight=False, markup=False, soft_wrap=True)
+    if save:
+        for path in metal.write(found, output):
+            console.print(f"wrote {path}", highlight=False)
+
+
+app.command("metal-accuracy")(metal_accuracy.command)
 
 
 @app.command("workloads")

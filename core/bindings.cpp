@@ -32,7 +32,7 @@ WinogradForm to_form(const PackedForm& form) {
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                    const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
-                   int64_t groups, bool flip, int activation) {
+                   int64_t groups, bool flip, int activation, bool per_frame, bool odd_frame) {
   if (dims < 1 || dims > 3) {
     throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) +
                                 ".");
@@ -51,6 +51,8 @@ ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints&
   spec.groups = groups;
   spec.flip = flip;
   spec.activation = static_cast<Activation>(activation);
+  spec.per_frame = per_frame;
+  spec.odd_frame = odd_frame;
   return spec;
 }
 
@@ -96,11 +98,12 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
 mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                     int activation, std::optional<mx::array> bias, std::optional<mx::array> residual,
-                     std::optional<mx::array> lead, std::optional<mx::array> packed, PackedForm packed_form,
-                     const std::string& algorithm, mx::StreamOrDevice s) {
+                     int activation, bool per_frame, bool odd_frame, std::optional<mx::array> bias,
+                     std::optional<mx::array> residual, std::optional<mx::array> lead,
+                     std::optional<mx::array> packed, PackedForm packed_form, const std::string& algorithm,
+                     mx::StreamOrDevice s) {
   const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                                  groups, flip, activation);
+                                  groups, flip, activation, per_frame, odd_frame);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
@@ -121,8 +124,8 @@ mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, c
                                       const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                                       const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups,
                                       bool flip, std::optional<mx::array> lead, mx::StreamOrDevice s) {
-  ConvSpec spec =
-      make_spec(3, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode, groups, flip, 0);
+  ConvSpec spec = make_spec(3, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode, groups,
+                            flip, 0, false, false);
   spec.lead = lead.has_value();
   mx::Shape shape;
   for (int64_t size : w_shape) shape.push_back(static_cast<int>(size));
@@ -134,11 +137,12 @@ std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& 
                                            const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
                                            const Ints& dilation, const Ints& input_dilation,
                                            const Ints& upsample, const std::vector<int>& pad_mode,
-                                           int64_t groups, bool flip, int activation, mx::StreamOrDevice s) {
+                                           int64_t groups, bool flip, int activation, bool per_frame,
+                                           bool odd_frame, mx::StreamOrDevice s) {
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation);
+                            groups, flip, activation, per_frame, odd_frame);
   spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
   const ConvProblem p =
       spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
@@ -162,11 +166,13 @@ nb::dict to_dict(const Candidate& c) {
     d["doubled"] = c.winograd.doubled;
     d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
+    d["weight_rows"] = c.winograd.weight_rows;
   } else {
     d["tile"] = 0;
     d["doubled"] = false;
     d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
+    d["weight_rows"] = 0;
   }
   return d;
 }
@@ -184,14 +190,15 @@ uint8_t family_bits(const std::vector<std::string>& names) {
 nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type,
                     mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
                     const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
-                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation, bool bias,
-                    bool residual, int64_t lead, bool prepared, const std::string& algorithm, int64_t limit,
-                    const std::string& gpu, const Ints& winograd, const Strides& strides,
-                    const std::vector<std::string>& switched_off, SelfChecks* checks) {
+                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
+                    bool per_frame, bool odd_frame, bool bias, bool residual, int64_t lead, bool prepared,
+                    const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd,
+                    const Strides& strides, const std::vector<std::string>& switched_off,
+                    SelfChecks* checks) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation);
+                            groups, flip, activation, per_frame, odd_frame);
   spec.bias = bias;
   spec.residual = residual;
   spec.packed.m = prepared ? 1 : 0;
@@ -216,8 +223,14 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   }
   Plan plan = checked ? *checked : make_plan(p, device, limit > 0 ? limit : workspace_limit(), forced);
   if (!winograd.empty()) {
-    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3),
-                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1};
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)),
+                            winograd.at(1),
+                            winograd.at(2),
+                            winograd.at(3),
+                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1,
+                            false,
+                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
+                            winograd.size() > 6 && winograd.at(6) != 0};
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = reason.empty() ? plan.reason : reason;
@@ -242,18 +255,18 @@ NB_MODULE(_ext, m) {
   conv3d::bind_gpu(m);
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
-        "activation"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(),
-        "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, false, 1}, "algorithm"_a = "auto",
-        "stream"_a = nb::none());
+        "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
+        "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, false, 1},
+        "algorithm"_a = "auto", "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a,
-        "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{},
-        "strides"_a = conv3d::Strides{}, "switched_off"_a = std::vector<std::string>{},
-        "checks"_a.none() = nb::none());
+        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,
+        "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
+        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{},
+        "switched_off"_a = std::vector<std::string>{}, "checks"_a.none() = nb::none());
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
-        "stream"_a = nb::none());
+        "per_frame"_a, "odd_frame"_a, "stream"_a = nb::none());
   m.def("stock_weight_gradient", &conv3d::bound_stock_weight_gradient, "x"_a, "dy"_a, nb::kw_only(),
         "w_shape"_a, "w_type"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
@@ -263,6 +276,11 @@ NB_MODULE(_ext, m) {
          conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
       "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
+  // Assigning to an element of a Python array, or adding to it in place, gives the object another value.
+  m.def("snapshot", [](const conv3d::mx::array& a) { return conv3d::mx::array(a); }, "a"_a);
+  m.def(
+      "is_same", [](const conv3d::mx::array& a, const conv3d::mx::array& b) { return a.id() == b.id(); },
+      "a"_a, "b"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def(
       "set_workspace_limit",

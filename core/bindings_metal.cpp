@@ -77,6 +77,7 @@ nb::dict to_dict(const metal::Step& s, const metal::Program& program) {
   d["barrier"] = s.barrier;
   d["discards"] = discards;
   d["nbytes"] = static_cast<int64_t>(s.nbytes);
+  d["flops"] = static_cast<int64_t>(s.flops);
   return d;
 }
 

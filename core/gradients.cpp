@@ -101,6 +101,7 @@ ConvSpec without_epilogue(const ConvSpec& spec) {
   linear.activation = Activation::none;
   linear.bias = linear.residual = linear.lead = false;
   linear.packed = {};
+  linear.per_frame = linear.odd_frame = false;
   linear.forced.reset();
   return linear;
 }

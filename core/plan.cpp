@@ -48,9 +48,12 @@ int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t o
          lanes(out_channels, d) * 4;
 }
 
-/// Products along depth for `frames` outputs: a pair takes four, a last frame without a partner three.
+/// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
+/// three.
 int64_t winograd_depth_products(const ConvProblem& p, int depth_m, int64_t frames) {
-  return depth_m == 2 ? frames / 2 * 4 + frames % 2 * 3 : frames * p.kernel[kDepth];
+  if (depth_m == 1) return frames * p.kernel[kDepth];
+  const int64_t alone = p.odd_frame ? 1 : 0;
+  return 3 * alone + (frames - alone) / 2 * 4 + (frames - alone) % 2 * 3;
 }
 
 /// Chunk sizes that fit the limit with tiles of this form; false if none does.
@@ -70,7 +73,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
     slice = round_up(divide_up(slice, 2), panel);
   }
   const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
-  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 16 * winograd_depth_rows(pitch) * pitch + 64 : 0;
+  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
     return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
   };
@@ -138,7 +141,9 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   return true;
 }
 
-void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+/// With `only`, that form alone is considered.
+void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
+                       Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
   const bool doubled = has_doubled_pixels(p);
@@ -147,9 +152,10 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Can
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && !doubled && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      if (depth_m == 2 && !fits_depth_winograd(p)) continue;
+      const WinogradForm form{m, doubled, depth_m};
+      if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
       Candidate at = c;
-      if (fit_winograd(p, d, limit, {m, doubled, depth_m}, at) && at.cost < best.cost) best = at;
+      if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
     }
   }
   if (std::isinf(best.cost)) {
@@ -280,7 +286,8 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
   c.reason = "composed of MLX's own operations";
 }
 
-Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm,
+                   const WinogradForm& only = {}) {
   Candidate c;
   c.algorithm = algorithm;
   c.reason = illegal_reason(p, algorithm);
@@ -292,7 +299,7 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
   }
   switch (algorithm) {
     case Algorithm::winograd:
-      consider_winograd(p, d, limit, c);
+      consider_winograd(p, d, limit, only, c);
       break;
     case Algorithm::taps:
       consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
@@ -319,6 +326,21 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
       consider_stock(p, d, c);
       break;
   }
+  return c;
+}
+
+/// The candidate of a problem per_frame: chosen for few frames, cut for the frames there are.
+Candidate consider_per_frame(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+  ConvProblem few = p;
+  few.lead = 0;
+  few.odd_frame = false;
+  few.pad_lo[kDepth] = (p.kernel[kDepth] - 1) * p.dilation[kDepth];
+  few.pad_hi[kDepth] = 0;
+  few.input[kDepth] = (kPlannedFrames - 1) * p.stride[kDepth] + 1;
+  const Candidate of_few = consider(few, d, limit, algorithm);
+  if (!of_few.legal) return of_few;
+  Candidate c = consider(p, d, limit, algorithm, of_few.winograd.form());
+  c.cost = of_few.cost;
   return c;
 }
 
@@ -385,6 +407,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
     case Algorithm::taps:
       if (!one_group) return "it needs groups 1";
       if (p.kernel[0] > 7) return "it needs at most 7 depth taps";
+      if (p.per_frame && p.out_type != Dtype::float32) return "its buffer grows with the number of frames";
       if (p.input_dilated()) return "it needs input dilation 1";
       return "";
     case Algorithm::temporal:
@@ -428,7 +451,11 @@ Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
   Plan plan;
   plan.direct_flops = problem.direct_flops();
   const Candidate* best = nullptr;
-  for (Algorithm a : kAlgorithms) plan.candidates.push_back(consider(problem, device, limit, a));
+  const bool per_frame = problem.per_frame && device.kind == Device::Kind::cpu;
+  for (Algorithm a : kAlgorithms) {
+    plan.candidates.push_back(per_frame ? consider_per_frame(problem, device, limit, a)
+                                        : consider(problem, device, limit, a));
+  }
   for (const Candidate& c : plan.candidates) {
     // On a CPU stock MLX is only for what nothing else can do.
     const bool last_resort = c.algorithm == Algorithm::stock && device.kind == Device::Kind::cpu;

@@ -42,6 +42,9 @@ struct WinogradPlan {
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
   int depth_m = 1;        ///< see WinogradForm
   bool doubled = false;
+  int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
+                        ///< for every chunk; 0: all of them, made once; only on Metal
+  bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
 
   WinogradForm form() const { return {m, doubled, depth_m}; }
 };
@@ -52,7 +55,8 @@ inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
 }
 /// Whether F(2, 3) can run over a problem's frames.
 inline bool fits_depth_winograd(const ConvProblem& p) {
-  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 && p.output(kDepth) > 1;
+  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 &&
+         (p.per_frame || p.output(kDepth) > 1);
 }
 /// Transformed weights along depth: taps, or frequencies.
 inline int64_t winograd_depth_terms(int64_t depth_taps, int depth_m) { return depth_m == 2 ? 4 : depth_taps; }
@@ -65,6 +69,12 @@ inline int64_t winograd_channel_pitch(int64_t channels, int vector_width) {
 /// Rows (tiles of pairs of frames) whose depth frequencies a thread holds at a time.
 inline int64_t winograd_depth_rows(int64_t channel_pitch) {
   return std::clamp<int64_t>((int64_t{1} << 20) / (16 * std::max<int64_t>(1, channel_pitch)), 48, 192);
+}
+
+/// Floats that a thread needs for them: four terms, and of frames without a partner the products with a
+/// panel.
+inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel) {
+  return winograd_depth_rows(channel_pitch) * (4 * channel_pitch + panel);
 }
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
@@ -95,6 +105,13 @@ struct Plan {
 
   Algorithm algorithm() const { return chosen.algorithm; }
 };
+
+/// The plan of a problem `per_frame` has the algorithm and the tile of a problem of kPlannedFrames output
+/// frames and the same frame size: whatever orders an output's sums. A stream computed in chunks, each with
+/// the frames before it as lead, so gives the bits of one call. Pairs of frames are those of the stream:
+/// `odd_frame` says whether a chunk begins with the second of one. Chunk and block sizes follow the real
+/// size.
+inline constexpr int64_t kPlannedFrames = 4;
 
 /// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the
 /// plan takes that algorithm or throws std::invalid_argument saying which constraint fails.

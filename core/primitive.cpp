@@ -111,6 +111,8 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.residual = residual;
   p.activation = activation;
   p.prepared = packed.m > 0;
+  p.per_frame = per_frame;
+  p.odd_frame = odd_frame;
   return p;
 }
 
@@ -264,6 +266,7 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   of_gradient.activation = Activation::none;
   of_gradient.bias = of_gradient.residual = false;
   of_gradient.packed = {};
+  of_gradient.per_frame = of_gradient.odd_frame = false;
   of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;

@@ -27,6 +27,7 @@ struct ConvSpec {
   Activation activation = Activation::none;
   bool lead = false, bias = false, residual = false;
   WinogradForm packed;  ///< m > 0: the last input is w transformed to this form
+  bool per_frame = false, odd_frame = false;
   Dtype out_type = Dtype::float32;
   std::optional<Algorithm> forced;
 

@@ -20,6 +20,26 @@ constexpr int64_t kDepthBlock =
 
 constexpr int64_t kStreamedFloats = int64_t{1} << 21;
 
+/// A chunk's output frames in pairs, numbered 2*pair and 2*pair + 1 less `odd`. In the products the first
+/// frames of all pairs come before the second ones, so that each are one run of rows.
+struct Pairs {
+  int64_t frames;
+  int64_t odd;  ///< 1 where the first pair has only its second frame
+
+  int64_t count() const { return (odd + frames + 1) / 2; }
+  int64_t evens() const { return count() - odd; }
+  int64_t odds() const { return frames - evens(); }
+  bool has_even(int64_t pair) const { return pair >= odd; }
+  bool has_odd(int64_t pair) const { return pair < odds(); }
+  /// Of row (pair, tile), its place among the products.
+  int64_t even_row(int64_t row, int64_t tiles) const { return row - odd * tiles; }
+  int64_t odd_row(int64_t row, int64_t tiles) const { return evens() * tiles + row; }
+  int64_t row(int64_t frame, int64_t tile, int64_t tiles) const {
+    const int64_t at = (odd + frame) / 2 * tiles + tile;
+    return (odd + frame) % 2 == 0 ? even_row(at, tiles) : odd_row(at, tiles);
+  }
+};
+
 class Runner {
  public:
   Runner(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands, Workspace& workspace)
@@ -44,7 +64,8 @@ class Runner {
     products_ = workspace.floats(form_.all_products() * plan.frames * plan.tiles * lanes);
     if (plan.depth_m == 2) {
       depth_rows_ = winograd_depth_rows(channels_);
-      depth_inputs_ = workspace.floats(thread_count() * 4 * depth_rows_ * channels_);
+      depth_scratch_ =
+          workspace.floats(thread_count() * winograd_depth_floats(channels_, k_.panel_vectors * k_.width));
     }
   }
 
@@ -60,16 +81,18 @@ class Runner {
         weights = weights_;
       }
       // Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
-      const int64_t units = (frames + plan_.depth_m - 1) / plan_.depth_m;
-      const auto first_frame_of = [&](int64_t f, int64_t chunks) {
-        return std::min(frames, units * f / chunks * plan_.depth_m);
+      const int64_t depth_m = plan_.depth_m, odd = depth_m == 2 && p_.odd_frame ? 1 : 0;
+      const int64_t units = (odd + frames + depth_m - 1) / depth_m;
+      const int64_t frame_chunks =
+          frames <= plan_.frames ? 1 : (units * depth_m + plan_.frames - 1) / plan_.frames;
+      const auto first_frame_of = [&](int64_t f) {
+        return std::clamp<int64_t>(units * f / frame_chunks * depth_m - odd, 0, frames);
       };
       const int64_t tile_chunks = (tiles + plan_.tiles - 1) / plan_.tiles;
-      const int64_t frame_chunks = (frames + plan_.frames - 1) / plan_.frames;
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
-          const int64_t first_frame = first_frame_of(f, frame_chunks), first_tile = tiles * t / tile_chunks;
-          chunk(first_frame, first_frame_of(f + 1, frame_chunks) - first_frame, first_tile,
+          const int64_t first_frame = first_frame_of(f), first_tile = tiles * t / tile_chunks;
+          chunk(first_frame, first_frame_of(f + 1) - first_frame, first_tile,
                 tiles * (t + 1) / tile_chunks - first_tile, o, out_channels, weights);
         }
       }
@@ -97,12 +120,15 @@ class Runner {
       }
     });
     const Panels panels(out_channels, k_);
+    const Pairs pairs{frames, plan_.depth_m == 2 && p_.odd_frame && first_frame == 0 ? 1 : 0};
     if (plan_.depth_m == 2) {
-      const int64_t rows = (frames + 1) / 2 * tiles, pieces = (rows + depth_rows_ - 1) / depth_rows_;
+      const int64_t rows = pairs.count() * tiles, pieces = (rows + depth_rows_ - 1) / depth_rows_;
       parallel_for(form_.all_products() * pieces, [&](int64_t i, int thread) {
-        const int64_t piece = i % pieces, first = rows * piece / pieces;
-        multiply_pairs(i / pieces, panels, frames, tiles, first, rows * (piece + 1) / pieces, weights,
-                       depth_inputs_ + thread * 4 * depth_rows_ * channels_);
+        const int64_t piece = i % pieces;
+        float* scratch =
+            depth_scratch_ + thread * winograd_depth_floats(channels_, k_.panel_vectors * k_.width);
+        multiply_pairs(i / pieces, panels, pairs, tiles, rows * piece / pieces, rows * (piece + 1) / pieces,
+                       weights, scratch, scratch + 4 * depth_rows_ * channels_);
       });
     } else {
       parallel_for(form_.all_products() * panels.count(), [&](int64_t i, int) {
@@ -113,7 +139,7 @@ class Runner {
     parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames, group = i / frames * kTileGroup;
       for (int64_t t = group; t < std::min(tiles, group + kTileGroup); ++t) {
-        transform_output(first_frame, frame, frames, first_tile, t, tiles, o, out_channels, panels);
+        transform_output(first_frame, frame, pairs, first_tile, t, tiles, o, out_channels, panels);
       }
     });
   }
@@ -170,7 +196,6 @@ class Runner {
     const float* a = inputs_ + form_.frequency(static_cast<int>(product)) * frames_in * tiles * channels_;
     const float* b = weights + (product * lanes + lane) * products;
     float* c = products_ + product * frames * tiles * lanes + lane;
-    const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
     // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do
     // not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
     for (int64_t begin = 0; begin < frames;) {
@@ -181,13 +206,9 @@ class Runner {
       for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
         if (depth_.source(kd, first_frame + begin) < 0) continue;
         const int64_t frame = begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-          const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
-          k_.gemm(false, (end - begin) * tiles, vectors, to - from, a + frame * tiles * channels_ + from,
-                  channels_, b + (kd * p_.in_channels + from) * ldb, ldb, c + begin * tiles * lanes, lanes,
-                  accumulate);
-          accumulate = true;
-        }
+        multiply_channels((end - begin) * tiles, vectors, a + frame * tiles * channels_,
+                          b + kd * p_.in_channels * ldb, c + begin * tiles * lanes, lanes, accumulate);
+        accumulate = true;
       }
       if (!accumulate) {
         for (int64_t r = begin * tiles; r < end * tiles; ++r)
@@ -197,49 +218,63 @@ class Runner {
     }
   }
 
-  /// Rows [first, last) of (pair of frames, tile): F(2, 3) along depth. The first frames of all pairs come
-  /// before the second ones in the products, so that each is one run of rows; the last pair may have no
-  /// second.
-  void multiply_pairs(int64_t xi, const Panels& panels, int64_t frames, int64_t tiles, int64_t first,
-                      int64_t last, const float* weights, float* a) const {
-    const int64_t frames_in = frames + 2, pair_rows = (frames + 1) / 2 * tiles, products = 4 * p_.in_channels;
-    const int64_t count = last - first;
-    const int64_t whole = std::clamp<int64_t>(frames / 2 * tiles - first, 0, count);
+  /// Rows [first, last) of (pair of frames, tile): F(2, 3) along depth.
+  void multiply_pairs(int64_t product, const Panels& panels, const Pairs& pairs, int64_t tiles, int64_t first,
+                      int64_t last, const float* weights, float* a, float* alone) const {
     const int64_t frame_stride = tiles * channels_, term_stride = depth_rows_ * channels_;
-    const float* inputs = inputs_ + form_.frequency(static_cast<int>(xi)) * frames_in * frame_stride;
+    const float* inputs =
+        inputs_ + form_.frequency(static_cast<int>(product)) * (pairs.frames + 2) * frame_stride;
     for (int64_t row = first; row < last;) {
       const int64_t pair = row / tiles, end = std::min(last, (pair + 1) * tiles);
-      // Without a second frame the fourth input does not exist: the first three make what is needed.
-      const int64_t from = 2 * pair * frame_stride + (row - pair * tiles) * channels_;
-      k_.winograd_depth_input(2 * pair + 1 < frames ? 4 : 3, (end - row) * channels_, inputs + from,
-                              frame_stride, a + (row - first) * channels_, term_stride);
+      const int64_t from = (2 * pair - pairs.odd) * frame_stride + (row - pair * tiles) * channels_;
+      k_.winograd_depth_input(pairs.has_even(pair), pairs.has_odd(pair), (end - row) * channels_,
+                              inputs + from, frame_stride, a + (row - first) * channels_, term_stride);
       row = end;
     }
     const int64_t lanes = panels.vectors_total() * k_.width;
-    const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
+    // Rows whose pair has both frames; before them those without the first, behind them those without the
+    // second.
+    const int64_t whole = std::clamp(pairs.odd * tiles, first, last);
+    const int64_t whole_end = std::clamp(pairs.odds() * tiles, whole, last);
+    const int64_t starts[] = {first, whole, whole_end, last};
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
       const int64_t lane = panels.first_vector(panel) * k_.width;
       const int vectors = panels.vectors(panel);
       const int64_t ldb = vectors * k_.width;
-      const float* b = weights + (xi * lanes + lane) * products;
-      float* even = products_ + (xi * frames * tiles + first) * lanes + lane;
-      float* odd = even + pair_rows * lanes;
-      const auto multiply_term = [&](int frequency, int64_t row, int64_t rows, float* c, bool accumulate) {
-        if (rows == 0) return;
-        const int64_t term = kDepthSlot[frequency];
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-          const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
-          k_.gemm(false, rows, vectors, to - from, a + term * term_stride + row * channels_ + from, channels_,
-                  b + (term * p_.in_channels + from) * ldb, ldb, c, lanes, accumulate || piece > 0);
-        }
-      };
-      // even = P1 + P2 + P0, odd = P1 - P2 + P3: the sum and the difference share two products.
-      multiply_term(1, 0, count, even, false);
-      multiply_term(2, 0, whole, odd, false);
-      k_.winograd_depth_butterfly(whole, ldb, even, odd, lanes);
-      multiply_term(2, whole, count - whole, even + whole * lanes, true);
-      multiply_term(0, 0, count, even, true);
-      multiply_term(3, 0, whole, odd, true);
+      const float* b = weights + (product * lanes + lane) * 4 * p_.in_channels;
+      float* c = products_ + product * pairs.frames * tiles * lanes + lane;
+      for (int part = 0; part < 3; ++part) {
+        const int64_t row = starts[part], rows = starts[part + 1] - row;
+        if (rows == 0) continue;
+        const bool has_even = part > 0, has_odd = part < 2;
+        float* even = has_even ? c + pairs.even_row(row, tiles) * lanes : alone;
+        float* odd = has_odd ? c + pairs.odd_row(row, tiles) * lanes : alone;
+        const int64_t even_stride = has_even ? lanes : ldb, odd_stride = has_odd ? lanes : ldb;
+        const auto multiply_term = [&](int frequency, float* sums, int64_t stride, bool accumulate) {
+          const int64_t term = kDepthSlot[frequency];
+          multiply_channels(rows, vectors, a + term * term_stride + (row - first) * channels_,
+                            b + term * p_.in_channels * ldb, sums, stride, accumulate);
+        };
+        // even = P1 + P2 + P0, odd = P1 - P2 + P3: the sum and the difference share two products.
+        multiply_term(1, even, even_stride, false);
+        multiply_term(2, odd, odd_stride, false);
+        k_.winograd_depth_butterfly(rows, ldb, even, even_stride, odd, odd_stride);
+        if (has_even) multiply_term(0, even, even_stride, true);
+        if (has_odd) multiply_term(3, odd, odd_stride, true);
+      }
+    }
+  }
+
+  /// c (+)= a times b over all input channels, in blocks.
+  void multiply_channels(int64_t rows, int vectors, const float* a, const float* b, float* c, int64_t ldc,
+                         bool accumulate) const {
+    const int64_t ldb = vectors * k_.width;
+    // One at least: without input channels the sums are zero.
+    const int64_t pieces = std::max<int64_t>(1, (p_.in_channels + kDepthBlock - 1) / kDepthBlock);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
+      k_.gemm(false, rows, vectors, to - from, a + from, channels_, b + from * ldb, ldb, c, ldc,
+              accumulate || piece > 0);
     }
   }
 
@@ -250,7 +285,7 @@ class Runner {
     return true;
   }
 
-  void transform_output(int64_t first_frame, int64_t frame, int64_t frames, int64_t first_tile, int64_t t,
+  void transform_output(int64_t first_frame, int64_t frame, const Pairs& pairs, int64_t first_tile, int64_t t,
                         int64_t tiles, int64_t o, int64_t out_channels, const Panels& panels) const {
     const TileAt at = tile_at(first_tile + t);
     const int64_t lanes = panels.vectors_total() * k_.width;
@@ -259,9 +294,8 @@ class Runner {
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += o;
     WinogradOutputTile tile{};
-    const int64_t at_frame = plan_.depth_m == 2 ? frame / 2 + (frame % 2 == 1 ? (frames + 1) / 2 : 0) : frame;
-    tile.in = products_ + (at_frame * tiles + t) * lanes;
-    tile.xi_stride = frames * tiles * lanes;
+    tile.in = products_ + (plan_.depth_m == 2 ? pairs.row(frame, t, tiles) : frame * tiles + t) * lanes;
+    tile.xi_stride = pairs.frames * tiles * lanes;
     tile.channels = out_channels;
     tile.out = operands_.y;
     tile.first = (((at.n * p_.output(kDepth) + first_frame + frame) * height + at.row) * width + at.col) *
@@ -289,7 +323,7 @@ class Runner {
   const WinogradAxis tile_rows_, tile_cols_;
   const int64_t channels_;
   const std::unique_ptr<char[]> zeros_;
-  float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr, *depth_inputs_ = nullptr;
+  float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr, *depth_scratch_ = nullptr;
   int64_t depth_rows_ = 0;
 };
 

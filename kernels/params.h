@@ -21,6 +21,8 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_KERNEL_D 9
 #define MLX_CONV3D_KERNEL_H 10
 #define MLX_CONV3D_KERNEL_W 11
+#define MLX_CONV3D_FIRST_ROW 20  // rows of Winograd's (m + 2) x (m + 2) frequencies that a transform makes
+#define MLX_CONV3D_ROWS 21
 
 #define MLX_CONV3D_PAD_MODES 3
 
@@ -66,6 +68,7 @@ struct WinogradWeight {
 struct WinogradGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
   int64_t frame_step, tap_step;  ///< in tiles: from one output frame, or one depth tap, to the next
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t rows, tiles;
   int32_t channel_pitch, out_pitch;
   int32_t steps, steps_per_tap;
@@ -76,6 +79,7 @@ struct WinogradGemm {
 struct WinogradDepthGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
   int64_t plane_stride;  ///< from the pairs' first frames to their second ones
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t tiles;
   int32_t frames;  ///< transformed input frames
   int32_t channel_pitch, out_pitch;

@@ -106,13 +106,13 @@ template <int BM, int BN, bool Blocked>
     uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   constexpr int quads = kDepth / 4;
-  constexpr int a_loads = BM * quads / kThreads, b_loads = kDepth * (BN / 4) / kThreads;
+  constexpr int a_loads = (BM * quads + kThreads - 1) / kThreads, b_loads = kDepth * (BN / 4) / kThreads;
   constexpr int lda = kDepth + kSkew, ldb = BN + kSkew;
   threadgroup float a_tiles[2 * BM * lda];
   threadgroup float b_tiles[2 * kDepth * ldb];
 
   const int first_row = group.y * BM, first_col = group.x * BN;
-  tiles += group.z * p.tiles_frequency_stride;
+  tiles += (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
   weights += group.z * p.weights_frequency_stride + first_col;
 
   float4 a_next[a_loads], a_other[a_loads], b_next[b_loads];
@@ -131,6 +131,7 @@ template <int BM, int BN, bool Blocked>
 #pragma unroll
       for (int i = 0; i < a_loads; ++i) {
         const int at = thread_index + i * kThreads;
+        if (BM * quads % kThreads != 0 && at >= BM * quads) break;
         *(threadgroup float4*)(a_tile + at / quads * lda + at % quads * 4) = a_next[i] + sign * a_other[i];
       }
 #pragma unroll
@@ -159,6 +160,7 @@ template <int BM, int BN, bool Blocked>
       }
 #pragma unroll
       for (int i = 0; i < a_loads; ++i) {
+        if (BM * quads % kThreads != 0 && thread_index + i * kThreads >= BM * quads) break;
         a_next[i] = *(const device float4*)(a + a_offset[i]);
         a_other[i] = *(const device float4*)(a + other_offset[i]);
       }
@@ -183,7 +185,7 @@ template <int BM, int BN, bool Blocked>
       }
     }
   }
-  block.store(products + group.z * p.products_frequency_stride +
+  block.store(products + (p.first_products + int(group.z)) * p.products_frequency_stride +
                   (first_row + int64_t(simdgroup / 2) * (BM / 2)) * p.out_pitch + first_col +
                   simdgroup % 2 * (BN / 2),
               p.plane_stride, p.out_pitch);
@@ -195,5 +197,6 @@ template <int BM, int BN, bool Blocked>
 INSTANTIATE(32, 32, false, "")
 INSTANTIATE(32, 64, false, "")
 INSTANTIATE(32, 96, false, "")
+INSTANTIATE(48, 64, false, "")
 INSTANTIATE(32, 32, true, "_blocked")
 INSTANTIATE(32, 64, true, "_blocked")

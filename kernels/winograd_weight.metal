@@ -1,11 +1,15 @@
 // Winograd: the 3x3 weights of every depth tap, or of every depth frequency, to the transform domain, in fp32, laid out
-// for winograd_gemm: inputs down, outputs across, both padded with zeros to whole blocks.
+// for winograd_gemm: inputs down, outputs across, both padded with zeros to whole blocks. Some rows of the frequencies at a
+// time where all would take too much memory.
 
 #include <metal_stdlib>
 using namespace metal;
 
 #include "params.h"
 #include "winograd_matrices.h"
+
+constant int first_row [[function_constant(MLX_CONV3D_FIRST_ROW)]];
+constant int row_count [[function_constant(MLX_CONV3D_ROWS)]];
 
 /// Of one channel and spatial position: depth tap `tap`, or value `tap` of the 3 taps' F(2, 3).
 template <typename T>
@@ -25,7 +29,7 @@ template <typename T, int M>
   const int o = at.x, c = at.y, tap = at.z;
   device float* out = weights + (int64_t(tap) * p.channel_pitch + c) * p.out_pitch + o;
   if (o >= p.out_channels || c >= p.channels) {
-    for (int i = 0; i < size * size; ++i) out[i * p.frequency_stride] = 0.0f;
+    for (int i = 0; i < row_count * size; ++i) out[i * p.frequency_stride] = 0.0f;
     return;
   }
   const device T* from = w + (p.first_out + o) * p.w.o + c * p.w.c;
@@ -41,10 +45,12 @@ template <typename T, int M>
   }
 #pragma unroll
   for (int i = 0; i < size; ++i) {
+    const int to = i - first_row;
+    if (to < 0 || to >= row_count) continue;
     float row[size];
     Winograd<M>::template weight<1>(columns + i * 3, row);
 #pragma unroll
-    for (int j = 0; j < size; ++j) out[(i * size + j) * p.frequency_stride] = row[j];
+    for (int j = 0; j < size; ++j) out[(to * size + j) * p.frequency_stride] = row[j];
   }
 }
 

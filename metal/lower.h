@@ -27,6 +27,9 @@ struct GemmBlock {
 };
 GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
 
+/// FLOPs of such a block's products per byte that it loads.
+double flops_per_byte(const GemmBlock& block, int depth_m);
+
 /// Whether kernels/grouped.metal has these types: the result's is what MLX promotes x and w to.
 bool has_grouped_kernel(const ConvProblem& problem);
 

@@ -1,7 +1,9 @@
 // Winograd on Metal: the weights once per slice of output channels, then per chunk of tiles and frames an
-// input transform, one product per frequency, and an output transform. A chunk's input transform may run
-// beside the output transform before it: they touch different scratch. With F(2, 3) along depth the product
-// works on pairs of output frames, whose first and second frames lie in planes of their own.
+// input transform, one product per frequency, and an output transform. Where the weights of all frequencies
+// would leave too little scratch to the chunks, each chunk makes them anew, some frequencies at a time. A
+// chunk's input transform may run beside the output transform before it: they touch different scratch. With
+// F(2, 3) along depth the product works on pairs of output frames, whose first and second frames lie in
+// planes of their own.
 
 #include <algorithm>
 #include <stdexcept>
@@ -51,7 +53,7 @@ class Lowering {
       first_out_ = o;
       out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
       out_pitch_ = round_up(out_channels_, block_.cols);
-      transform_weights();
+      if (plan_.weight_rows == 0) transform_weights(0, plan_.m + 2);
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
           Chunk chunk;
@@ -61,7 +63,7 @@ class Lowering {
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
           chunk.frames_in = winograd_input_frames(p_, chunk.frames);
-          transform_input(chunk);
+          if (!plan_.tile_rows) transform_input(chunk, 0, plan_.m + 2);
           multiply(chunk);
           transform_output(chunk);
         }
@@ -81,7 +83,19 @@ class Lowering {
   int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
   int64_t products_stride(const Chunk& c) const { return plan_.depth_m * plane_stride(c); }
 
-  void transform_weights() {
+  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
+  void multiply(const Chunk& c) {
+    const int64_t rows = plan_.weight_rows == 0 ? plan_.m + 2 : plan_.weight_rows;
+    for (int64_t first = 0; first < plan_.m + 2; first += rows) {
+      const int64_t count = std::min(rows, plan_.m + 2 - first);
+      if (plan_.weight_rows > 0) transform_weights(first, count);
+      if (plan_.tile_rows) transform_input(c, first, count);
+      multiply(c, first, count);
+    }
+  }
+
+  /// For `rows` rows of the frequencies.
+  void transform_weights(int64_t first_row, int64_t rows) {
     WinogradWeight a{};
     a.w = layout_.w;
     a.frequency_stride = weights_stride();
@@ -101,18 +115,21 @@ class Lowering {
     step.threadgroup = {kLanes, 4, 1};
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
+    set_rows(step, first_row, rows);
     step.discards = {weights_};
     const double taps = static_cast<double>(p_.kernel[kDepth] * p_.in_channels * out_channels_);
     step.nbytes = taps * 9 * static_cast<double>(item_size(p_.w_type)) +
-                  4.0 * static_cast<double>(frequencies_ * weights_stride());
+                  4.0 * static_cast<double>(rows * (plan_.m + 2) * weights_stride());
     // Along depth 9 values of 2 sums each, where there is a depth tile, before the spatial transforms.
-    step.flops = taps * transform_flops(3) * static_cast<double>(winograd_depth_values(p_, plan_)) /
+    step.flops = taps * transform_flops(3) * share(rows) *
+                     static_cast<double>(winograd_depth_values(p_, plan_)) /
                      static_cast<double>(p_.kernel[kDepth]) +
                  (plan_.depth_m > 1 ? taps * 9 * 4 : 0);
     b_.add(std::move(step));
   }
 
-  void transform_input(const Chunk& c) {
+  /// For `rows` rows of the frequencies.
+  void transform_input(const Chunk& c, int64_t first_row, int64_t rows) {
     WinogradInput a{};
     a.input = b_.input_arrays();
     a.frequency_stride = tiles_stride(c);
@@ -133,36 +150,41 @@ class Lowering {
     step.arguments = {argument(3, a)};
     step.discards = {tiles_};
     step.nbytes = read_pixels(c) * static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
-                  4.0 * static_cast<double>(frequencies_ * tiles_stride(c));
-    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2);
+                  4.0 * static_cast<double>(rows * (plan_.m + 2) * tiles_stride(c));
+    set_rows(step, first_row, rows);
+    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2) *
+                 share(rows);
     b_.add(std::move(step));
   }
 
-  void multiply(const Chunk& c) {
+  void multiply(const Chunk& c, int64_t first_row, int64_t rows) {
+    const int64_t frequencies = rows * (plan_.m + 2), first = first_row * (plan_.m + 2);
     const int64_t depth = winograd_depth_values(p_, plan_) * channel_pitch_;
-    Step step = plan_.depth_m == 1 ? product(c) : pair_product(c);
+    Step step = plan_.depth_m == 1 ? product(c, first) : pair_product(c, first);
     step.kernel +=
         std::to_string(block_.rows) + "x" + std::to_string(block_.cols) + (block_.blocked ? "_blocked" : "");
     step.source += ".metal";
-    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies_};
+    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies};
     step.threadgroup = {kGemmThreads, 1, 1};
     step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
-    step.discards = {products_};
+    if (first == 0) step.discards = {products_};
     // Frames that a depth stride or dilation leaves out are not read.
     const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
-    step.nbytes = 4.0 * static_cast<double>(frequencies_ * (frames_read * c.tiles * channel_pitch_ +
-                                                            weights_stride() + products_stride(c)));
-    step.flops = 2.0 * static_cast<double>(frequencies_ * plane_stride(c)) * static_cast<double>(depth);
+    step.nbytes = 4.0 * static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ +
+                                                           weights_stride() + products_stride(c)));
+    step.flops = 2.0 * static_cast<double>(frequencies * plane_stride(c)) * static_cast<double>(depth);
     // Each staged input is a sum of two frames.
     if (plan_.depth_m > 1) {
-      step.flops += 2.0 * static_cast<double>(frequencies_ * plane_stride(c) / block_.cols * depth);
+      step.flops += 2.0 * static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
     }
     b_.add(std::move(step));
   }
 
   /// The depth taps as more products.
-  Step product(const Chunk& c) const {
+  Step product(const Chunk& c, int64_t first) const {
     WinogradGemm a{};
+    a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
+    a.first_products = static_cast<int32_t>(first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -182,8 +204,10 @@ class Lowering {
   }
 
   /// F(2, 3) along depth.
-  Step pair_product(const Chunk& c) const {
+  Step pair_product(const Chunk& c, int64_t first) const {
     WinogradDepthGemm a{};
+    a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
+    a.first_products = static_cast<int32_t>(first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -232,6 +256,13 @@ class Lowering {
     step.flops = tile_outputs * transform_flops(plan_.m + 2);
     b_.add(std::move(step));
   }
+
+  static void set_rows(Step& step, int64_t first, int64_t rows) {
+    step.constants.push_back({MLX_CONV3D_FIRST_ROW, static_cast<int>(first)});
+    step.constants.push_back({MLX_CONV3D_ROWS, static_cast<int>(rows)});
+  }
+  /// Of a transform's operations that these rows of its frequencies take.
+  double share(int64_t rows) const { return static_cast<double>(rows) / static_cast<double>(plan_.m + 2); }
 
   template <class T>
   void set_tiles(T& a, const Chunk& c) const {
@@ -292,11 +323,13 @@ int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
 }
 
 GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
+  const bool pairs = plan.depth_m > 1;
+  const int64_t rows = divide_up(plan.frames, plan.depth_m) * plan.tiles;
   GemmBlock best;
   best.blocked = p.out_type == Dtype::float32;
-  best.rows = plan.depth_m > 1 || plan.frames * plan.tiles <= 32 ? 32 : 64;
+  best.rows = pairs || rows <= 32 ? 32 : 64;
   // The widest has 48 sums a thread: 64x96 for single frames, 32x96 for pairs. Totals take as many again.
-  const bool widest = (plan.depth_m > 1 || best.rows == 64) && !best.blocked;
+  const bool widest = (pairs || best.rows == 64) && !best.blocked;
   const int64_t out_channels = std::min(plan.out_slice, p.out_channels);
   // The widest block among those that waste fewest columns: it reads the tiles least often.
   int64_t columns = 0;
@@ -308,7 +341,15 @@ GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
       best.cols = cols;
     }
   }
+  // As many sums as 32x96.
+  if (pairs && best.cols == 64 && !best.blocked && rows > 32) best.rows = 48;
   return best;
+}
+
+double flops_per_byte(const GemmBlock& block, int depth_m) {
+  const double rows = static_cast<double>(block.rows), cols = static_cast<double>(block.cols);
+  // Per product staged; an input of a pair is a sum of two.
+  return 2 * rows * cols / (4 * (rows * depth_m + cols));
 }
 
 WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
@@ -318,8 +359,9 @@ WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan)
   const GemmBlock block = winograd_block(p, plan);
   const int64_t out_pitch = round_up(std::min(plan.out_slice, p.out_channels), block.cols);
   WinogradScratch s;
-  s.weights = 4 * frequencies * winograd_depth_values(p, plan) * pitch * out_pitch;
-  s.tiles = 4 * frequencies * winograd_input_frames(p, frames) * plan.tiles * pitch;
+  const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
+  s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
+  s.tiles = 4 * (plan.tile_rows ? held : frequencies) * winograd_input_frames(p, frames) * plan.tiles * pitch;
   s.products = 4 * frequencies * plan.depth_m * round_up(rows, block.rows) * out_pitch;
   return s;
 }

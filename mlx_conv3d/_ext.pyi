@@ -30,6 +30,8 @@ def conv(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     bias: mx.array | None = None,
     residual: mx.array | None = None,
     lead: mx.array | None = None,
@@ -56,6 +58,8 @@ def plan(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     bias: bool,
     residual: bool,
     lead: int,
@@ -83,6 +87,8 @@ def choose(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     stream: _Stream = None,
 ) -> tuple[str, str]: ...
 def stock_weight_gradient(
@@ -107,6 +113,8 @@ def pack_weights(
     w: mx.array, form: tuple[int, bool, int], flip: bool, stream: _Stream = None
 ) -> mx.array: ...
 def is_tracer(a: mx.array) -> bool: ...
+def snapshot(a: mx.array) -> mx.array: ...
+def is_same(a: mx.array, b: mx.array) -> bool: ...
 def workspace_limit() -> int: ...
 def set_workspace_limit(bytes: int) -> int: ...
 def isa() -> str: ...

@@ -13,6 +13,8 @@ from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 
+OWN = "MLX's own: "  # before the name of stock's route
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -32,6 +34,7 @@ class Candidate:
     tile: int
     doubled: bool
     depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
 
 
@@ -42,7 +45,8 @@ class Plan:
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
     moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, 3) or 0, `doubled` whether that multiplies
     the pixels as they are before an upsampling by 2, `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
-    depth taps are summed, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
+    depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
+    0 where all are made once, `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU).
     Printing it gives a table.
     """
 
@@ -56,6 +60,7 @@ class Plan:
     tile: int
     doubled: bool
     depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -66,7 +71,8 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else ""),
+            + (f" F({self.tile}, 3){' of doubled pixels' * self.doubled}" if self.tile else "")
+            + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
@@ -79,7 +85,24 @@ class Plan:
             else f"  {c.algorithm:14} {c.reason}"
             for c in self.candidates
         ]
-        return "\n".join(head + rows + _program_rows(self.program))
+        return "\n".join(head + rows + _program_rows(self.program) + self._beside_stock())
+
+    def _beside_stock(self) -> list[str]:
+        """What stock MLX would do in place of the GPU program."""
+        if self.program is None:
+            return []
+        stock = next(c for c in self.candidates if c.algorithm == "stock")
+        rows = [
+            f"  stock MLX instead, modelled: {stock.reason.removeprefix(OWN)}; {stock.cost * 1e3:.3f} ms, "
+            f"{stock.flops / 1e9:.3f} GFLOP, {stock.bytes / 1e6:.1f} MB moved, "
+            f"{stock.workspace / 2**20:.1f} MiB alive at once"
+        ]
+        if self.cost and stock.flops and stock.bytes:
+            rows.append(
+                f"  against it, modelled: {stock.cost / self.cost:.2f} times as fast, "
+                f"{self.flops / stock.flops:.2f} of the FLOPs, {self.bytes / stock.bytes:.2f} of the bytes moved"
+            )
+        return rows
 
 
 def _program_rows(program: dict[str, Any] | None) -> list[str]:
@@ -92,15 +115,20 @@ def _program_rows(program: dict[str, Any] | None) -> list[str]:
     barriers = sum(step["barrier"] for step in program["steps"])
     rows = [
         f"  GPU program, nothing measured: {len(program['steps'])} steps, {barriers} of them behind a barrier",
-        f"  {'kernel':28} {'steps':>6} {'largest grid':>18} {'MB touched':>10}",
+        f"  {'kernel':32} {'steps':>6} {'largest grid':>18} {'MB touched':>12} {'GFLOP':>10}",
     ]
     for kernel, steps in by_kernel.items():
         grid = max((s["grid"] for s in steps), key=lambda g: int(g[0]) * int(g[1]) * int(g[2]))
-        moved = sum(s["nbytes"] for s in steps) / 1e6
-        rows.append(f"  {kernel:28} {len(steps):6} {'x'.join(map(str, grid)):>18} {moved:10.1f}")
+        rows.append(f"  {kernel:32} {len(steps):6} {'x'.join(map(str, grid)):>18} {_totals(steps)}")
+    rows.append(f"  {'all':32} {len(program['steps']):6} {'':18} {_totals(program['steps'])}")
     scratch = {b["name"]: b["nbytes"] for b in program["buffers"] if b["role"] == "scratch"}
     sizes = ", ".join(f"{name} {nbytes / 2**20:.1f} MiB" for name, nbytes in scratch.items())
     return [*rows, f"  scratch: {sizes}"]
+
+
+def _totals(steps: Sequence[dict[str, Any]]) -> str:
+    """Bytes that the steps read and write, as if there were no cache, and their operations."""
+    return f"{sum(s['nbytes'] for s in steps) / 1e6:12.1f} {sum(s['flops'] for s in steps) / 1e9:10.3f}"
 
 
 def plan_of(

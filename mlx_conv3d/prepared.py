@@ -37,10 +37,20 @@ class PreparedWeight:
         return int(self.weight.ndim)
 
     def packed_for(
-        self, x: mx.array, parameters: Parameters, *, lead: mx.array | None, algorithm: str, stream: Any
+        self,
+        x: mx.array,
+        parameters: Parameters,
+        *,
+        lead: mx.array | None,
+        extras: tuple[mx.array | None, ...],
+        algorithm: str,
+        stream: Any,
     ) -> dict[str, Any]:
-        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none."""
-        from mlx_conv3d.planning import plan_of
+        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none.
+
+        `extras` are the bias and the residual, on whose types the result's and so the tile size depends.
+        """
+        from mlx_conv3d.planning import plan_of, promote
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
             return {}
@@ -50,7 +60,8 @@ class PreparedWeight:
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
             return {}
-        if mx.float64 in (x.dtype, self.dtype) or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
+        types = {x.dtype, self.dtype, *(a.dtype for a in (lead, *extras) if a is not None)}
+        if mx.float64 in types or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
             return {}
         frames = int(lead.shape[1]) if lead is not None else 0
         chosen = plan_of(
@@ -59,6 +70,7 @@ class PreparedWeight:
             parameters,
             x_type=x.dtype,
             w_type=self.dtype,
+            out_type=promote(*types),
             lead=frames,
             prepared=True,
             algorithm=algorithm,

@@ -51,7 +51,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "MLX_CONV3D_NUM_THREADS": "1", **extra}
 
 
-def launch(ranks: int, script: Path, *arguments: str, timeout: float = 90, **extra: str) -> str:
+def launch(ranks: int, script: Path, *arguments: str, timeout: float = 150, **extra: str) -> str:
     """What the ranks print, both streams. A launch that takes longer than `timeout` seconds fails the test."""
     with ports() as base:
         command = [
@@ -72,7 +72,9 @@ def launch(ranks: int, script: Path, *arguments: str, timeout: float = 90, **ext
     return output
 
 
-def start(ranks: int, script: Path, *arguments: str, base: int, directory: Path, **extra: str) -> list[subprocess.Popen[str]]:
+def start(
+    ranks: int, script: Path, *arguments: str, base: int, directory: Path, **extra: str
+) -> list[subprocess.Popen[str]]:
     """One process for each rank, without a launcher that ends them all when one ends."""
     hosts = directory / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{base + rank}"] for rank in range(ranks)]))

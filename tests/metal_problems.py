@@ -28,7 +28,7 @@ EPSILON = {"float32": 0.0, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 @dataclass(frozen=True)
 class GpuProblem:
-    """A problem and how it is planned. `chunks` are Winograd's m, tiles, frames and outputs, () those of the plan."""
+    """A problem and how it is planned. `chunks` are those of metal_programs.Case, () the plan's own."""
 
     problem: Problem
     algorithm: str
@@ -76,6 +76,7 @@ def plan_of(
         padding=lifted(problem.padding, (0, 0)),
         dilation=lifted(problem.dilation, 1),
         input_dilation=lifted(problem.input_dilation, 1),
+        upsample=lifted(problem.upsample, 1),
         groups=problem.groups,
         padding_mode=lifted(problem.modes, "zeros"),
         activation=problem.activation,
@@ -140,7 +141,13 @@ def winograd_chunks(draw: st.DrawFn, problem: Problem) -> tuple[int, ...]:
         draw(st.integers(-(-tiles // 4), 12)) if tiles <= 48 else -(-tiles // 3),
         draw(st.integers(-(-depth // 3), max(4, depth))),
         draw(st.sampled_from(sorted({min(32, outs), outs}))),
+        draw(st.integers(1, 2)) if pairs_frames(problem) else 1,
     )
+
+
+def pairs_frames(problem: Problem) -> bool:
+    """Whether Winograd may take F(2, 3) along depth as well."""
+    return problem.ndim == 3 and problem.w[1] == 3 and problem.stride[0] == problem.dilation[0] == 1
 
 
 def for_metal(problem: Problem) -> Problem:

@@ -41,7 +41,9 @@ class Case:
     residual: bool = False
     lead: int = 0
     algorithm: str = "winograd"
-    chunks: tuple[int, ...] = ()  # winograd's m, tiles, frames, output channels per slice, depth tile (1)
+    # Winograd's m, tiles, frames, output channels per slice; then depth tile (1), rows of weights per pass (0: all) and
+    # whether tiles, too, are made in these passes (0).
+    chunks: tuple[int, ...] = ()
     seed: int = 1
 
     @property

@@ -87,6 +87,17 @@ def test_interior_needs_no_other_rank(drawn: tuple[Axis, list[int]]) -> None:
             assert h.own[0] <= needed[0] and needed[1] <= h.own[1]
 
 
+@given(axes(), st.integers(2, 4))
+def test_interior_in_multiples(drawn: tuple[Axis, list[int]], multiple: int) -> None:
+    axis, sizes = drawn
+    for h in halos(axis, sizes):
+        whole, (lo, hi) = interior(axis, h), interior(axis, h, multiple)
+        assert lo == hi or whole[0] <= lo < hi <= whole[1]
+        assert (lo - h.outputs[0]) % multiple == 0 or lo == hi
+        assert hi == h.outputs[1] or (hi - h.outputs[0]) % multiple == 0
+        assert lo < hi or whole[1] - whole[0] < 2 * multiple or whole[0] == whole[1]
+
+
 @given(axes())
 def test_nothing_is_sent_that_no_rank_needs(drawn: tuple[Axis, list[int]]) -> None:
     axis, sizes = drawn
@@ -99,7 +110,9 @@ def test_nothing_is_sent_that_no_rank_needs(drawn: tuple[Axis, list[int]]) -> No
 
 
 @pytest.mark.parametrize("sizes", [[8, 8], [5, 4, 4, 4], [1, 9], [0, 3, 0, 2]])
-@pytest.mark.parametrize(("kernel", "pads", "lead"), [(3, (1, 1), 0), (3, (2, 0), 0), (3, (0, 0), 2), (5, (2, 2), 0)])
+@pytest.mark.parametrize(
+    ("kernel", "pads", "lead"), [(3, (1, 1), 0), (3, (2, 0), 0), (3, (0, 0), 2), (5, (2, 2), 0)]
+)
 def test_a_convolution_that_keeps_the_size_keeps_the_pieces(
     sizes: list[int], kernel: int, pads: tuple[int, int], lead: int
 ) -> None:
@@ -134,8 +147,3 @@ def test_halo_over_several_ranks_is_passed_on() -> None:
 def test_even_sizes() -> None:
     assert even_sizes(10, 4) == [3, 3, 2, 2]
     assert even_sizes(2, 4) == [1, 1, 0, 0]
-
-
-def test_local_axis() -> None:
-    assert Axis(5, 1).is_local
-    assert not any(a.is_local for a in (Axis(5, 2), Axis(5, 1, 2), Axis(5, 1, pad_lo=1)))

@@ -135,11 +135,13 @@ struct Kernels {
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);
   void (*winograd_weight)(WinogradForm form, const WinogradWeightPanel& panel);
   /// F(2, 3) along depth: n floats of each of four neighbouring frames, `frame_stride` apart, to four
-  /// frequencies, `out_stride` apart in the order of kDepthSlot; of three frames to the first three.
-  void (*winograd_depth_input)(int frames, int64_t n, const float* in, int64_t frame_stride, float* out,
-                               int64_t out_stride);
+  /// frequencies, `out_stride` apart in the order of kDepthSlot. Without the first or the last frame, the
+  /// frequency of that number is not made.
+  void (*winograd_depth_input)(bool has_first, bool has_last, int64_t n, const float* in,
+                               int64_t frame_stride, float* out, int64_t out_stride);
   /// In place: (even, odd) = (even + odd, even - odd) for `rows` rows of n floats.
-  void (*winograd_depth_butterfly)(int64_t rows, int64_t n, float* even, float* odd, int64_t stride);
+  void (*winograd_depth_butterfly)(int64_t rows, int64_t n, float* even, int64_t even_stride, float* odd,
+                                   int64_t odd_stride);
 };
 
 /// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).

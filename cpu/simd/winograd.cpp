@@ -227,23 +227,26 @@ void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel) {
   SIMD_BY_TYPE(panel.w.type, weight_any, form, panel)
 }
 
-void winograd_depth_input(int frames, int64_t n, const float* in, int64_t frame_stride, float* out,
-                          int64_t out_stride) {
+void winograd_depth_input(bool has_first, bool has_last, int64_t n, const float* in, int64_t frame_stride,
+                          float* out, int64_t out_stride) {
   constexpr int terms = Winograd<2>::pixels;
+  const int begin = has_first ? 0 : 1, end = has_last ? terms : terms - 1;
   for (int64_t i = 0; i < n; i += kWidth) {
     Vec d[terms] = {}, a[terms];
-    for (int f = 0; f < frames; ++f) d[f] = load(in + f * frame_stride + i);
+    for (int f = begin; f < end; ++f) d[f] = load(in + f * frame_stride + i);
     apply<terms, terms, Winograd<2>::Bt, 1, 1>(d, a);
-    for (int f = 0; f < frames; ++f) store(out + kDepthSlot[f] * out_stride + i, a[f]);
+    for (int f = begin; f < end; ++f) store(out + kDepthSlot[f] * out_stride + i, a[f]);
   }
 }
 
-void winograd_depth_butterfly(int64_t rows, int64_t n, float* even, float* odd, int64_t stride) {
+void winograd_depth_butterfly(int64_t rows, int64_t n, float* even, int64_t even_stride, float* odd,
+                              int64_t odd_stride) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < n; i += kWidth) {
-      const Vec u = load(even + r * stride + i), v = load(odd + r * stride + i);
-      store(even + r * stride + i, u + v);
-      store(odd + r * stride + i, u - v);
+      float *first = even + r * even_stride + i, *second = odd + r * odd_stride + i;
+      const Vec u = load(first), v = load(second);
+      store(first, u + v);
+      store(second, u - v);
     }
   }
 }

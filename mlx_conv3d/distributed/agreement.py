@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 
@@ -41,7 +42,9 @@ def agree(
     if refusal is not None:
         call, words = _REFUSED, [0] * len(words)
     row = _fixed([call, *words])
-    table = exchange.all_gather(mx.array(row, mx.int32), group, place, timeout, "agreement_bytes").tolist()
+    table: Any = exchange.all_gather(
+        mx.array(row, mx.int32), group, place, timeout, "agreement_bytes"
+    ).tolist()
     if refusal is not None:
         raise refusal
     refusing = [rank for rank, other in enumerate(table) if other[0] == _REFUSED]

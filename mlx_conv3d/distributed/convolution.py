@@ -15,7 +15,7 @@ from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.distributed import exchange
 from mlx_conv3d.distributed.agreement import agree, checksum
 from mlx_conv3d.distributed.exchange import Group, Place, Swap
-from mlx_conv3d.distributed.operands import AXES, Operands, Settings, axis_of, check
+from mlx_conv3d.distributed.operands import AXES, Operands, Settings, axis_of, check, is_local
 from mlx_conv3d.distributed.ranges import Axis, Halo, Range, halos, interior
 from mlx_conv3d.distributed.rows import Rows, join
 from mlx_conv3d.planning import promote
@@ -23,6 +23,9 @@ from mlx_conv3d.planning import promote
 # `patched` puts a function of its own in place of functional.run; pieces are convolved by the original.
 _convolve = functional.run
 _NONE = -1
+# Winograd's output tiles are 4 wide for float32: borders of whole tiles waste none, and where pieces start at whole
+# tiles the tiles are those of one rank, with the same rounding.
+TILE = 4
 
 
 def conv3d(
@@ -101,6 +104,20 @@ def run(operands: Operands, parameters: arguments.Parameters, axis: int, setting
     return _Call(operands, parameters, axis, settings, group, place).run()
 
 
+def run_locally(operands: Operands, parameters: arguments.Parameters, settings: Settings) -> mx.array:
+    """The convolution of this rank's arrays as they are."""
+    o = operands
+    return _convolve(
+        o.x, o.w, parameters, bias=o.bias, residual=o.residual, lead=o.lead, algorithm=settings.algorithm,
+        stream=settings.stream,
+    )  # fmt: skip
+
+
+def worth_splitting(halo: Halo, inner: Range) -> bool:
+    """Whether the interior is convolved while the halo travels: it must be half of the outputs at least."""
+    return inner[0] < inner[1] and 2 * (inner[1] - inner[0]) >= halo.outputs[1] - halo.outputs[0]
+
+
 @dataclass
 class _Call:
     """One call on one rank. `axis` counts spatial axes, `array_axis` the array's."""
@@ -116,17 +133,20 @@ class _Call:
         self.array_axis = self.axis + 1
         self.in_time = self.parameters.dims == 3 and self.axis == 0
         self.timeout = exchange.timeout_of(self.settings.timeout)
+        self.residuals: dict[int, int] = {}
+        self.begun: tuple[Range, mx.array] | None = None
 
     def run(self) -> mx.array:
         o = self.operands
         if self.place.ranks == 1:
-            return self._convolve(o.x, o.lead, self.parameters, o.residual)
+            return run_locally(o, self.parameters, self.settings)
         refusal = self._refusal()
         if refusal is None:
-            if self._whole(0).is_local:
-                return self._convolve(o.x, o.lead, self.parameters, o.residual)
+            if is_local(o, self.parameters, self.axis):
+                return run_locally(o, self.parameters, self.settings)
             # Whatever x waits for, collectives of the caller among it, comes before this call's messages.
             mx.eval([a for a in (o.x, o.lead, o.residual) if a is not None])
+            refusal = self._begin()
         sizes, lead = self._agree(refusal)
         whole = self._whole(sum(sizes), lead)
         whole.check(self.place.what)
@@ -196,8 +216,16 @@ class _Call:
 
     def _checksum(self) -> int:
         o = self.operands
-        types = [(name, str(a.dtype)) for name, a in o.arrays.items() if name != "lead"]
-        return checksum(self.axis, self.parameters, types)
+        others = [
+            (
+                name,
+                str(a.dtype),
+                [size for i, size in enumerate(a.shape) if name == "bias" or i != self.array_axis],
+            )
+            for name, a in o.arrays.items()
+            if name in ("w", "bias", "residual")
+        ]
+        return checksum(self.axis, self.parameters, others)
 
     def _check_residuals(self, outputs: list[int]) -> None:
         for rank, size in self.residuals.items():
@@ -211,15 +239,13 @@ class _Call:
 
     def _compute(self, whole: Axis, halo: Halo) -> mx.array:
         held = self._own(halo)
-        inner = interior(whole, halo)
-        apart = self.settings.overlap and 2 * (inner[1] - inner[0]) >= halo.outputs[1] - halo.outputs[0]
+        inner = interior(whole, halo, self._multiple())
         if halo.is_empty:
             return self._outputs(whole, halo, held, halo.outputs)
         started = self._start(halo, held)
         middle = None
-        if apart and inner[0] < inner[1]:
-            middle = self._outputs(whole, halo, held, inner)
-            mx.async_eval(middle)
+        if self._is_worth_splitting(halo, inner):
+            middle = self._interior(whole, halo, held, inner)
         held = self._with_halo(halo, held, exchange.finish(started, self.place, self.timeout))
         if middle is None:
             return self._outputs(whole, halo, held, halo.outputs)
@@ -227,6 +253,60 @@ class _Call:
         parts = [self._outputs(whole, halo, held, side) for side in (front, back) if side[0] < side[1]]
         at = 1 if front[0] < front[1] else 0
         return join([*parts[:at], middle, *parts[at:]], self.array_axis)
+
+    def _multiple(self) -> int:
+        return 1 if self.in_time else TILE
+
+    def _is_worth_splitting(self, halo: Halo, inner: Range) -> bool:
+        return self.settings.overlap and worth_splitting(halo, inner)
+
+    def _begin(self) -> Exception | None:
+        """Starts the interior before the ranks have agreed, where it is the same whatever the others hold.
+
+        That is so where the axis keeps its size without a stride. It is computed as if the neighbours had just enough.
+        Returns what is wrong with the arguments if that shows here.
+        """
+        try:
+            self._begin_interior()
+        except (TypeError, ValueError) as error:
+            return error
+        return None
+
+    def _begin_interior(self) -> None:
+        whole, p = self._whole(0), self.parameters
+        reach = whole.dilation * (whole.kernel - 1)
+        if (
+            self.in_time
+            or whole.stride != 1
+            or whole.pad_lo + whole.pad_hi != reach
+            or p.input_dilation[self.axis] != 1
+        ):
+            return
+        if self.settings.sizes is not None or min(whole.pad_lo, whole.pad_hi) < 0:
+            return
+        around = [reach + 1] * (self.place.rank > 0), [reach + 1] * (self.place.rank < self.place.ranks - 1)
+        sizes = [*around[0], self.operands.x.shape[self.array_axis], *around[1]]
+        assumed = replace(whole, size=sum(sizes))
+        halo = halos(assumed, sizes)[len(around[0])]
+        inner = interior(assumed, halo, self._multiple())
+        if self._is_worth_splitting(halo, inner) and self._fits_residual(halo):
+            array = self._interior(assumed, halo, self._own(halo), inner)
+            self.begun = (inner[0] - halo.outputs[0], inner[1] - halo.outputs[0]), array
+
+    def _fits_residual(self, halo: Halo) -> bool:
+        residual = self.operands.residual
+        return residual is None or residual.shape[self.array_axis] == halo.outputs[1] - halo.outputs[0]
+
+    def _interior(self, whole: Axis, halo: Halo, held: list[Rows], inner: Range) -> mx.array:
+        """The outputs `inner`, being computed."""
+        if self.begun is not None and self.begun[0] == (
+            inner[0] - halo.outputs[0],
+            inner[1] - halo.outputs[0],
+        ):
+            return self.begun[1]
+        array = self._outputs(whole, halo, held, inner)
+        mx.async_eval(array)  # type: ignore[no-untyped-call]
+        return array
 
     def _own(self, halo: Halo) -> list[Rows]:
         """This rank's positions of x, and where another axis is in pieces those of the lead frames too."""
@@ -319,17 +399,8 @@ class _Call:
             pieces = held[0].pieces(needed)
             lead, x = (pieces[0], join(pieces[1:], at)) if len(pieces) > 1 else (None, pieces[0])
         else:
-            x, lead = (*(rows.take(needed) for rows in held), None)[:2]
-        return self._convolve(x, lead, parameters, residual)
-
-    def _convolve(
-        self, x: mx.array, lead: mx.array | None, parameters: arguments.Parameters, residual: mx.array | None
-    ) -> mx.array:
-        s = self.settings
-        return _convolve(
-            x, self.operands.w, parameters, bias=self.operands.bias, residual=residual, lead=lead,
-            algorithm=s.algorithm, stream=s.stream,
-        )  # fmt: skip
+            x, lead = held[0].take(needed), held[1].take(needed) if len(held) > 1 else None
+        return run_locally(replace(o, x=x, lead=lead, residual=residual), parameters, self.settings)
 
     def _no_outputs(self) -> mx.array:
         """An empty piece of the output's other sizes and type."""

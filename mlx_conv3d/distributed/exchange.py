@@ -1,8 +1,8 @@
 """Sends and receives between ranks, each with a time limit, and the count of what was sent.
 
-MLX's streams belong to the thread that made them, and a receive from a rank that is gone or stuck may block for ever. So
-one thread of this module does all communication, in the order in which it is asked, and whoever waits for it waits
-with a limit. Sends and receives in either direction have a stream each: nothing waits for its turn.
+MLX's streams belong to the thread that made them, and a receive from a rank that is gone or stuck may block for
+ever. So one thread of this module does all communication, in the order in which it is asked, and whoever waits for it
+waits with a limit. Sends and receives in either direction have a stream each: nothing waits for its turn.
 """
 
 from __future__ import annotations
@@ -100,12 +100,18 @@ class _Communicator:
             )
         except Exception as error:
             message = f"{place}: lost the connection to {self.waiting_for} ({error})"
-        with self._lock:
-            self._failure = message
+        except BaseException:
+            self._fail(f"{place}: interrupted")
+            raise
+        self._fail(message)
         raise RuntimeError(message)
 
+    def _fail(self, message: str) -> None:
+        with self._lock:
+            self._failure = message
+
     def leave(self) -> None:
-        """Ends the process after a failure: a thread of MLX that waits for a dead rank can neither end nor be joined."""
+        """Ends the process after a failure: a thread that waits for a dead rank can neither end nor be joined."""
         if self._failure is not None:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
@@ -208,7 +214,7 @@ def start_swap(swap: Swap, group: Group, place: Place) -> Future[Any]:
                 sent.append(distributed.send(message, right, group=group, stream=streams.to_right))
             _count_layer(swap.layer, len(sent), sum(message.nbytes for message in sent))
             received = [a for a in (received_left, received_right) if a is not None]
-            mx.async_eval(*received, *sent)
+            mx.async_eval(*received, *sent)  # type: ignore[no-untyped-call]
             for name, one in ((left, received_left), (right, received_right)):
                 if one is not None:
                     _communicator.waiting_for = f"rank {name}"

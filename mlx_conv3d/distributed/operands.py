@@ -66,6 +66,17 @@ class Operands:
         return {name: array for name, array in named.items() if array is not None}
 
 
+def is_local(operands: Operands, parameters: Parameters, axis: int) -> bool:
+    """Whether every output depends on one position of x alone, so that pieces stay what they are.
+
+    Its own position; or in a transposed convolution the one that the kernel spreads without overlap.
+    """
+    p, kernel = parameters, operands.w.shape[axis + 1]
+    padding = kernel - 1 if p.input_dilation[axis] > 1 else 0
+    taps_alone = kernel == p.input_dilation[axis] and p.dilation[axis] == 1
+    return taps_alone and p.stride[axis] == 1 and p.pad_lo[axis] == p.pad_hi[axis] == padding
+
+
 def check(operands: Operands, parameters: Parameters, axis: int, settings: Settings, place: Place) -> None:
     """Raises ValueError or TypeError for what is wrong with this rank's arguments alone."""
     dims = parameters.dims
@@ -79,12 +90,12 @@ def check(operands: Operands, parameters: Parameters, axis: int, settings: Setti
             )
         if name != "bias" and array.ndim != dims + 2:
             raise ValueError(f"{name} must have {dims + 2} dimensions, got shape {tuple(array.shape)}")
-    if parameters.input_dilation[axis] != 1:
-        raise ValueError(
-            f"{place.what} needs input_dilation 1 (no transposed convolution with a stride) there"
-        )
     if min(parameters.stride[axis], parameters.dilation[axis], operands.w.shape[axis + 1]) < 1:
         raise ValueError("stride, dilation and the kernel's size must be positive")
+    if parameters.input_dilation[axis] != 1 and not is_local(operands, parameters, axis):
+        raise ValueError(
+            f"{place.what}: a transposed convolution with a stride must have a kernel of its size there"
+        )
     _check_lead(operands, in_time=dims == 3 and axis == 0, settings=settings, place=place)
     _check_sizes(operands.x.shape[axis + 1], settings.sizes, place)
 

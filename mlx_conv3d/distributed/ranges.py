@@ -45,11 +45,6 @@ class Axis:
         room = self.extent + self.pad_lo + self.pad_hi - self.dilation * (self.kernel - 1) - 1
         return room // self.stride + 1
 
-    @property
-    def is_local(self) -> bool:
-        """Whether each output reads just the input at its own position, so that no rank needs another."""
-        return self.kernel == 1 and self.stride == 1 and self.pad_lo == self.pad_hi == 0
-
     def check(self, what: str) -> None:
         """Raises ValueError where the whole axis is too short for the kernel or for its padding."""
         if self.outputs < 1:
@@ -165,8 +160,11 @@ def halos(axis: Axis, sizes: Sequence[int]) -> list[Halo]:
     ]
 
 
-def interior(axis: Axis, halo: Halo) -> Range:
-    """The outputs of this rank that need nothing from another, (end, end) if there are none."""
+def interior(axis: Axis, halo: Halo, multiple: int = 1) -> Range:
+    """The outputs of this rank that need nothing from another, (end, end) if there are none.
+
+    With `multiple` only so many that their ends inside are multiples of it, counted from the rank's first output.
+    """
     first, last = halo.outputs
     begin, end = halo.own
     lo = first if begin == 0 else max(first, -((-begin - axis.pad_lo) // axis.stride))
@@ -174,6 +172,8 @@ def interior(axis: Axis, halo: Halo) -> Range:
     if end < axis.extent:
         reach = axis.dilation * (axis.kernel - 1)
         hi = min(last, (end - 1 + axis.pad_lo - reach) // axis.stride + 1)
+    lo += (first - lo) % multiple
+    hi -= (hi - first) % multiple if hi < last else 0
     if lo >= hi:
         return last, last
     needed = axis.needs((lo, hi))
