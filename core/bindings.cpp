@@ -193,7 +193,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                     const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
                     bool per_frame, bool odd_frame, bool bias, bool residual, int64_t lead, bool prepared,
                     const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd,
-                    const Strides& strides, const std::vector<std::string>& switched_off,
+                    const Strides& strides, const Ints& block, const std::vector<std::string>& switched_off,
                     SelfChecks* checks) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
@@ -232,6 +232,10 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
                             winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
                             winograd.size() > 6 && winograd.at(6) != 0};
   }
+  if (!block.empty()) {
+    plan.chosen.gemm.rows = block.at(0);
+    plan.chosen.gemm.cols = block.at(1);
+  }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = reason.empty() ? plan.reason : reason;
   d["direct_flops"] = plan.direct_flops;
@@ -262,7 +266,7 @@ NB_MODULE(_ext, m) {
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,
         "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
-        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{},
+        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{},
         "switched_off"_a = std::vector<std::string>{}, "checks"_a.none() = nb::none());
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,

@@ -63,14 +63,11 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double times_made = plan.weight_rows == 0 ? 1 : chunks_per_slice;
   const double weight_floats =
       outs * static_cast<double>(frequencies * metal::winograd_depth_values(p, plan) * pitch * slices);
-
   const double transforms =
       4.0 * (m + 1) * (tile_floats + product_floats + weight_floats * times_made * 3 / (m + 2));
-  // Threadgroups that do not fill the cores leave them idle.
   const double groups =
       rows / chunks / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
-  const double slots = 2.0 * d.cores;
-  const double busy = groups / (std::ceil(groups / slots) * slots);
+  const double busy = busy_share(groups, d);
 
   // A chunk reads a border around its tiles and frames again.
   const double tile_rows = static_cast<double>(std::max<int64_t>(1, plan.tiles / std::max<int64_t>(1, cols)));

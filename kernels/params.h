@@ -21,10 +21,18 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_KERNEL_D 9
 #define MLX_CONV3D_KERNEL_H 10
 #define MLX_CONV3D_KERNEL_W 11
+#define MLX_CONV3D_X_TYPE 12  // types, numbered as Dtype in core/problem.h
+#define MLX_CONV3D_W_TYPE 13
+#define MLX_CONV3D_Y_TYPE 14
+#define MLX_CONV3D_DENSE_CHANNELS 15  // the channels of x, lead and w have stride 1
+#define MLX_CONV3D_INPUT_DILATED 16
+#define MLX_CONV3D_HAS_SUMS 17  // what earlier steps summed is added
 #define MLX_CONV3D_FIRST_ROW 20  // rows of Winograd's (m + 2) x (m + 2) frequencies that a transform makes
 #define MLX_CONV3D_ROWS 21
 
-#define MLX_CONV3D_PAD_MODES 3
+/// A padding mode besides those of PadMode: no position lies outside the input.
+#define MLX_CONV3D_UNPADDED 3
+#define MLX_CONV3D_PAD_MODES 4
 
 /// Products along K that one step of a matrix multiplication stages in threadgroup memory.
 #define MLX_CONV3D_GEMM_DEPTH 16
@@ -103,6 +111,19 @@ struct GroupedConv {
   int32_t stride[3], dilation[3], pad[3];
   int32_t out_channels;
   int32_t flip;
+};
+
+/// A pass of a convolution as a product: rows are output positions first + j * step along each axis, products
+/// the pass's taps and their channels. Position j meets input stride * j + dilation * tap - pad. The number
+/// of taps and the channels per group are function constants.
+struct GatherGemm {
+  InputArrays input;
+  WeightStrides w;       ///< from one tap of the pass to the next; negative where the kernel is flipped
+  int64_t first_weight;  ///< offset of its first tap
+  int32_t rows, products;
+  int32_t count[3], first[3], step[3];  ///< output positions
+  int32_t out_size[3], out_channels;
+  int32_t stride[3], dilation[3], pad[3], input_dilation[3];
 };
 
 #ifndef __METAL_VERSION__

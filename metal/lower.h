@@ -14,7 +14,7 @@ struct Layout {
 Layout row_major(const ConvProblem& problem);
 
 /// The steps of `candidate`, which make_plan() or the caller has sized for a GPU. Pure. No steps for an empty
-/// output. Throws std::invalid_argument for algorithms that Metal leaves to stock MLX.
+/// output. Throws std::invalid_argument for stock, and for blocks that no kernel has.
 Program lower(const ConvProblem& problem, const Candidate& candidate, const Layout& layout);
 inline Program lower(const ConvProblem& problem, const Candidate& candidate) {
   return lower(problem, candidate, row_major(problem));

@@ -69,6 +69,7 @@ def plan(
     gpu: str = "",
     winograd: Sequence[int] = [],
     strides: Mapping[str, Sequence[int]] = {},
+    block: Sequence[int] = [],
     switched_off: Sequence[str] = [],
     checks: SelfChecks | None = None,
 ) -> dict[str, Any]: ...

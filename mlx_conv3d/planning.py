@@ -123,7 +123,7 @@ def _program_rows(program: dict[str, Any] | None) -> list[str]:
     rows.append(f"  {'all':32} {len(program['steps']):6} {'':18} {_totals(program['steps'])}")
     scratch = {b["name"]: b["nbytes"] for b in program["buffers"] if b["role"] == "scratch"}
     sizes = ", ".join(f"{name} {nbytes / 2**20:.1f} MiB" for name, nbytes in scratch.items())
-    return [*rows, f"  scratch: {sizes}"]
+    return [*rows, f"  scratch: {sizes or 'none'}"]
 
 
 def _totals(steps: Sequence[dict[str, Any]]) -> str:
@@ -148,13 +148,15 @@ def plan_of(
     gpu: str = "",
     winograd: Sequence[int] = (),
     strides: Mapping[str, Sequence[int]] | None = None,
+    block: Sequence[int] = (),
     switched_off: Sequence[str] = (),
     checks: _ext.SelfChecks | None = None,
 ) -> Plan:
     """The plan of a convolution whose parameters are already parsed.
 
-    Only for a GPU: `winograd` sets the tile and chunks of its program, `strides` says how x, lead and w lie in memory.
-    Kernels that are `switched_off` are not used, nor those that `checks` does not pass.
+    Only for a GPU's program: `winograd` sets the tile and chunks, `block` the rows and columns of a gathered product's
+    blocks, `strides` says how x, lead and w lie in memory. Kernels that are `switched_off` are not used, nor those that
+    `checks` does not pass.
     """
     d = _ext.plan(
         x_shape=list(x_shape),
@@ -172,6 +174,7 @@ def plan_of(
         gpu=gpu,
         winograd=list(winograd),
         strides=dict(strides or {}),
+        block=list(block),
         switched_off=list(switched_off),
         checks=checks,
     )

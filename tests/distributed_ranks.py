@@ -267,12 +267,13 @@ def model_layers() -> dict[str, Callable[[mx.array], mx.array]]:
     mx.random.seed(3)
     same, strided = nn.Conv3d(8, 8, 3, padding=1), nn.Conv3d(8, 8, 3, stride=(1, 2, 2), padding=1)
     flat, spread = nn.Conv2d(8, 8, 3, padding=1), nn.ConvTranspose3d(8, 8, 2, stride=2)
+    flat_spread = nn.ConvTranspose2d(8, 8, 2, stride=2)
     unpadded, norm = nn.Conv3d(8, 8, 3), nn.RMSNorm(8)
     frames = data(1, 2, 16, 16, 8, seed=5)
 
     def folded(x: mx.array) -> mx.array:
         n, d, h, w, c = x.shape
-        y = flat(x.reshape(n * d, h, w, c))
+        y = flat_spread(flat(x.reshape(n * d, h, w, c)))
         return y.reshape(n, d, *y.shape[1:])
 
     def padded(x: mx.array) -> mx.array:
@@ -316,6 +317,29 @@ def patched_layers() -> dict[str, Any]:
 
 
 @case
+def patched_over_time() -> dict[str, Any]:
+    """Frames in pieces: causal padding, frames folded into the batch, norm and attention within frames."""
+    mx.random.seed(6)
+    causal, flat, norm = nn.Conv3d(8, 8, (3, 3, 3)), nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8)
+
+    def model(x: mx.array) -> mx.array:
+        x = x + mlx_conv3d.conv3d(x, causal.weight, padding=((2, 0), 1, 1), bias=causal.bias)
+        x = norm(x)
+        n, d, h, w, c = x.shape
+        y = norm(flat(x.reshape(n * d, h, w, c)))
+        tokens = y.reshape(n * d, 1, h * w, c)
+        return mx.fast.scaled_dot_product_attention(tokens, tokens, tokens, scale=1.0).reshape(x.shape)
+
+    x, sizes = data(1, 8, 4, 5, 8), [8 - 2 * (RANKS - 1), *[2] * (RANKS - 1)]
+    whole = model(x)
+    mx.eval(whole)
+    with distributed.patched("time", attention="local"):
+        own = model(distributed.shard(x, "time", sizes=sizes))
+        mx.eval(own)
+    return {"difference": difference(own, distributed.shard(whole, "time", sizes=sizes))}
+
+
+@case
 def patched_refuses() -> dict[str, Any]:
     own = distributed.shard(data(1, 4, 16, 16, 8))
     attention = lambda x: mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0)  # noqa: E731
@@ -326,6 +350,8 @@ def patched_refuses() -> dict[str, Any]:
         "nn.Upsample of mode 'linear'": lambda: nn.Upsample((1, 2, 2), mode="linear")(own),
         "a transposed convolution with a stride": lambda: nn.ConvTranspose3d(8, 8, 3, stride=2)(own),
         "1-D convolution": lambda: nn.Conv1d(8, 8, 3, padding=1)(own[0, 0]),
+        "conv2d over height: a transposed": lambda: nn.ConvTranspose2d(8, 8, 3, stride=2)(own[:, 0]),
+        "its axis is not known": lambda: nn.ConvTranspose1d(8, 8, 3)(own[0, 0]),
     }
     refusals = {}
     with distributed.patched("height"):

@@ -61,9 +61,9 @@ FOCUSED: dict[str, list[GpuProblem]] = {
     "winograd": [
         winograd(
             (2, 4, 7, 9, 5),
-            (6, *CUBE, 5),
-            (4, 4, 2, 6),
-            padding=((2, 0), (1, 2), (2, 1)),
+            (21, *CUBE, 5),
+            (4, 4, 2, 21),
+            padding=((2, 0), (6, 2), (2, 1)),
             modes=("edge", "reflect", "zeros"),
             lead=1,
             bias=True,
@@ -121,6 +121,14 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             bias=True,
             residual=True,
             activation="gelu",
+        ),
+        grouped(
+            (1, 3, 4, 4, 4),
+            (4, *CUBE, 2),
+            padding=1,
+            lead=2,
+            layout="channels_first",
+            w_layout="sliced",
         ),
         grouped(
             (1, 5, 6, 9, 6),

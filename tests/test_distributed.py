@@ -78,7 +78,8 @@ def test_a_decoder_layer_sends_one_row_to_each_neighbour(results: Any, ranks: in
 @pytest.mark.parametrize(
     "name",
     [
-        "shard_and_gather", "group_norm", "patched_layers", "patched_refuses", "gathered_attention",
+        "shard_and_gather", "group_norm", "patched_layers", "patched_over_time", "patched_refuses",
+        "gathered_attention",
         "collectives_of_the_caller_stay_in_order", "layers_are_counted",
         "whole_tiles_round_as_one_rank",
     ],
@@ -208,6 +209,10 @@ def test_a_rank_alone_computes_as_ever() -> None:
         (
             lambda x, w: distributed.patched("height", pad_axis=2).__enter__(),
             "pad_axis must count from the end",
+        ),
+        (
+            lambda x, w: distributed.patched("time", attention="full").__enter__(),
+            "attention must be 'refuse' or",
         ),
     ],
 )

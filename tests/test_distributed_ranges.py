@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlx_conv3d.distributed.ranges import Axis, Halo, even_sizes, halos, interior, starts
@@ -124,6 +124,22 @@ def test_a_convolution_that_keeps_the_size_keeps_the_pieces(
 def test_a_stride_of_two_halves_even_pieces(kernel: int, pads: tuple[int, int]) -> None:
     axis = Axis(20, kernel, 2, pad_lo=pads[0], pad_hi=pads[1])
     assert axis.owned([8, 6, 2, 4]) == [0, 4, 7, 8, 10]
+
+
+@given(axes())
+def test_an_output_belongs_to_the_rank_under_it(drawn: tuple[Axis, list[int]]) -> None:
+    axis, sizes = drawn
+    assume(sizes[0] and sizes[-1])
+    holder = np.repeat(np.arange(len(sizes)), sizes)
+    shift = (axis.size - 1 - (axis.outputs - 1) * axis.stride) // 2
+    at = np.clip(np.arange(axis.outputs) * axis.stride + shift, 0, axis.size - 1)
+    owner = np.repeat(np.arange(len(sizes)), np.diff(axis.owned(sizes)))
+    np.testing.assert_array_equal(owner, holder[at])
+
+
+def test_a_stride_over_odd_pieces() -> None:
+    assert Axis(8, 3, 2, pad_lo=1, pad_hi=1).owned([3, 5]) == [0, 2, 4]
+    assert Axis(9, 3, 2, pad_lo=1, pad_hi=1).owned([4, 5]) == [0, 2, 5]
 
 
 def test_outer_padding_beforehand_gives_the_same_pieces() -> None:

@@ -44,7 +44,9 @@ def latent(frames: int) -> mx.array:
 def test_streaming_script(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot = tmp_path / "memory.png"
-    said = run("streaming_decode/decode.py", "--quick", "--latent-frames", "3", "--output", str(plot))
+    said = run(
+        "streaming_decode/decode.py", "--quick", "--latent-frames", "3", "--size", "8", "--output", str(plot)
+    )
     assert "the same bits: True" in said
     assert plot.read_bytes().startswith(b"\x89PNG")
 

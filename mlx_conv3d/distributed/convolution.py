@@ -64,8 +64,8 @@ def conv3d(
         group: as mx.distributed.init() returns, which is the default. Ranks r and r + 1 must be connected.
         residual: this rank's piece of an array of the output's shape.
         lead: frames before x, of its type. Where time is in pieces, rank 0 alone gives them; else each rank its piece.
-        sizes: the size of every rank's piece. Given, the ranks do not compare their arguments first, and nothing but
-            halos is sent; a mistake then shows on the other ranks as a lost connection or an expired limit.
+        sizes: the size of every rank's piece. Given, nothing but halos is sent: the ranks do not compare their
+            arguments first, and a rank that is given others, or raises, shows on the rest as an expired limit at best.
         overlap: whether the interior is convolved while the halo travels; otherwise one convolution comes after it.
         timeout: seconds to wait for other ranks; by default MLX_CONV3D_DISTRIBUTED_TIMEOUT, or 120.
 

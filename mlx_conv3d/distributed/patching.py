@@ -31,6 +31,7 @@ class _Region:
     axis: str
     group: Group
     pad_axis: int | None
+    attention: str
     overlap: bool
     timeout: float | None
 
@@ -41,12 +42,13 @@ def patched(
     *,
     group: Group = None,
     pad_axis: int | None = None,
+    attention: str = "refuse",
     overlap: bool = True,
     timeout: float | None = None,
 ) -> Iterator[None]:
     """Inside the block every convolution takes and gives this rank's pieces of `axis`: "time", "height" or "width".
 
-    That holds for mx.conv2d, conv3d, conv_general and conv_transpose3d, for mlx.nn's layers, which call them, and for
+    That holds for mx's convolutions of two and three dimensions, for mlx.nn's layers, which call them, and for
     mlx_conv3d's functions; nn.GroupNorm combines its moments over the ranks. What works on each position alone (RMS
     and layer norm over channels, activations, repeating for an upsampling) stays as it is. Frames folded into the batch
     of a 2-D convolution need no exchange in time.
@@ -61,15 +63,19 @@ def patched(
         pad_axis: the axis of arrays, counted from the end, along which the model pads them with mx.pad before its
             convolutions (-3 for the height in (N, D, H, W, C)). mx.pad then pads the outer edges alone, and
             convolutions without padding are taken to follow it. Not for padding made by other means than mx.pad.
+        attention: "refuse", or "local" where no attention reaches over positions of other ranks (attention within
+            frames where time is in pieces).
 
     Raises:
-        ValueError: no such axis.
+        ValueError: no such axis, or a wrong `pad_axis` or `attention`.
         RuntimeError: inside another `patched` block.
     """
     axis_of(axis, 3)
     if pad_axis is not None and pad_axis >= 0:
         raise ValueError(f"pad_axis must count from the end, as -3, got {pad_axis}")
-    region = _Region(axis, exchange.group_of(group), pad_axis, overlap, timeout)
+    if attention not in ("refuse", "local"):
+        raise ValueError(f"attention must be 'refuse' or 'local', got {attention!r}")
+    region = _Region(axis, exchange.group_of(group), pad_axis, attention, overlap, timeout)
     with _lock:
         if _active:
             raise RuntimeError(f"already inside distributed.patched({_active[0]!r})")
@@ -131,12 +137,14 @@ def _replacements(region: _Region) -> list[tuple[Any, str, Callable[..., Any]]]:
     """What is replaced where, by what."""
     made: list[tuple[Any, str, Callable[..., Any]]] = [(functional, "run", _run(region))]
     made += [(mx, name, _convolution(name, region)) for name in stock_patching.NAMES]
-    made += [(nn.GroupNorm, "__call__", _group_norm(region))]
+    made += [(mx, "conv_transpose2d", _transposed(region)), (mx, "conv_transpose1d", _refuse_1d(region))]
     made += [
-        (mx.fast, "scaled_dot_product_attention", _refuse("attention", region)),
+        (nn.GroupNorm, "__call__", _group_norm(nn.GroupNorm.__call__, region)),
         (nn.InstanceNorm, "__call__", _refuse("nn.InstanceNorm", region)),
         (nn.Upsample, "__call__", _upsample(nn.Upsample.__call__, region)),
     ]
+    if region.attention == "refuse":
+        made.append((mx.fast, "scaled_dot_product_attention", _refuse("attention", region)))
     if region.pad_axis is not None:
         made.append((mx, "pad", _pad(mx.pad, region)))
     return made
@@ -160,8 +168,14 @@ def _upsample(before: Callable[..., Any], region: _Region) -> Callable[..., Any]
     return upsample
 
 
-def _group_norm(region: _Region) -> Callable[..., Any]:
-    def group_norm(layer: Any, x: mx.array) -> mx.array:
+def _group_norm(before: Callable[..., Any], region: _Region) -> Callable[..., Any]:
+    def group_norm(layer: Any, x: mx.array) -> Any:
+        if region.axis == "time" and x.ndim != 5:
+            if x.ndim == 4:  # (frames, H, W, C): each frame has moments of its own
+                return before(layer, x)
+            raise ValueError(
+                f"nn.GroupNorm of shape {tuple(x.shape)} in distributed.patched('time'): where is time?"
+            )
         return norm.group_norm(
             x,
             layer.num_groups,
@@ -184,6 +198,32 @@ def _convolution(name: str, region: _Region) -> Callable[..., Any]:
         return run(x, w, parameters, stream=stream)
 
     return convolve
+
+
+def _transposed(region: _Region) -> Callable[..., Any]:
+    """mx.conv_transpose2d."""
+    run = _run(region)
+
+    def transposed(
+        x: mx.array, w: mx.array, stride: Any = 1, padding: Any = 0, dilation: Any = 1, output_padding: Any = 0,
+        groups: int = 1, *, stream: Any = None,
+    ) -> mx.array:  # fmt: skip
+        parameters = arguments.transposed(
+            2, list(w.shape[1:3]), stride=stride, padding=padding, dilation=dilation, output_padding=output_padding,
+            groups=groups,
+        )  # fmt: skip
+        return run(x, w, parameters, stream=stream)
+
+    return transposed
+
+
+def _refuse_1d(region: _Region) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            f"a 1-D convolution inside distributed.patched({region.axis!r}): its axis is not known"
+        )
+
+    return refuse
 
 
 def _run(region: _Region) -> Callable[..., mx.array]:
@@ -214,9 +254,7 @@ def _run(region: _Region) -> Callable[..., mx.array]:
 
 def _axis(parameters: arguments.Parameters, region: _Region) -> int:
     if parameters.dims == 1:
-        raise ValueError(
-            f"a 1-D convolution inside distributed.patched({region.axis!r}): its axis is not known"
-        )
+        _refuse_1d(region)()
     return axis_of(region.axis, parameters.dims)
 
 

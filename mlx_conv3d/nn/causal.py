@@ -24,7 +24,7 @@ class StreamState(NamedTuple):
     frames: mx.array | None  # (N, L, H, W, C), L at most dilation * (KD - 1)
     padding: int
     skipped: int
-    odd: bool = False  # an odd number of output frames is behind
+    second: bool  # the next output frame is the second of a pair, where frames are computed in pairs
 
 
 class CausalConv3d(ConvolutionLayer):
@@ -124,7 +124,8 @@ class CausalConv3d(ConvolutionLayer):
         return y, after
 
     def _start(self) -> StreamState:
-        return StreamState(None, self.reach, 0)
+        # The first frame stands alone, since the clips of video models have 4*k + 1 frames.
+        return StreamState(None, self.reach, 0, True)
 
     def _checked(self, x: mx.array, held: mx.array | None) -> mx.array:
         if not isinstance(x, mx.array):
@@ -150,7 +151,7 @@ class CausalConv3d(ConvolutionLayer):
     ) -> mx.array:
         if self._frames_out(at, x.shape[1]) > 0:
             x = x[:, at.skipped :] if at.skipped else x
-            return self._convolve(x, at.frames, at.padding, activation, residual, odd=at.odd)
+            return self._convolve(x, at.frames, at.padding, activation, residual, second=at.second)
         # Built for its shape and type, and for what it refuses; never evaluated.
         one = mx.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype)
         frame = self._convolve(one, None, self.reach, activation, None)
@@ -168,7 +169,7 @@ class CausalConv3d(ConvolutionLayer):
         padding: int,
         activation: str | None,
         residual: mx.array | None,
-        odd: bool = False,
+        second: bool = True,
     ) -> mx.array:
         parameters = arguments.parameters(
             3,
@@ -180,7 +181,7 @@ class CausalConv3d(ConvolutionLayer):
             activation=activation,
             upsample=(1, *self.upsample),
             per_frame=True,
-            odd_frame=odd,
+            odd_frame=second,
         )
         return functional.run(x, self._weight(), parameters, bias=self._bias(), residual=residual, lead=lead)
 
@@ -190,8 +191,8 @@ class CausalConv3d(ConvolutionLayer):
         outputs = self._frames_out(at, frames)
         passed = outputs * self.stride[0] - at.padding
         kept = _held(at) + frames - at.skipped - max(0, passed)
-        odd = at.odd != (outputs % 2 == 1)
-        return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept), odd)
+        second = at.second != (outputs % 2 == 1)
+        return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept), second)
 
 
 def _held(state: StreamState) -> int:

@@ -167,6 +167,12 @@ def compile_unit(unit: Unit, wanted: list[str] | None = None) -> Compiled:
     return Compiled(source, module, kernels)
 
 
+def host_names(path: str | Path) -> list[str]:
+    """Names of the kernels that a source declares or instantiates."""
+    unit = Unit(Path(path))
+    return sorted(_read(unit, unit.digest()).kernels.entries)
+
+
 def check(
     path: str | Path, include_dirs: Sequence[str | Path] = (), defines: Sequence[str] = ()
 ) -> list[Diagnostic]:
