@@ -8,9 +8,11 @@
 #include <nanobind/stl/vector.h>
 
 #include "core/apple_devices.h"
+#include "core/bindings_gpu.h"
 #include "core/bindings_metal.h"
 #include "core/ops.h"
 #include "core/plan_cache.h"
+#include "core/route.h"
 #include "cpu/run.h"
 
 namespace nb = nanobind;
@@ -123,11 +125,27 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   return lower(y, dims, s);
 }
 
-/// Name of the algorithm that bound_conv would choose, without building anything.
-std::string choose(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
-                   const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
-                   const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
-                   bool per_frame, bool odd_frame) {
+/// dL/dw of a 3-D convolution as GPU streams compose it.
+mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, const Ints& w_shape,
+                                      mx::Dtype w_type, const Ints& stride, const Ints& pad_lo,
+                                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
+                                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups,
+                                      bool flip, std::optional<mx::array> lead, mx::StreamOrDevice s) {
+  ConvSpec spec = make_spec(3, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode, groups,
+                            flip, 0, false, false);
+  spec.lead = lead.has_value();
+  mx::Shape shape;
+  for (int64_t size : w_shape) shape.push_back(static_cast<int>(size));
+  return stock_weight_gradient(spec, x, lead, dy, shape, to_dtype(w_type), s);
+}
+
+/// Name of the algorithm that bound_conv would choose, and why if it is stock, without building anything.
+std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& w, int dims,
+                                           const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
+                                           const Ints& dilation, const Ints& input_dilation,
+                                           const Ints& upsample, const std::vector<int>& pad_mode,
+                                           int64_t groups, bool flip, int activation, bool per_frame,
+                                           bool odd_frame, mx::StreamOrDevice s) {
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
@@ -137,7 +155,8 @@ std::string choose(const mx::array& x, const mx::array& w, int dims, const Ints&
       spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
   require_matching_channels(p, w.shape(dims + 1));
   p.validate();
-  return name_of(cpu_plan(p, std::nullopt)->algorithm());
+  const Route chosen = route(p, std::nullopt, s);
+  return {name_of(chosen.stock() ? Algorithm::stock : chosen.plan->algorithm()), chosen.reason};
 }
 
 nb::dict to_dict(const Candidate& c) {
@@ -165,13 +184,24 @@ nb::dict to_dict(const Candidate& c) {
   return d;
 }
 
+uint8_t family_bits(const std::vector<std::string>& names) {
+  uint8_t bits = 0;
+  for (const std::string& name : names) {
+    const auto family = family_named(name);
+    if (!family) throw std::invalid_argument("[plan] switched_off: there are no kernels '" + name + "'.");
+    bits |= bit(*family);
+  }
+  return bits;
+}
+
 nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type,
                     mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
                     const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
                     const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
                     bool per_frame, bool odd_frame, bool bias, bool residual, int64_t lead, bool prepared,
                     const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd,
-                    const Strides& strides, const Ints& block) {
+                    const Strides& strides, const Ints& block, const std::vector<std::string>& switched_off,
+                    SelfChecks* checks) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
@@ -188,8 +218,17 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   const ConvProblem p = spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
   require_matching_channels(p, w_shape.back());
   p.validate();
-  const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
-  Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
+  Device device = gpu.empty() ? cpu_device() : apple_device(gpu);
+  device.switched_off = family_bits(switched_off);
+  const auto forced = parse_algorithm(algorithm);
+  std::string reason;
+  std::shared_ptr<const Plan> checked;
+  if (checks != nullptr && !gpu.empty()) {
+    const Route chosen = gpu_route(p, forced, device, *checks);
+    checked = chosen.plan;
+    reason = chosen.reason;
+  }
+  Plan plan = checked ? *checked : make_plan(p, device, limit > 0 ? limit : workspace_limit(), forced);
   if (!winograd.empty()) {
     plan.chosen.winograd = {static_cast<int>(winograd.at(0)),
                             winograd.at(1),
@@ -205,7 +244,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
     plan.chosen.gemm.cols = block.at(1);
   }
   nb::dict d = to_dict(plan.chosen);
-  d["reason"] = plan.reason;
+  d["reason"] = reason.empty() ? plan.reason : reason;
   d["direct_flops"] = plan.direct_flops;
   d["device"] = device.name;
   if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen, strides);
@@ -224,6 +263,7 @@ NB_MODULE(_ext, m) {
   m.doc() = "The compiled core of mlx_conv3d.";
   // Registers MLX's types with nanobind before they appear in signatures.
   nb::module_::import_("mlx.core");
+  conv3d::bind_gpu(m);
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
@@ -233,10 +273,14 @@ NB_MODULE(_ext, m) {
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,
         "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
-        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{});
+        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{},
+        "switched_off"_a = std::vector<std::string>{}, "checks"_a.none() = nb::none());
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
         "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
-        "per_frame"_a, "odd_frame"_a);
+        "per_frame"_a, "odd_frame"_a, "stream"_a = nb::none());
+  m.def("stock_weight_gradient", &conv3d::bound_stock_weight_gradient, "x"_a, "dy"_a, nb::kw_only(),
+        "w_shape"_a, "w_type"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
+        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
   m.def(
       "pack_weights",
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "core/plan_cache.h"
+#include "core/route.h"
 
 namespace mlx_conv3d {
 namespace {
@@ -113,6 +114,10 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
 
   const int64_t lead_frames = spec.lead ? extras.lead->shape(1) : 0;
   ConvProblem p = spec.bind(x.shape(), to_dtype(x.dtype()), w.shape(), to_dtype(w.dtype()), lead_frames);
+  // x and its lead frames are read by the same loader, so they share a type.
+  mx::Dtype frames = x.dtype();
+  if (spec.lead) frames = mx::promote_types(frames, extras.lead->dtype());
+  p.x_type = to_dtype(frames);
   p.validate();
   if (extras.residual) {
     const mx::Shape out{x.shape(0), static_cast<int>(p.output(0)), static_cast<int>(p.output(1)),
@@ -122,38 +127,34 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
     }
   }
 
-  const bool on_cpu = mx::to_stream(s).device == mx::Device::cpu;
-  if (!on_cpu || !supported || disabled() || forced == Algorithm::stock) {
-    if (forced && forced != Algorithm::stock && !disabled()) {
-      fail("algorithm ", name_of(*forced),
-           on_cpu ? " does not compute in " : " has no kernel for this GPU stream in ", type, ".");
-    }
-    return stock_conv(x, w, spec, extras, s);
+  if (!supported && forced && forced != Algorithm::stock && !disabled()) {
+    fail("algorithm ", name_of(*forced), " does not compute in ", type, ".");
   }
   // Planned now as well as when it is evaluated, so that a forced algorithm fails here, and so does the
   // limit.
-  if (cpu_plan(p, forced)->algorithm() == Algorithm::stock) {
-    return stock_conv(x, w, spec, extras, s);
-  }
+  const Route chosen = supported ? route(p, forced, s) : Route{};
+  if (chosen.stock()) return stock_conv(x, w, spec, extras, s);
 
   std::vector<mx::array> inputs{x, w};
   if (spec.lead) {
-    // x and its lead frames are read by the same loader, so they share a type.
-    const mx::Dtype frames = mx::promote_types(x.dtype(), extras.lead->dtype());
     inputs[0] = mx::astype(x, frames, s);
     inputs.push_back(mx::astype(*extras.lead, frames, s));
   }
   if (spec.bias) inputs.push_back(mx::astype(*extras.bias, mx::float32, s));
   if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
   p.prepared = true;
-  if (extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
+  const bool on_cpu = mx::to_stream(s).device == mx::Device::cpu;
+  if (on_cpu && extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
     spec.packed = extras.packed_form;
     inputs.push_back(*extras.packed);
   }
-  return make_conv(std::move(inputs), std::move(spec), s);
+  std::optional<Algorithm> on_gpu;
+  if (!on_cpu) on_gpu = chosen.plan->algorithm();
+  return conv_primitive(std::move(inputs), std::move(spec), on_gpu, s);
 }
 
 mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s) {
+  if (mx::to_stream(s).device != mx::Device::cpu) fail("weights are packed on the CPU, for the CPU.");
   auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), form, flip);
   const mx::Shape shape = primitive->output_shapes({w})[0];
   return mx::array(shape, mx::float32, std::move(primitive), {w});

@@ -29,6 +29,13 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, con
 mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
                      mx::StreamOrDevice s);
 
+/// The same for the inputs of a Conv primitive, with the type that spec says.
+mx::array stock_conv(const std::vector<mx::array>& inputs, const ConvSpec& spec, mx::StreamOrDevice s);
+/// dL/dw from the derivatives of those operations.
+mx::array stock_weight_gradient(const ConvSpec& spec, const mx::array& x,
+                                const std::optional<mx::array>& lead, const mx::array& dy,
+                                const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s);
+
 /// Transformed weights, as an fp32 array that `conv` takes as extras.packed.
 mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s);
 

@@ -12,6 +12,8 @@ struct Key {
   ConvProblem problem;
   std::optional<Algorithm> forced;
   int64_t limit;
+  std::string device;
+  uint8_t switched_off;
   bool operator==(const Key&) const = default;
 };
 
@@ -32,21 +34,31 @@ struct KeyHash {
   }
 };
 
-}  // namespace
-
-std::shared_ptr<const Plan> cpu_plan(const ConvProblem& problem, std::optional<Algorithm> forced) {
+std::shared_ptr<const Plan> remembered_plan(const ConvProblem& problem, const Device& device,
+                                            std::optional<Algorithm> forced) {
   static std::mutex mutex;
   static std::unordered_map<Key, std::shared_ptr<const Plan>, KeyHash> plans;
-  const Key key{problem, forced, workspace_limit()};
+  const Key key{problem, forced, workspace_limit(), device.name, device.switched_off};
   {
     std::lock_guard<std::mutex> lock(mutex);
     if (const auto found = plans.find(key); found != plans.end()) return found->second;
   }
-  auto made = std::make_shared<const Plan>(make_plan(problem, cpu_device(), key.limit, forced));
+  auto made = std::make_shared<const Plan>(make_plan(problem, device, key.limit, forced));
   std::lock_guard<std::mutex> lock(mutex);
   if (plans.size() >= kMostPlans) plans.clear();
   plans.emplace(key, made);
   return made;
+}
+
+}  // namespace
+
+std::shared_ptr<const Plan> cpu_plan(const ConvProblem& problem, std::optional<Algorithm> forced) {
+  return remembered_plan(problem, cpu_device(), forced);
+}
+
+std::shared_ptr<const Plan> gpu_plan(const ConvProblem& problem, const Device& device,
+                                     std::optional<Algorithm> forced) {
+  return remembered_plan(problem, device, forced);
 }
 
 }  // namespace mlx_conv3d

@@ -1,6 +1,7 @@
 #include "core/plan_gpu.h"
 
 #include "core/gpu_model.h"
+#include "core/kernel_family.h"
 #include "core/stock_route.h"
 #include "metal/lower.h"
 
@@ -38,6 +39,11 @@ void consider_gpu(const ConvProblem& p, const Device& d, int64_t limit, Candidat
     c.cost = r.seconds;
     c.workspace = r.workspace;
     c.reason = std::string("MLX's own: ") + r.name;
+    return;
+  }
+  if ((d.switched_off & bit(family_of(p, c.algorithm))) != 0) {
+    c.legal = false;
+    c.reason = "its kernels are switched off on this GPU";
     return;
   }
   if (c.algorithm == Algorithm::winograd) {

@@ -4,8 +4,10 @@
 #include <limits>
 #include <stdexcept>
 
+#include "core/gpu_program.h"
 #include "core/ops.h"
 #include "core/plan_cache.h"
+#include "core/route.h"
 #include "cpu/layout.h"
 #include "cpu/run.h"
 #include "cpu/winograd.h"
@@ -24,8 +26,7 @@ int narrow(int64_t size) {
 }
 
 [[noreturn]] void no_gpu() {
-  throw std::runtime_error(
-      "[mlx_conv3d] this convolution was built for the CPU and has no kernel for a GPU stream.");
+  throw std::runtime_error("[mlx_conv3d] this operation is built on CPU streams only.");
 }
 
 /// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each
@@ -77,6 +78,12 @@ cpu::WeightView view_weights(const mx::array& w) {
   return view;
 }
 
+ConvProblem bind_inputs(const ConvSpec& spec, const std::vector<mx::array>& inputs) {
+  const int64_t lead = spec.lead ? inputs[2].shape(1) : 0;
+  return spec.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(),
+                   to_dtype(inputs[1].dtype()), lead);
+}
+
 }  // namespace
 
 ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
@@ -109,11 +116,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   return p;
 }
 
-ConvProblem Conv::problem(const std::vector<mx::array>& inputs) const {
-  const int64_t lead = spec_.lead ? inputs[2].shape(1) : 0;
-  return spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(),
-                    to_dtype(inputs[1].dtype()), lead);
-}
+ConvProblem Conv::problem(const std::vector<mx::array>& inputs) const { return bind_inputs(spec_, inputs); }
 
 std::vector<mx::Shape> Conv::output_shapes(const std::vector<mx::array>& inputs) {
   const ConvProblem p = problem(inputs);
@@ -160,10 +163,14 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   });
 }
 
-void Conv::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) { no_gpu(); }
+void Conv::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
+  run_on_gpu(problem(inputs), on_gpu_.value(), inputs, outputs[0], stream());
+}
 
 bool Conv::is_equivalent(const mx::Primitive& other) const {
-  return spec_ == static_cast<const Conv&>(other).spec_;
+  const auto& o = static_cast<const Conv&>(other);
+  return spec_ == o.spec_ && on_gpu_ == o.on_gpu_;
 }
 
 mx::Shape ConvWeightGradient::weight_shape(const std::vector<mx::array>& inputs) const {
@@ -232,7 +239,22 @@ bool PackWeights::is_equivalent(const mx::Primitive& other) const {
 }
 
 mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s) {
-  auto primitive = std::make_shared<Conv>(mx::to_stream(s), std::move(spec));
+  if (mx::to_stream(s).device == mx::Device::cpu) {
+    return conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s);
+  }
+  const Route chosen = route(bind_inputs(spec, inputs), spec.forced, s);
+  if (chosen.stock()) return stock_conv(inputs, spec, s);
+  return conv_primitive(std::move(inputs), std::move(spec), chosen.plan->algorithm(), s);
+}
+
+mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
+                         mx::StreamOrDevice s) {
+  if (on_gpu) {
+    // The kernels read x, w and lead with any strides; bias and residual lie as the output does.
+    const auto first = inputs.begin() + (spec.lead ? 3 : 2);
+    std::for_each(first, inputs.end(), [&](mx::array& a) { a = mx::contiguous(a, false, s); });
+  }
+  auto primitive = std::make_shared<Conv>(mx::to_stream(s), std::move(spec), on_gpu);
   const mx::Shape shape = primitive->output_shapes(inputs)[0];
   const mx::Dtype type = to_mlx(primitive->spec().out_type);
   return mx::array(shape, type, std::move(primitive), std::move(inputs));
@@ -248,6 +270,9 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;
+  if (mx::to_stream(s).device != mx::Device::cpu) {
+    return stock_weight_gradient(of_gradient, x, lead, dy, w_shape, type, s);
+  }
   std::vector<mx::array> inputs{x, dy};
   if (lead) inputs.push_back(*lead);
   auto primitive = std::make_shared<ConvWeightGradient>(mx::to_stream(s), of_gradient,

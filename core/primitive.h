@@ -40,7 +40,8 @@ struct ConvSpec {
 /// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.
 class Conv : public mx::Primitive {
  public:
-  Conv(mx::Stream stream, ConvSpec spec) : mx::Primitive(stream), spec_(std::move(spec)) {}
+  Conv(mx::Stream stream, ConvSpec spec, std::optional<Algorithm> on_gpu)
+      : mx::Primitive(stream), spec_(std::move(spec)), on_gpu_(on_gpu) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
@@ -59,6 +60,7 @@ class Conv : public mx::Primitive {
 
  private:
   ConvSpec spec_;
+  std::optional<Algorithm> on_gpu_;  ///< for a GPU stream: whose kernels have been checked
 };
 
 /// dL/dw. Inputs: x, dy, then lead as the spec says. The output has the type spec.out_type.
@@ -103,8 +105,12 @@ class PackWeights : public mx::Primitive {
   bool flip_;
 };
 
-/// One convolution of 5-D arrays as a primitive, of any supported types, with spec.out_type as it is.
+/// One convolution of 5-D arrays, of any supported types, with spec.out_type as it is: by the primitive, or
+/// by stock MLX where route() says so on a GPU.
 mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s);
+/// By the primitive; for a GPU stream with the algorithm that route() has chosen.
+mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
+                         mx::StreamOrDevice s);
 
 /// dL/d(lead then x), as one array of the logical input's length.
 mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, const mx::array& w,

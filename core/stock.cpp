@@ -1,5 +1,6 @@
-// The convolution from MLX's own operations: what a GPU stream, an unsupported type, MLX_CONV3D_DISABLE and
-// algorithm="stock" get. Where stock MLX has no such convolution (grouped 3-D, padding modes) it is composed.
+// The convolution from MLX's own operations: what an unsupported type, MLX_CONV3D_DISABLE, algorithm="stock",
+// a GPU that is not Metal's and a GPU plan that prefers it get. Where stock MLX has no such convolution
+// (grouped 3-D, padding modes) it is composed.
 
 #include <algorithm>
 
@@ -121,6 +122,35 @@ mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& req
   y = activate(spec.activation, y, s);
   if (extras.residual) y = mx::add(y, *extras.residual, s);
   return y;
+}
+
+mx::array stock_conv(const std::vector<mx::array>& inputs, const ConvSpec& spec, mx::StreamOrDevice s) {
+  // A result that is wider than x and w is summed in its own type.
+  const mx::Dtype type = to_mlx(spec.out_type);
+  const bool widen = spec.out_type == Dtype::float32;
+  const auto wide = [&](const mx::array& a) { return widen ? mx::astype(a, type, s) : a; };
+  ConvExtras extras;
+  size_t next = 2;
+  if (spec.lead) extras.lead = wide(inputs[next++]);
+  if (spec.bias) extras.bias = inputs[next++];
+  if (spec.residual) extras.residual = inputs[next++];
+  return mx::astype(stock_conv(wide(inputs[0]), wide(inputs[1]), spec, extras, s), type, s);
+}
+
+mx::array stock_weight_gradient(const ConvSpec& spec, const mx::array& x,
+                                const std::optional<mx::array>& lead, const mx::array& dy,
+                                const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s) {
+  ConvSpec linear = spec;
+  linear.out_type = Dtype::float32;
+  const auto of_weights = [&](const std::vector<mx::array>& w) -> std::vector<mx::array> {
+    std::vector<mx::array> inputs{x, w[0]};
+    if (lead) inputs.push_back(*lead);
+    return {stock_conv(inputs, linear, s)};
+  };
+  // The convolution is linear in w, so its derivative may be taken at zero.
+  const mx::array origin = mx::zeros(w_shape, mx::float32, s);
+  const mx::array cotangent = mx::astype(dy, mx::float32, s);
+  return mx::astype(mx::vjp(of_weights, {origin}, {cotangent}).second[0], to_mlx(type), s);
 }
 
 }  // namespace mlx_conv3d

@@ -1,6 +1,6 @@
 """The compiled core. Its arguments are parsed and checked in Python; see `functional` for what they mean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -8,6 +8,12 @@ import mlx.core as mx
 _Stream: TypeAlias = Any
 
 mlx_version: str
+
+class SelfChecks:
+    def __init__(self, runner: Callable[[str, str], float], warn: Callable[[str], None]) -> None: ...
+    def usable(self, family: str, dtype: str) -> bool: ...
+    def switched_off(self) -> dict[str, str]: ...
+    def results(self) -> list[dict[str, Any]]: ...
 
 def conv(
     x: mx.array,
@@ -64,6 +70,8 @@ def plan(
     winograd: Sequence[int] = [],
     strides: Mapping[str, Sequence[int]] = {},
     block: Sequence[int] = [],
+    switched_off: Sequence[str] = [],
+    checks: SelfChecks | None = None,
 ) -> dict[str, Any]: ...
 def choose(
     x: mx.array,
@@ -82,7 +90,26 @@ def choose(
     activation: int,
     per_frame: bool,
     odd_frame: bool,
-) -> str: ...
+    stream: _Stream = None,
+) -> tuple[str, str]: ...
+def stock_weight_gradient(
+    x: mx.array,
+    dy: mx.array,
+    *,
+    w_shape: Sequence[int],
+    w_type: mx.Dtype,
+    stride: Sequence[int],
+    pad_lo: Sequence[int],
+    pad_hi: Sequence[int],
+    dilation: Sequence[int],
+    input_dilation: Sequence[int],
+    upsample: Sequence[int],
+    pad_mode: Sequence[int],
+    groups: int,
+    flip: bool,
+    lead: mx.array | None = None,
+    stream: _Stream = None,
+) -> mx.array: ...
 def pack_weights(w: mx.array, form: tuple[int, str, int], flip: bool, stream: _Stream = None) -> mx.array: ...
 def is_tracer(a: mx.array) -> bool: ...
 def snapshot(a: mx.array) -> mx.array: ...
@@ -96,3 +123,7 @@ def disabled() -> bool: ...
 def gpus() -> list[dict[str, Any]]: ...
 def kernel_names() -> list[str]: ...
 def kernel_source(name: str) -> str: ...
+def self_checks() -> list[dict[str, Any]]: ...
+def switched_off() -> dict[str, str]: ...
+def gpu() -> dict[str, str] | None: ...
+def describe_gpu(name: str, architecture: str) -> dict[str, str]: ...

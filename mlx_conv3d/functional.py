@@ -94,7 +94,8 @@ def conv3d(
         lead: frames (N, L, H, W, C) that stand before x in time, as if concatenated, but without the copy. The
             padding comes before them.
         algorithm: "auto", or the name of one to force (see the table in docs/algorithms.md).
-        stream: stream or device, as everywhere in MLX. On a GPU stream the work is stock MLX's.
+        stream: stream or device, as everywhere in MLX. On a GPU that is not Metal's the work is
+            stock MLX's, on Metal what the plan leaves to it.
 
     Returns:
         (N, oD, oH, oW, O), oD = (upsample*(L + D) + padding - dilation*(KD - 1) - 1) // stride + 1 and so on.

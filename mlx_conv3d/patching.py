@@ -113,11 +113,9 @@ def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.arr
             raise _Fallback(f"type {a.dtype}")
     if _ext.disabled():
         raise _Fallback("MLX_CONV3D_DISABLE")
-    if not _ext.on_cpu(stream):
-        raise _Fallback("GPU stream")
-    algorithm = _ext.choose(x, w, **parameters.as_kwargs())
+    algorithm, reason = _ext.choose(x, w, **parameters.as_kwargs(), stream=stream)
     if algorithm == "stock":
-        raise _Fallback("no algorithm fits the workspace limit")
+        raise _Fallback(reason)
     y = functional.run(x, w, parameters, stream=stream)
     _count(algorithm)
     return y
@@ -210,11 +208,17 @@ def patched() -> Iterator[None]:
 def stats() -> dict[str, Any]:
     """Counts of the patched functions' calls since the start or `reset_stats()`.
 
-    {"calls": total, "algorithms": {name: calls}, "fallbacks": {reason: calls}}. A call is counted when it is made;
-    inside mx.compile that is once per trace.
+    {"calls": total, "algorithms": {name: calls}, "fallbacks": {reason: calls}, "switched_off": {kernels: reason}}. A
+    call is counted when it is made; inside mx.compile that is once per trace. `switched_off` names the Metal kernels
+    that failed their first-use check in this process; `reset_stats()` does not switch them on.
     """
     with _counts_lock:
-        return {"calls": _calls, "algorithms": dict(_algorithms), "fallbacks": dict(_fallbacks)}
+        return {
+            "calls": _calls,
+            "algorithms": dict(_algorithms),
+            "fallbacks": dict(_fallbacks),
+            "switched_off": _ext.switched_off(),
+        }
 
 
 def reset_stats() -> None:

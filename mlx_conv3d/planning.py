@@ -149,11 +149,14 @@ def plan_of(
     winograd: Sequence[int] = (),
     strides: Mapping[str, Sequence[int]] | None = None,
     block: Sequence[int] = (),
+    switched_off: Sequence[str] = (),
+    checks: _ext.SelfChecks | None = None,
 ) -> Plan:
     """The plan of a convolution whose parameters are already parsed.
 
     Only for a GPU's program: `winograd` sets the tile and chunks, `block` the rows and columns of a gathered product's
-    blocks, `strides` says how x, lead and w lie in memory.
+    blocks, `strides` says how x, lead and w lie in memory. Kernels that are `switched_off` are not used, nor those that
+    `checks` does not pass.
     """
     d = _ext.plan(
         x_shape=list(x_shape),
@@ -172,6 +175,8 @@ def plan_of(
         winograd=list(winograd),
         strides=dict(strides or {}),
         block=list(block),
+        switched_off=list(switched_off),
+        checks=checks,
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)

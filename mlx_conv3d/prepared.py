@@ -59,6 +59,9 @@ class PreparedWeight:
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
             return {}
+        # A GPU transforms them itself, by the layout that its plan needs.
+        if not _ext.on_cpu(stream):
+            return {}
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
             return {}

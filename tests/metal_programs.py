@@ -53,8 +53,8 @@ class Case:
         both = {self.dtype, self.w_dtype or self.dtype}
         return both.pop() if len(both) == 1 else "float32"
 
-    def plan(self, device: str = "m3-max") -> planning.Plan:
-        parameters = _arguments.parameters(
+    def parameters(self) -> _arguments.Parameters:
+        return _arguments.parameters(
             3,
             stride=list(self.stride),
             padding=[tuple(p) for p in self.padding],
@@ -66,10 +66,27 @@ class Case:
             flip=self.flip,
             upsample=list(self.upsample),
         )
+
+    def reference(self) -> reference.Conv:
+        return reference.Conv.of(
+            3,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            input_dilation=self.input_dilation,
+            modes=self.modes,
+            groups=self.groups,
+            flip=self.flip,
+            upsample=self.upsample,
+            activation=self.activation,
+            crop_dilated=True,
+        )
+
+    def plan(self, device: str = "m3-max") -> planning.Plan:
         return planning.plan_of(
             self.x,
             self.w,
-            parameters,
+            self.parameters(),
             x_type=DTYPES[self.dtype],
             w_type=DTYPES[self.w_dtype or self.dtype],
             out_type=DTYPES[self.out_dtype],
@@ -125,21 +142,8 @@ def operands(case: Case, program: Program) -> tuple[dict[str, np.ndarray], dict[
 
 
 def solution(case: Case, exact: dict[str, np.ndarray]) -> np.ndarray:
-    conv = reference.Conv.of(
-        3,
-        stride=case.stride,
-        padding=case.padding,
-        dilation=case.dilation,
-        input_dilation=case.input_dilation,
-        modes=case.modes,
-        groups=case.groups,
-        flip=case.flip,
-        upsample=case.upsample,
-        activation=case.activation,
-        crop_dilated=True,
-    )
     rest = {name: a for name, a in exact.items() if name not in ("x", "w")}
-    return reference.forward(exact["x"], exact["w"], conv, **rest)
+    return reference.forward(exact["x"], exact["w"], case.reference(), **rest)
 
 
 def run(

@@ -113,7 +113,8 @@ def test_stub_has_the_extensions_names() -> None:
     constants = {
         n.target.id for n in stub().body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
     }
-    public = {name for name in constants | set(functions(stub())) if not name.startswith("_")}
+    classes = {n.name for n in stub().body if isinstance(n, ast.ClassDef)}
+    public = {name for name in constants | classes | set(functions(stub())) if not name.startswith("_")}
     assert public == {name for name in dir(_ext) if not name.startswith("_")}
 
 

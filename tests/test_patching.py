@@ -213,7 +213,7 @@ def test_stats_count_algorithms() -> None:
             mx.conv3d(x, w, padding=1)
         mx.conv3d(x, w[:, :1, :1, :1])
     found = mlx_conv3d.stats()
-    assert set(found) == {"calls", "algorithms", "fallbacks"}
+    assert set(found) == {"calls", "algorithms", "fallbacks", "switched_off"}
     assert found["calls"] == 4
     assert sum(found["algorithms"].values()) == 4
     first = mlx_conv3d.plan(x.shape, w.shape, padding=1).algorithm
@@ -236,7 +236,7 @@ def test_reset_stats() -> None:
     with mlx_conv3d.patched():
         mx.conv3d(x, w)
     mlx_conv3d.reset_stats()
-    assert mlx_conv3d.stats() == {"calls": 0, "algorithms": {}, "fallbacks": {}}
+    assert mlx_conv3d.stats() == {"calls": 0, "algorithms": {}, "fallbacks": {}, "switched_off": {}}
 
 
 @pytest.mark.parametrize("w_type", [mx.complex64, mx.float64])

@@ -1,4 +1,4 @@
-"""The compiler driver of the cross-build: zig's clang compiles, ld64.lld links against stubs, undefined symbols are errors.
+"""The compiler driver of the cross-build: zig compiles, ld64.lld links against stubs, undefined symbols are errors.
 
 build.py writes scripts that call it as `driver.py TOOLS c++ ARGUMENTS...`; TOOLS is the folder that it has filled.
 """
