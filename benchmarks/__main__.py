@@ -17,9 +17,12 @@ from . import (
     gemm,
     gradients,
     machine,
+    metal,
+    metal_accuracy,
     others,
     roofline,
     stock,
+    streaming,
     transpose,
     upsample,
     vae,
@@ -37,6 +40,7 @@ SUBJECTS = {
     "gemm": gemm,
     "upsample": upsample,
     "transpose": transpose,
+    "streaming": streaming,
 }
 console = Console()
 app = typer.Typer(
@@ -125,6 +129,31 @@ def _roofline(threads: Annotated[int, typer.Option(min=1)] = machine.cpu_count()
         console.print("No working C++ compiler was found: set CXX to one.")
         raise typer.Exit(2)
     console.print(str(measured), highlight=False)
+
+
+@app.command("metal")
+def _metal(
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="A GPU from m1 to m5-max, in place of the tables' own; several times."),
+    ] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="Only this one; several times.")] = None,
+    save: Annotated[bool, typer.Option(help="Write results.")] = True,
+    output: Annotated[Path, typer.Option(help="Where results go.")] = RESULTS,
+) -> None:
+    """Modelled, not measured: Programs for Apple GPUs against the model of stock MLX's route."""
+    try:
+        found = metal.record(workload or workloads.names(), device or (), _typed_command())
+    except ValueError as error:
+        console.print(str(error), highlight=False, markup=False)
+        raise typer.Exit(2) from None
+    console.print(metal.markdown(found), highlight=False, markup=False, soft_wrap=True)
+    if save:
+        for path in metal.write(found, output):
+            console.print(f"wrote {path}", highlight=False)
+
+
+app.command("metal-accuracy")(metal_accuracy.command)
 
 
 @app.command("workloads")

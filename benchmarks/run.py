@@ -72,10 +72,12 @@ class Run:
     def _wanted(self, layer: Layer) -> bool:
         return any(self.options.only in text for text in (layer.name, layer.kind, *layer.workloads))
 
-    def compare(self, layer: Layer, contenders: list[Side], **options: Any) -> Row:
-        """harness.compare with this run's effort and roofline; the row goes into the report, and a side
-        whose result differs from ours into its summary."""
-        row = compare(layer, contenders, self.effort, **options)
+    def compare(
+        self, layer: Layer, contenders: list[Side], *, effort: Effort | None = None, **options: Any
+    ) -> Row:
+        """harness.compare with this run's effort, unless another is given, and roofline; the row goes into
+        the report, and a side whose result differs from ours into its summary."""
+        row = compare(layer, contenders, effort or self.effort, **options)
         self.report.add(row)
         for name, distance in row.differences.items():
             if not distance <= TOLERANCE[layer.dtype]:

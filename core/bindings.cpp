@@ -1,7 +1,9 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,10 +21,20 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
+/// A WinogradForm as Python has it: outputs of a tile, of which pixels, outputs along depth.
+using PackedForm = std::tuple<int, std::string, int>;
+WinogradForm to_form(const PackedForm& form) {
+  const auto& [m, name, depth_m] = form;
+  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
+    if (name == name_of(pixels)) return {m, pixels, depth_m};
+  }
+  throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
+}
+
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                    const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
-                   int64_t groups, bool flip, int activation) {
+                   int64_t groups, bool flip, int activation, bool per_frame, bool odd_frame) {
   if (dims < 1 || dims > 3) {
     throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) +
                                 ".");
@@ -41,6 +53,8 @@ ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints&
   spec.groups = groups;
   spec.flip = flip;
   spec.activation = static_cast<Activation>(activation);
+  spec.per_frame = per_frame;
+  spec.odd_frame = odd_frame;
   return spec;
 }
 
@@ -69,13 +83,6 @@ std::optional<Algorithm> parse_algorithm(const std::string& name) {
   return algorithm;
 }
 
-Pixels parse_pixels(const std::string& name) {
-  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
-    if (name == name_of(pixels)) return pixels;
-  }
-  throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
-}
-
 void require_ndim(const char* name, size_t ndim, int dims) {
   if (static_cast<int>(ndim) == dims + 2) return;
   throw std::invalid_argument("[conv] " + std::string(name) + " must have " + std::to_string(dims + 2) +
@@ -93,11 +100,12 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
 mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                     int activation, std::optional<mx::array> bias, std::optional<mx::array> residual,
-                     std::optional<mx::array> lead, std::optional<mx::array> packed, int packed_m,
-                     const std::string& packed_pixels, const std::string& algorithm, mx::StreamOrDevice s) {
+                     int activation, bool per_frame, bool odd_frame, std::optional<mx::array> bias,
+                     std::optional<mx::array> residual, std::optional<mx::array> lead,
+                     std::optional<mx::array> packed, PackedForm packed_form, const std::string& algorithm,
+                     mx::StreamOrDevice s) {
   const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                                  groups, flip, activation);
+                                  groups, flip, activation, per_frame, odd_frame);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
@@ -107,7 +115,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
-  extras.packed_form = {packed_m, parse_pixels(packed_pixels)};
+  extras.packed_form = to_form(packed_form);
   const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
@@ -115,11 +123,12 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
 /// Name of the algorithm that bound_conv would choose, without building anything.
 std::string choose(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
                    const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
-                   const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation) {
+                   const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
+                   bool per_frame, bool odd_frame) {
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation);
+                            groups, flip, activation, per_frame, odd_frame);
   spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
   const ConvProblem p =
       spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
@@ -140,11 +149,15 @@ nb::dict to_dict(const Candidate& c) {
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
     d["pixels"] = name_of(c.winograd.pixels);
+    d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
+    d["weight_rows"] = c.winograd.weight_rows;
   } else {
     d["tile"] = 0;
     d["pixels"] = "";
+    d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
+    d["weight_rows"] = 0;
   }
   return d;
 }
@@ -152,16 +165,17 @@ nb::dict to_dict(const Candidate& c) {
 nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type,
                     mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
                     const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
-                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation, bool bias,
-                    bool residual, int64_t lead, bool prepared, const std::string& algorithm, int64_t limit,
-                    const std::string& gpu, const Ints& winograd) {
+                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
+                    bool per_frame, bool odd_frame, bool bias, bool residual, int64_t lead, bool prepared,
+                    const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd,
+                    const Strides& strides, const Ints& block) {
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
   ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation);
+                            groups, flip, activation, per_frame, odd_frame);
   spec.bias = bias;
   spec.residual = residual;
-  spec.packed_m = prepared ? 1 : 0;
+  spec.packed.m = prepared ? 1 : 0;
   spec.out_type = to_dtype(out_type);
   const auto shape = [&](const Ints& from) {
     mx::Shape to;
@@ -174,13 +188,24 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, 
   const Device& device = gpu.empty() ? cpu_device() : apple_device(gpu);
   Plan plan = make_plan(p, device, limit > 0 ? limit : workspace_limit(), parse_algorithm(algorithm));
   if (!winograd.empty()) {
-    plan.chosen.winograd = {static_cast<int>(winograd.at(0)), winograd.at(1), winograd.at(2), winograd.at(3)};
+    plan.chosen.winograd = {static_cast<int>(winograd.at(0)),
+                            winograd.at(1),
+                            winograd.at(2),
+                            winograd.at(3),
+                            winograd.size() > 4 ? static_cast<int>(winograd.at(4)) : 1,
+                            Pixels::single,
+                            winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
+                            winograd.size() > 6 && winograd.at(6) != 0};
+  }
+  if (!block.empty()) {
+    plan.chosen.gemm.rows = block.at(0);
+    plan.chosen.gemm.cols = block.at(1);
   }
   nb::dict d = to_dict(plan.chosen);
   d["reason"] = plan.reason;
   d["direct_flops"] = plan.direct_flops;
   d["device"] = device.name;
-  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen);
+  if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen, strides);
   d["problem"] = p.describe();
   nb::list candidates;
   for (const Candidate& c : plan.candidates) candidates.append(to_dict(c));
@@ -198,23 +223,28 @@ NB_MODULE(_ext, m) {
   nb::module_::import_("mlx.core");
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
-        "activation"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(),
-        "packed"_a = nb::none(), "packed_m"_a = 0, "packed_pixels"_a = "single", "algorithm"_a = "auto",
-        "stream"_a = nb::none());
+        "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
+        "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, "single", 1},
+        "algorithm"_a = "auto", "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "bias"_a, "residual"_a, "lead"_a,
-        "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "", "winograd"_a = conv3d::Ints{});
+        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,
+        "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
+        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{});
   m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
-        "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a);
+        "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
+        "per_frame"_a, "odd_frame"_a);
   m.def(
       "pack_weights",
-      [](const conv3d::mx::array& w, int m, const std::string& pixels, bool flip,
-         conv3d::mx::StreamOrDevice s) {
-        return conv3d::pack_weights(w, {m, conv3d::parse_pixels(pixels)}, flip, s);
-      },
-      "w"_a, "m"_a, "pixels"_a, "flip"_a, "stream"_a = nb::none());
+      [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,
+         conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
+      "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
+  // Assigning to an element of a Python array, or adding to it in place, gives the object another value.
+  m.def("snapshot", [](const conv3d::mx::array& a) { return conv3d::mx::array(a); }, "a"_a);
+  m.def(
+      "is_same", [](const conv3d::mx::array& a, const conv3d::mx::array& b) { return a.id() == b.id(); },
+      "a"_a, "b"_a);
   m.def("workspace_limit", &conv3d::workspace_limit);
   m.def(
       "set_workspace_limit",

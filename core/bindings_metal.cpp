@@ -1,8 +1,13 @@
 #include "core/bindings_metal.h"
 
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <stdexcept>
 
 #include "core/apple_devices.h"
+#include "metal/kernel_sources.h"
 #include "metal/lower.h"
 
 namespace nb = nanobind;
@@ -72,7 +77,28 @@ nb::dict to_dict(const metal::Step& s, const metal::Program& program) {
   d["barrier"] = s.barrier;
   d["discards"] = discards;
   d["nbytes"] = static_cast<int64_t>(s.nbytes);
+  d["flops"] = static_cast<int64_t>(s.flops);
   return d;
+}
+
+metal::Layout layout_of(const ConvProblem& problem, const Strides& strides) {
+  metal::Layout layout = metal::row_major(problem);
+  for (const auto& [name, s] : strides) {
+    if (s.size() != 5 || *std::min_element(s.begin(), s.end()) < 0) {
+      throw std::invalid_argument("[plan] strides of '" + name +
+                                  "' must be 5 numbers that are not negative.");
+    }
+    if (name == "x") {
+      layout.x = {s[0], s[1], s[2], s[3], s[4]};
+    } else if (name == "lead") {
+      layout.lead = {s[0], s[1], s[2], s[3], s[4]};
+    } else if (name == "w") {
+      layout.w = {s[0], s[1], s[2], s[3], s[4]};
+    } else {
+      throw std::invalid_argument("[plan] strides are for x, lead and w, not '" + name + "'.");
+    }
+  }
+  return layout;
 }
 
 nb::list gpus() {
@@ -91,11 +117,25 @@ nb::list gpus() {
   return list;
 }
 
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, text] : metal::kernel_sources()) names.push_back(name);
+  return names;
+}
+
+const std::string& kernel_source(const std::string& name) {
+  const auto found = metal::kernel_sources().find(name);
+  if (found == metal::kernel_sources().end()) {
+    throw std::invalid_argument("name must be one of kernel_names(), got '" + name + "'.");
+  }
+  return found->second;
+}
+
 }  // namespace
 
-nb::object program_dict(const ConvProblem& problem, const Candidate& candidate) {
+nb::object program_dict(const ConvProblem& problem, const Candidate& candidate, const Strides& strides) {
   if (candidate.algorithm == Algorithm::stock) return nb::none();
-  const metal::Program program = metal::lower(problem, candidate);
+  const metal::Program program = metal::lower(problem, candidate, layout_of(problem, strides));
   nb::list buffers, steps;
   for (const metal::Buffer& b : program.buffers) buffers.append(to_dict(b));
   for (const metal::Step& s : program.steps) steps.append(to_dict(s, program));
@@ -105,6 +145,10 @@ nb::object program_dict(const ConvProblem& problem, const Candidate& candidate) 
   return d;
 }
 
-void bind_metal(nb::module_& m) { m.def("gpus", &gpus); }
+void bind_metal(nb::module_& m) {
+  m.def("gpus", &gpus);
+  m.def("kernel_names", &kernel_names);
+  m.def("kernel_source", &kernel_source, nb::arg("name"));
+}
 
 }  // namespace mlx_conv3d

@@ -100,7 +100,8 @@ ConvSpec without_epilogue(const ConvSpec& spec) {
   ConvSpec linear = spec;
   linear.activation = Activation::none;
   linear.bias = linear.residual = linear.lead = false;
-  linear.packed_m = 0;
+  linear.packed = {};
+  linear.per_frame = linear.odd_frame = false;
   linear.forced.reset();
   return linear;
 }
@@ -137,7 +138,7 @@ struct ConvInputs {
     if (spec.lead) lead = next++;
     if (spec.bias) bias = next++;
     if (spec.residual) residual = next++;
-    if (spec.packed_m > 0) packed = next++;
+    if (spec.packed.m > 0) packed = next++;
   }
 };
 

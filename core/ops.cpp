@@ -147,7 +147,7 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
   p.prepared = true;
   if (extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
-    spec.packed_m = extras.packed_form.m;
+    spec.packed = extras.packed_form;
     inputs.push_back(*extras.packed);
   }
   return make_conv(std::move(inputs), std::move(spec), s);

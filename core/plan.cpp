@@ -44,12 +44,21 @@ bool padded_anywhere(const ConvProblem& p) { return p.padded(0) || p.padded(1) |
 // Measured on AVX-512: the share of the multiply-add peak that the transform-domain products reach, and the
 // transforms' speed per thread in floats written. Machines scale with `gflops`.
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
-constexpr double kTransformFloats = 1.6e9, kWeightFloats = 0.7e9;
+constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.7e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
 int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
                               const Device& d) {
-  return form.all_products() * p.kernel[0] * p.in_channels * lanes(out_channels, d) * 4;
+  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * p.in_channels *
+         lanes(out_channels, d) * 4;
+}
+
+/// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
+/// three.
+int64_t winograd_depth_products(const ConvProblem& p, int depth_m, int64_t frames) {
+  if (depth_m == 1) return frames * p.kernel[kDepth];
+  const int64_t alone = p.odd_frame ? 1 : 0;
+  return 3 * alone + (frames - alone) / 2 * 4 + (frames - alone) % 2 * 3;
 }
 
 /// Chunk sizes that fit the limit with tiles of this form; false if none does.
@@ -69,36 +78,39 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
     slice = round_up(divide_up(slice, 2), panel);
   }
   const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
+  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
     return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
   };
   const int64_t slack = 4096;
-  const int64_t room = limit - weight_bytes - slack;
+  const int64_t room = limit - weight_bytes - depth_bytes - slack;
   // A chunk should be large enough that reading the weights is cheap next to multiplying with them, and small
   // enough that the transformed tiles stay in a shared cache.
   const int64_t wanted = std::min<int64_t>(room, int64_t{24} << 20);
+  const auto halved = [&](int64_t frames) { return round_up(divide_up(frames, 2), form.depth_m); };
   int64_t f = std::min<int64_t>(all_frames, 16);
   int64_t t = std::min<int64_t>(tiles, 64);
   while (t * f < 512 && t < tiles) t = std::min(tiles, t * 2);
-  while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > 1)) {
-    if (t > 16 && (t >= 2 * f || f == 1)) {
+  while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > form.depth_m)) {
+    if (t > 16 && (t >= 2 * f || f <= form.depth_m)) {
       t = divide_up(t, 2);
-    } else if (f > 1) {
-      f = divide_up(f, 2);
+    } else if (f > form.depth_m) {
+      f = halved(f);
     } else {
       t = divide_up(t, 2);
     }
   }
-  while (chunk_bytes(t, f) > room && (t > 1 || f > 1)) {
-    if (f > 1) {
-      f = divide_up(f, 2);
+  while (chunk_bytes(t, f) > room && (t > 1 || f > form.depth_m)) {
+    if (f > form.depth_m) {
+      f = halved(f);
     } else {
       t = divide_up(t, 2);
     }
   }
   if (chunk_bytes(t, f) > room) return false;
-  // Equal chunks.
-  f = divide_up(all_frames, divide_up(all_frames, f));
+  // Equal chunks, of whole pairs of frames where those belong together.
+  const int64_t units = divide_up(all_frames, form.depth_m);
+  f = std::min(all_frames, form.depth_m * divide_up(units, divide_up(all_frames, f)));
   t = divide_up(tiles, divide_up(tiles, t));
 
   const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
@@ -107,31 +119,38 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   // Of a dilated depth axis only the frames that are stored are transformed and multiplied.
   const double met = 1.0 / static_cast<double>(p.input_dilation[kDepth]);
   const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
+  const double depth_products = static_cast<double>(winograd_depth_products(p, form.depth_m, all_frames));
   const double product_flops =
-      2.0 * products * tiles * frames * met * static_cast<double>(p.kernel[0] * p.in_channels) * out_lanes;
+      2.0 * products * tiles * met * depth_products * static_cast<double>(p.in_channels) * out_lanes;
   const double input_floats = slices * met * pixels * tiles * pitch *
                               static_cast<double>(winograd_input_frames(p, f)) *
                               static_cast<double>(divide_up(all_frames, f));
   const double output_floats = static_cast<double>(products * tiles) * frames * out_lanes;
-  const double weight_floats = static_cast<double>(products * p.kernel[0] * p.in_channels) * out_lanes;
+  const double depth_floats =
+      form.depth_m == 2 ? slices * products * tiles * pitch * depth_products + output_floats : 0;
+  const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
   const double transformed_floats = p.prepared ? 0 : weight_floats;
-  c.winograd = {form.m, t, f, slice, form.pixels};
-  c.workspace = weight_bytes + chunk_bytes(t, f) + slack;
+  c.winograd = {form.m, t, f, slice, form.depth_m, form.pixels};
+  c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
   // Each element of a transform is a sum of about as many terms in each of the two directions.
   const double terms = form.side() - 1;
-  c.flops =
-      product_flops + 4.0 * terms * (input_floats + output_floats + transformed_floats * 3 / form.products());
+  c.flops = product_flops +
+            4.0 * terms * (input_floats + output_floats + transformed_floats * 3 / form.products()) +
+            depth_floats;
   c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
             4.0 * (transformed_floats + weight_floats * chunks);
   const double scale = d.gflops / d.cores / 135.0;
   c.cost = product_flops / (d.gflops * 1e9 * kProductShare) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
+           depth_floats / (kDepthFloats * d.cores * scale) +
            transformed_floats / (kWeightFloats * d.cores * scale) +
            (3 * chunks * slices + slices) * kStepSeconds;
   return true;
 }
 
-void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+/// With `only`, that form alone is considered.
+void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
+                       Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
   const Pixels kind = pixels_of(p);
@@ -139,8 +158,12 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Can
     if (m == (kind == Pixels::single ? 8 : 2)) continue;
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
-    Candidate at = c;
-    if (fit_winograd(p, d, limit, {m, kind}, at) && at.cost < best.cost) best = at;
+    for (int depth_m : {1, 2}) {
+      const WinogradForm form{m, kind, depth_m};
+      if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
+      Candidate at = c;
+      if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+    }
   }
   if (std::isinf(best.cost)) {
     c.legal = false;
@@ -152,7 +175,8 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, Can
   const std::string taps = std::to_string(p.kernel[kWidth]);
   c.reason = "F(" + m + "x" + m + ", " + taps + "x" + taps + ")" +
              (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
-             " with the depth taps summed in the transform domain: " +
+             " with the depth taps summed in the transform domain" +
+             (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
              " direct FLOPs per 100 executed";
 }
@@ -267,7 +291,8 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
   c.reason = "composed of MLX's own operations";
 }
 
-Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm,
+                   const WinogradForm& only = {}) {
   Candidate c;
   c.algorithm = algorithm;
   c.reason = illegal_reason(p, algorithm);
@@ -279,7 +304,7 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
   }
   switch (algorithm) {
     case Algorithm::winograd:
-      consider_winograd(p, d, limit, c);
+      consider_winograd(p, d, limit, only, c);
       break;
     case Algorithm::taps:
       consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
@@ -306,6 +331,21 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
       consider_stock(p, d, c);
       break;
   }
+  return c;
+}
+
+/// The candidate of a problem per_frame: chosen for few frames, cut for the frames there are.
+Candidate consider_per_frame(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm) {
+  ConvProblem few = p;
+  few.lead = 0;
+  few.odd_frame = false;
+  few.pad_lo[kDepth] = (p.kernel[kDepth] - 1) * p.dilation[kDepth];
+  few.pad_hi[kDepth] = 0;
+  few.input[kDepth] = (kPlannedFrames - 1) * p.stride[kDepth] + 1;
+  const Candidate of_few = consider(few, d, limit, algorithm);
+  if (!of_few.legal) return of_few;
+  Candidate c = consider(p, d, limit, algorithm, of_few.winograd.form());
+  c.cost = of_few.cost;
   return c;
 }
 
@@ -387,6 +427,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
     case Algorithm::taps:
       if (!one_group) return "it needs groups 1";
       if (p.kernel[0] > 7) return "it needs at most 7 depth taps";
+      if (p.per_frame && p.out_type != Dtype::float32) return "its buffer grows with the number of frames";
       if (p.input_dilated()) return "it needs input dilation 1";
       return "";
     case Algorithm::temporal:
@@ -430,7 +471,11 @@ Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
   Plan plan;
   plan.direct_flops = problem.direct_flops();
   const Candidate* best = nullptr;
-  for (Algorithm a : kAlgorithms) plan.candidates.push_back(consider(problem, device, limit, a));
+  const bool per_frame = problem.per_frame && device.kind == Device::Kind::cpu;
+  for (Algorithm a : kAlgorithms) {
+    plan.candidates.push_back(per_frame ? consider_per_frame(problem, device, limit, a)
+                                        : consider(problem, device, limit, a));
+  }
   for (const Candidate& c : plan.candidates) {
     // On a CPU stock MLX is only for what nothing else can do.
     const bool last_resort = c.algorithm == Algorithm::stock && device.kind == Device::Kind::cpu;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -39,19 +40,41 @@ struct WinogradPlan {
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
+  int depth_m = 1;        ///< see WinogradForm
   Pixels pixels = Pixels::single;
+  int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
+                        ///< for every chunk; 0: all of them, made once; only on Metal
+  bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
 
-  WinogradForm form() const { return {m, pixels}; }
+  WinogradForm form() const { return {m, pixels, depth_m}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.
 inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
   return (frames - 1) * p.stride[kDepth] + (p.kernel[kDepth] - 1) * p.dilation[kDepth] + 1;
 }
+/// Whether F(2, 3) can run over a problem's frames.
+inline bool fits_depth_winograd(const ConvProblem& p) {
+  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 &&
+         p.input_dilation[kDepth] == 1 && (p.per_frame || p.output(kDepth) > 1);
+}
+/// Transformed weights along depth: taps, or frequencies.
+inline int64_t winograd_depth_terms(int64_t depth_taps, int depth_m) { return depth_m == 2 ? 4 : depth_taps; }
 /// Floats from one transformed tile to the next: whole vectors, off the strides that meet in one cache set.
 inline int64_t winograd_channel_pitch(int64_t channels, int vector_width) {
   const int64_t whole = (channels + vector_width - 1) / vector_width * vector_width;
   return whole % 512 == 0 && whole > 0 ? whole + vector_width : whole;
+}
+
+/// Rows (tiles of pairs of frames) whose depth frequencies a thread holds at a time.
+inline int64_t winograd_depth_rows(int64_t channel_pitch) {
+  return std::clamp<int64_t>((int64_t{1} << 20) / (16 * std::max<int64_t>(1, channel_pitch)), 48, 192);
+}
+
+/// Floats that a thread needs for them: four terms, and of frames without a partner the products with a
+/// panel.
+inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel) {
+  return winograd_depth_rows(channel_pitch) * (4 * channel_pitch + panel);
 }
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
@@ -82,6 +105,13 @@ struct Plan {
 
   Algorithm algorithm() const { return chosen.algorithm; }
 };
+
+/// The plan of a problem `per_frame` has the algorithm and the tile of a problem of kPlannedFrames output
+/// frames and the same frame size: whatever orders an output's sums. A stream computed in chunks, each with
+/// the frames before it as lead, so gives the bits of one call. Pairs of frames are those of the stream:
+/// `odd_frame` says whether a chunk begins with the second of one. Chunk and block sizes follow the real
+/// size.
+inline constexpr int64_t kPlannedFrames = 4;
 
 /// Pure: the same arguments give the same plan. `limit` bounds the workspace in bytes. With `forced`, the
 /// plan takes that algorithm or throws std::invalid_argument saying which constraint fails.

@@ -27,7 +27,7 @@ struct KeyHash {
     }
     mix(static_cast<int64_t>(p.x_type) * 9 + static_cast<int64_t>(p.w_type) * 3 +
         static_cast<int64_t>(p.out_type));
-    mix(p.prepared ? 1 : 0);
+    mix((p.prepared ? 1 : 0) + (p.per_frame ? 2 : 0) + (p.odd_frame ? 4 : 0));
     return static_cast<size_t>(h);
   }
 };

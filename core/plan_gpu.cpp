@@ -44,12 +44,11 @@ void consider_gpu(const ConvProblem& p, const Device& d, int64_t limit, Candidat
     consider_gpu_winograd(p, d, limit, c);
     return;
   }
-  if (c.algorithm == Algorithm::grouped) {
+  if (c.algorithm == Algorithm::grouped && is_direct(p)) {
     consider_grouped(p, d, c);
     return;
   }
-  c.legal = false;
-  c.reason = "Metal has no kernel for it";
+  consider_gpu_gemm(p, d, limit, c);
 }
 
 }  // namespace mlx_conv3d

@@ -8,5 +8,7 @@ namespace mlx_conv3d {
 void consider_gpu(const ConvProblem& problem, const Device& device, int64_t limit, Candidate& candidate);
 void consider_gpu_winograd(const ConvProblem& problem, const Device& device, int64_t limit,
                            Candidate& candidate);
+/// pointwise, temporal, patchify, taps, transposed, implicit_gemm, and grouped with many channels per group.
+void consider_gpu_gemm(const ConvProblem& problem, const Device& device, int64_t limit, Candidate& candidate);
 
 }  // namespace mlx_conv3d

@@ -103,7 +103,9 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.bias = bias;
   p.residual = residual;
   p.activation = activation;
-  p.prepared = packed_m > 0;
+  p.prepared = packed.m > 0;
+  p.per_frame = per_frame;
+  p.odd_frame = odd_frame;
   return p;
 }
 
@@ -126,7 +128,7 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   ConvProblem p = problem(inputs);
   if (p.empty()) return;
   std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
-  if (p.prepared && !uses_packed_weights(*plan, {spec_.packed_m, pixels_of(p)})) {
+  if (p.prepared && !uses_packed_weights(*plan, spec_.packed)) {
     // The workspace limit has changed since this was built.
     p.prepared = false;
     plan = cpu_plan(p, spec_.forced);
@@ -241,7 +243,8 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   ConvSpec of_gradient = spec;
   of_gradient.activation = Activation::none;
   of_gradient.bias = of_gradient.residual = false;
-  of_gradient.packed_m = 0;
+  of_gradient.packed = {};
+  of_gradient.per_frame = of_gradient.odd_frame = false;
   of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;

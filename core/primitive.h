@@ -26,7 +26,8 @@ struct ConvSpec {
   bool flip = false;
   Activation activation = Activation::none;
   bool lead = false, bias = false, residual = false;
-  int packed_m = 0;  ///< > 0: the last input is w transformed for tiles of packed_m outputs
+  WinogradForm packed;  ///< m > 0: the last input is w transformed to this form
+  bool per_frame = false, odd_frame = false;
   Dtype out_type = Dtype::float32;
   std::optional<Algorithm> forced;
 

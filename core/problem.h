@@ -42,7 +42,9 @@ struct ConvProblem {
   bool bias = false;
   bool residual = false;
   Activation activation = Activation::none;
-  bool prepared = false;  ///< Winograd's transformed weights are given beside w
+  bool prepared = false;   ///< Winograd's transformed weights are given beside w
+  bool per_frame = false;  ///< an output frame's sums do not depend on the number of frames: see plan.h
+  bool odd_frame = false;  ///< per_frame: before the first output frame an odd number has been computed
 
   bool operator==(const ConvProblem&) const = default;
 

@@ -59,13 +59,13 @@ std::pair<std::vector<mx::array>, std::vector<int>> Conv::vmap(const std::vector
     if (spec.lead) mapped.push_back(into_batch(first(i++), s));
     if (spec.bias) mapped.push_back(inputs[i++]);
     if (spec.residual) mapped.push_back(into_batch(first(i++), s));
-    if (spec.packed_m > 0) mapped.push_back(inputs[i]);
+    if (spec.packed.m > 0) mapped.push_back(inputs[i]);
     const mx::array y = make_conv(mapped, spec, s);
     return {{mx::unflatten(y, 0, {size, y.shape(0) / size}, s)}, {0}};
   }
 
   // The packed weights are those of the unmapped problem.
-  spec.packed_m = 0;
+  spec.packed = {};
   spec.forced.reset();
   spec.groups *= size;
   size_t i = 0;

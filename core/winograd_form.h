@@ -12,8 +12,9 @@ const char* name_of(Pixels pixels);
 /// A tile of a Winograd algorithm: F(m, 3), or one that reads only the stored pixels of an input that has
 /// twice as many rows and columns (see core/winograd.h).
 struct WinogradForm {
-  int m = 4;  ///< outputs of a tile along an axis
+  int m = 0;  ///< outputs of a tile along an axis; 0 for none
   Pixels pixels = Pixels::single;
+  int depth_m = 1;  ///< 2: F(2, 3) along depth as well, for pairs of output frames
 
   bool operator==(const WinogradForm&) const = default;
 

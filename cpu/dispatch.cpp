@@ -16,6 +16,7 @@ extern const Kernels kernels_neon;
 
 namespace {
 
+#if defined(MLX_CONV3D_HAS_avx512)
 bool allowed(const char* isa, const char* ceiling) {
   if (ceiling == nullptr) return true;
   const char* order[] = {"sse42", "avx2", "avx512"};
@@ -27,7 +28,6 @@ bool allowed(const char* isa, const char* ceiling) {
 }
 
 const Kernels& detect() {
-#if defined(MLX_CONV3D_HAS_avx512)
   const char* ceiling = std::getenv("MLX_CONV3D_ISA");
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -39,10 +39,10 @@ const Kernels& detect() {
   if (avx512 && allowed("avx512", ceiling)) return kernels_avx512;
   if (avx2 && allowed("avx2", ceiling)) return kernels_avx2;
   return kernels_sse42;
-#else
-  return kernels_neon;
-#endif
 }
+#else
+const Kernels& detect() { return kernels_neon; }
+#endif
 
 }  // namespace
 

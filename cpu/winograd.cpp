@@ -1,7 +1,8 @@
 // Winograd, of single, doubled or dilated pixels, with the depth sum inside the transform domain:
 // every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
-// every output frame is transformed back once. All threads share a chunk of tiles, phase by phase, so that
-// the transformed weights are read once per chunk.
+// every output frame is transformed back once. With F(2, 3) along depth too (depth_m 2) a pair of output
+// frames takes four products with K = C instead of six. All threads share a chunk of tiles, phase by phase,
+// so that the transformed weights are read once per chunk.
 
 #include "cpu/winograd.h"
 
@@ -16,6 +17,28 @@ namespace {
 
 constexpr int64_t kDepthBlock =
     192;  ///< products summed in registers at a time: B's part of them stays in L1
+
+constexpr int64_t kStreamedFloats = int64_t{1} << 21;
+
+/// A chunk's output frames in pairs, numbered 2*pair and 2*pair + 1 less `odd`. In the products the first
+/// frames of all pairs come before the second ones, so that each are one run of rows.
+struct Pairs {
+  int64_t frames;
+  int64_t odd;  ///< 1 where the first pair has only its second frame
+
+  int64_t count() const { return (odd + frames + 1) / 2; }
+  int64_t evens() const { return count() - odd; }
+  int64_t odds() const { return frames - evens(); }
+  bool has_even(int64_t pair) const { return pair >= odd; }
+  bool has_odd(int64_t pair) const { return pair < odds(); }
+  /// Of row (pair, tile), its place among the products.
+  int64_t even_row(int64_t row, int64_t tiles) const { return row - odd * tiles; }
+  int64_t odd_row(int64_t row, int64_t tiles) const { return evens() * tiles + row; }
+  int64_t row(int64_t frame, int64_t tile, int64_t tiles) const {
+    const int64_t at = (odd + frame) / 2 * tiles + tile;
+    return (odd + frame) % 2 == 0 ? even_row(at, tiles) : odd_row(at, tiles);
+  }
+};
 
 class Runner {
  public:
@@ -43,6 +66,11 @@ class Runner {
     const int64_t frames_in = winograd_input_frames(p, plan.frames);
     inputs_ = workspace.floats(form_.all_pixels() * frames_in * plan.tiles * channels_);
     products_ = workspace.floats(form_.all_products() * plan.frames * plan.tiles * lanes);
+    if (plan.depth_m == 2) {
+      depth_rows_ = winograd_depth_rows(channels_);
+      depth_scratch_ =
+          workspace.floats(thread_count() * winograd_depth_floats(channels_, k_.panel_vectors * k_.width));
+    }
   }
 
   void run() {
@@ -57,13 +85,19 @@ class Runner {
                          p_.flip, weights_);
         weights = weights_;
       }
-      // Even chunks, so that the last is not a handful of tiles.
+      // Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
+      const int64_t depth_m = plan_.depth_m, odd = depth_m == 2 && p_.odd_frame ? 1 : 0;
+      const int64_t units = (odd + frames + depth_m - 1) / depth_m;
+      const int64_t frame_chunks =
+          frames <= plan_.frames ? 1 : (units * depth_m + plan_.frames - 1) / plan_.frames;
+      const auto first_frame_of = [&](int64_t f) {
+        return std::clamp<int64_t>(units * f / frame_chunks * depth_m - odd, 0, frames);
+      };
       const int64_t tile_chunks = (tiles + plan_.tiles - 1) / plan_.tiles;
-      const int64_t frame_chunks = (frames + plan_.frames - 1) / plan_.frames;
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
-          const int64_t first_frame = frames * f / frame_chunks, first_tile = tiles * t / tile_chunks;
-          chunk(first_frame, frames * (f + 1) / frame_chunks - first_frame, first_tile,
+          const int64_t first_frame = first_frame_of(f), first_tile = tiles * t / tile_chunks;
+          chunk(first_frame, first_frame_of(f + 1) - first_frame, first_tile,
                 tiles * (t + 1) / tile_chunks - first_tile, o, out_channels, weights);
         }
       }
@@ -91,16 +125,28 @@ class Runner {
       }
     });
     const Panels panels(out_channels, k_);
-    // The products of a frequency one after the other: its tiles stay in the cache.
-    parallel_for(form_.all_pixels() * panels.count(), [&](int64_t i, int) {
-      for (int64_t product : products_of_[static_cast<size_t>(i / panels.count())]) {
-        multiply(product, i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);
-      }
-    });
+    const Pairs pairs{frames, plan_.depth_m == 2 && p_.odd_frame && first_frame == 0 ? 1 : 0};
+    if (plan_.depth_m == 2) {
+      const int64_t rows = pairs.count() * tiles, pieces = (rows + depth_rows_ - 1) / depth_rows_;
+      parallel_for(form_.all_products() * pieces, [&](int64_t i, int thread) {
+        const int64_t piece = i % pieces;
+        float* scratch =
+            depth_scratch_ + thread * winograd_depth_floats(channels_, k_.panel_vectors * k_.width);
+        multiply_pairs(i / pieces, panels, pairs, tiles, rows * piece / pieces, rows * (piece + 1) / pieces,
+                       weights, scratch, scratch + 4 * depth_rows_ * channels_);
+      });
+    } else {
+      // The products of a frequency one after the other: its tiles stay in the cache.
+      parallel_for(form_.all_pixels() * panels.count(), [&](int64_t i, int) {
+        for (int64_t product : products_of_[static_cast<size_t>(i / panels.count())]) {
+          multiply(product, i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);
+        }
+      });
+    }
     parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames, group = i / frames * kTileGroup;
       for (int64_t t = group; t < std::min(tiles, group + kTileGroup); ++t) {
-        transform_output(first_frame, frame, frames, first_tile, t, tiles, o, out_channels, panels);
+        transform_output(first_frame, frame, pairs, first_tile, t, tiles, o, out_channels, panels);
       }
     });
   }
@@ -114,8 +160,15 @@ class Runner {
                        int64_t tiles) const {
     const TileAt at = tile_at(first_tile + t);
     const int64_t sd = p_.source_index(kDepth, depth_origin(first_frame) + frame);
-    // A frame of padding is never multiplied: see multiply().
-    if (sd < 0) return;
+    float* out = inputs_ + (frame * tiles + t) * channels_;
+    const int64_t xi_stride = frames_in * tiles * channels_;
+    if (sd < 0) {
+      // multiply() leaves frames of padding out; pairs take them as they are.
+      for (int64_t xi = 0; plan_.depth_m == 2 && xi < form_.all_pixels(); ++xi) {
+        std::fill_n(out + xi * xi_stride, channels_, 0.0f);
+      }
+      return;
+    }
     const Frame source = input_.frame(at.n, sd);
     const void* pixels[kMostPixels];
     const char* columns[kMostTile];
@@ -136,8 +189,8 @@ class Runner {
     WinogradInputTile tile{};
     tile.rows = pixels;
     tile.channels = p_.in_channels;
-    tile.out = inputs_ + (frame * tiles + t) * channels_;
-    tile.xi_stride = frames_in * tiles * channels_;
+    tile.out = out;
+    tile.xi_stride = xi_stride;
     k_.winograd_input(form_, p_.x_type, tile);
   }
 
@@ -150,7 +203,6 @@ class Runner {
     const float* a = inputs_ + form_.frequency(static_cast<int>(product)) * frames_in * tiles * channels_;
     const float* b = weights + (product * lanes + lane) * products;
     float* c = products_ + product * frames * tiles * lanes + lane;
-    const int64_t pieces = (p_.in_channels + kDepthBlock - 1) / kDepthBlock;
     // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do
     // not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
     for (int64_t begin = 0; begin < frames;) {
@@ -161,19 +213,75 @@ class Runner {
       for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
         if (depth_.source(kd, first_frame + begin) < 0) continue;
         const int64_t frame = begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-          const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
-          k_.gemm(false, (end - begin) * tiles, vectors, to - from, a + frame * tiles * channels_ + from,
-                  channels_, b + (kd * p_.in_channels + from) * ldb, ldb, c + begin * tiles * lanes, lanes,
-                  accumulate);
-          accumulate = true;
-        }
+        multiply_channels((end - begin) * tiles, vectors, a + frame * tiles * channels_,
+                          b + kd * p_.in_channels * ldb, c + begin * tiles * lanes, lanes, accumulate);
+        accumulate = true;
       }
       if (!accumulate) {
         for (int64_t r = begin * tiles; r < end * tiles; ++r)
           std::fill(c + r * lanes, c + r * lanes + ldb, 0.0f);
       }
       begin = end;
+    }
+  }
+
+  /// Rows [first, last) of (pair of frames, tile): F(2, 3) along depth.
+  void multiply_pairs(int64_t product, const Panels& panels, const Pairs& pairs, int64_t tiles, int64_t first,
+                      int64_t last, const float* weights, float* a, float* alone) const {
+    const int64_t frame_stride = tiles * channels_, term_stride = depth_rows_ * channels_;
+    const float* inputs =
+        inputs_ + form_.frequency(static_cast<int>(product)) * (pairs.frames + 2) * frame_stride;
+    for (int64_t row = first; row < last;) {
+      const int64_t pair = row / tiles, end = std::min(last, (pair + 1) * tiles);
+      const int64_t from = (2 * pair - pairs.odd) * frame_stride + (row - pair * tiles) * channels_;
+      k_.winograd_depth_input(pairs.has_even(pair), pairs.has_odd(pair), (end - row) * channels_,
+                              inputs + from, frame_stride, a + (row - first) * channels_, term_stride);
+      row = end;
+    }
+    const int64_t lanes = panels.vectors_total() * k_.width;
+    // Rows whose pair has both frames; before them those without the first, behind them those without the
+    // second.
+    const int64_t whole = std::clamp(pairs.odd * tiles, first, last);
+    const int64_t whole_end = std::clamp(pairs.odds() * tiles, whole, last);
+    const int64_t starts[] = {first, whole, whole_end, last};
+    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+      const int64_t lane = panels.first_vector(panel) * k_.width;
+      const int vectors = panels.vectors(panel);
+      const int64_t ldb = vectors * k_.width;
+      const float* b = weights + (product * lanes + lane) * 4 * p_.in_channels;
+      float* c = products_ + product * pairs.frames * tiles * lanes + lane;
+      for (int part = 0; part < 3; ++part) {
+        const int64_t row = starts[part], rows = starts[part + 1] - row;
+        if (rows == 0) continue;
+        const bool has_even = part > 0, has_odd = part < 2;
+        float* even = has_even ? c + pairs.even_row(row, tiles) * lanes : alone;
+        float* odd = has_odd ? c + pairs.odd_row(row, tiles) * lanes : alone;
+        const int64_t even_stride = has_even ? lanes : ldb, odd_stride = has_odd ? lanes : ldb;
+        const auto multiply_term = [&](int frequency, float* sums, int64_t stride, bool accumulate) {
+          const int64_t term = kDepthSlot[frequency];
+          multiply_channels(rows, vectors, a + term * term_stride + (row - first) * channels_,
+                            b + term * p_.in_channels * ldb, sums, stride, accumulate);
+        };
+        // even = P1 + P2 + P0, odd = P1 - P2 + P3: the sum and the difference share two products.
+        multiply_term(1, even, even_stride, false);
+        multiply_term(2, odd, odd_stride, false);
+        k_.winograd_depth_butterfly(rows, ldb, even, even_stride, odd, odd_stride);
+        if (has_even) multiply_term(0, even, even_stride, true);
+        if (has_odd) multiply_term(3, odd, odd_stride, true);
+      }
+    }
+  }
+
+  /// c (+)= a times b over all input channels, in blocks.
+  void multiply_channels(int64_t rows, int vectors, const float* a, const float* b, float* c, int64_t ldc,
+                         bool accumulate) const {
+    const int64_t ldb = vectors * k_.width;
+    // One at least: without input channels the sums are zero.
+    const int64_t pieces = std::max<int64_t>(1, (p_.in_channels + kDepthBlock - 1) / kDepthBlock);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
+      k_.gemm(false, rows, vectors, to - from, a + from, channels_, b + from * ldb, ldb, c, ldc,
+              accumulate || piece > 0);
     }
   }
 
@@ -184,7 +292,7 @@ class Runner {
     return true;
   }
 
-  void transform_output(int64_t first_frame, int64_t frame, int64_t frames, int64_t first_tile, int64_t t,
+  void transform_output(int64_t first_frame, int64_t frame, const Pairs& pairs, int64_t first_tile, int64_t t,
                         int64_t tiles, int64_t o, int64_t out_channels, const Panels& panels) const {
     const TileAt at = tile_at(first_tile + t);
     const int64_t lanes = panels.vectors_total() * k_.width;
@@ -193,8 +301,8 @@ class Runner {
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += o;
     WinogradOutputTile tile{};
-    tile.in = products_ + (frame * tiles + t) * lanes;
-    tile.xi_stride = frames * tiles * lanes;
+    tile.in = products_ + (plan_.depth_m == 2 ? pairs.row(frame, t, tiles) : frame * tiles + t) * lanes;
+    tile.xi_stride = pairs.frames * tiles * lanes;
     tile.channels = out_channels;
     tile.out = operands_.y;
     tile.first = (((at.n * p_.output(kDepth) + first_frame + frame) * height + at.row) * width + at.col) *
@@ -223,7 +331,8 @@ class Runner {
   const int64_t channels_;
   std::vector<std::vector<int64_t>> products_of_;  ///< [frequency]
   const std::unique_ptr<char[]> zeros_;
-  float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr;
+  float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr, *depth_scratch_ = nullptr;
+  int64_t depth_rows_ = 0;
 };
 
 }  // namespace
@@ -235,22 +344,30 @@ void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operan
 
 int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t depth_taps, int64_t channels) {
   const Kernels& k = kernels();
-  return form.all_products() * Panels(out_channels, k).vectors_total() * k.width * depth_taps * channels;
+  return form.all_products() * Panels(out_channels, k).vectors_total() * k.width *
+         winograd_depth_terms(depth_taps, form.depth_m) * channels;
 }
 
 void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
                       int64_t side, int64_t channels, bool flip, float* out) {
   const Kernels& k = kernels();
   const Panels panels(out_channels, k);
-  const int64_t lanes = panels.vectors_total() * k.width, products = depth_taps * channels;
+  const int64_t lanes = panels.vectors_total() * k.width;
+  const int64_t products = winograd_depth_terms(depth_taps, form.depth_m) * channels;
+  // F(2, 3) makes its four terms of all three taps at once.
+  const int64_t depths = form.depth_m == 2 ? 1 : depth_taps;
+  // More than a core's cache holds is not there any more when it is multiplied.
+  const bool aligned = reinterpret_cast<uintptr_t>(out) % (sizeof(float) * static_cast<size_t>(k.width)) == 0;
+  const bool streaming =
+      aligned && winograd_weights_size(form, out_channels, depth_taps, channels) > kStreamedFloats;
   constexpr int64_t kPieceChannels = 32;
   const int64_t pieces = (channels + kPieceChannels - 1) / kPieceChannels;
-  parallel_for(panels.count() * depth_taps * pieces, [&](int64_t i, int) {
-    const int64_t piece = i % pieces, kd = i / pieces % depth_taps, panel = i / pieces / depth_taps;
+  parallel_for(panels.count() * depths * pieces, [&](int64_t i, int) {
+    const int64_t piece = i % pieces, kd = i / pieces % depths, panel = i / pieces / depths;
     const int64_t lane = panels.first_vector(panel) * k.width, c = channels * piece / pieces;
     WinogradWeightPanel part{};
     part.w = w;
-    const int64_t from_kd = flip ? depth_taps - 1 - kd : kd;
+    const int64_t from_kd = flip ? depths - 1 - kd : kd;
     part.w.data = static_cast<const char*>(w.data) +
                   (lane * w.stride[0] + from_kd * w.stride[1] + c * w.stride[4]) * item_size(w.type);
     part.out_channels = out_channels - lane;
@@ -260,6 +377,8 @@ void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channe
     part.vectors = panels.vectors(panel);
     part.out = out + lane * products + (kd * channels + c) * part.vectors * k.width;
     part.xi_stride = lanes * products;
+    part.streaming = streaming;
+    part.depth_stride = channels * part.vectors * k.width;
     k.winograd_weight(form, part);
   });
 }

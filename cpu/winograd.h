@@ -10,7 +10,7 @@ void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operan
               Workspace& workspace);
 
 /// Transforms (O, KD, K, K, C) weights, K being `side`, to the layout that `winograd` multiplies with:
-/// [product][panel][KD*C][lanes].
+/// [product][panel][terms along depth * C][lanes].
 void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
                       int64_t side, int64_t channels, bool flip, float* out);
 /// Floats that winograd_weights writes.

@@ -1,7 +1,7 @@
 #pragma once
 
-// A threadgroup's BM x BN block of a product, from operands staged in threadgroup memory: 4 simdgroups, two by two,
-// each with BM/2 x BN/2 sums in registers as 8x8 matrices.
+// A threadgroup's BM x BN block of a product, from operands staged in threadgroup memory: 4 simdgroups, two by two
+// (or, for few columns, one above the other), each with a part of the sums in registers as 8x8 matrices.
 
 #include "params.h"
 
@@ -14,9 +14,11 @@ constexpr constant int kSkew = 4;
 /// running sum of 768 products would be 4e-6 off. It takes as many registers again; 16-bit results do without.
 constexpr constant int kBlockedSteps = 12;
 
-template <int BM, int BN, bool Blocked>
+/// Across: simdgroups side by side.
+template <int BM, int BN, bool Blocked, int Across = 2>
 struct Block {
-  static constexpr constant int rows = BM / 16, cols = BN / 16;
+  static constexpr constant int part_rows = BM * Across / kSimdgroups, part_cols = BN / Across;
+  static constexpr constant int rows = part_rows / 8, cols = part_cols / 8;
   simdgroup_matrix<float, 8, 8> sums[rows][cols];
   simdgroup_matrix<float, 8, 8> totals[Blocked ? rows : 1][Blocked ? cols : 1];
 
@@ -42,11 +44,16 @@ struct Block {
     }
   }
 
+  /// This lane's two sums of matrix (i, j): see matrix_row, matrix_col.
+  METAL_FUNC float2 result(int i, int j) thread {
+    return Blocked ? totals[Blocked ? i : 0][Blocked ? j : 0].thread_elements() : sums[i][j].thread_elements();
+  }
+
   /// a[row][k] times b[k][col].
   METAL_FUNC void multiply(const threadgroup float* a, int lda, const threadgroup float* b, int ldb,
                            uint simdgroup) thread {
-    a += (simdgroup / 2) * (BM / 2) * lda;
-    b += (simdgroup % 2) * (BN / 2);
+    a += simdgroup / Across * part_rows * lda;
+    b += simdgroup % Across * part_cols;
 #pragma unroll
     for (int k = 0; k < kDepth; k += 8) {
       simdgroup_matrix<float, 8, 8> left[rows], right[cols];
@@ -64,3 +71,8 @@ struct Block {
     }
   }
 };
+
+/// Where a lane's two elements of an 8x8 matrix lie: in this row, in this column and the next. Apple documents no
+/// order; MLX's matrix products rely on the same one on every family.
+METAL_FUNC int matrix_row(uint lane) { return ((lane / 4) & 4) + lane / 2 % 4; }
+METAL_FUNC int matrix_col(uint lane) { return ((lane / 4) & 2) * 2 + lane % 2 * 2; }

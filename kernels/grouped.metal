@@ -6,12 +6,7 @@ using namespace metal;
 
 #include "epilogue.h"
 #include "input.h"
-
-constant int channels [[function_constant(MLX_CONV3D_CHANNELS)]];
-constant int outputs [[function_constant(MLX_CONV3D_OUTPUTS)]];
-constant int kernel_d [[function_constant(MLX_CONV3D_KERNEL_D)]];
-constant int kernel_h [[function_constant(MLX_CONV3D_KERNEL_H)]];
-constant int kernel_w [[function_constant(MLX_CONV3D_KERNEL_W)]];
+#include "weight_size.h"
 
 template <typename T, typename W, typename Y>
 [[kernel]] void grouped(const device T* x [[buffer(0)]],

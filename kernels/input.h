@@ -11,6 +11,7 @@ constant int width_mode [[function_constant(MLX_CONV3D_WIDTH_MODE)]];
 
 /// Position q of a padded axis brought inside: 0 .. size - 1, or -1 for a zero.
 METAL_FUNC int inside(int q, int size, int mode) {
+  if (mode == MLX_CONV3D_UNPADDED) return q;
   if (q >= 0 && q < size) return q;
   if (mode == 1) return q < 0 ? 0 : size - 1;
   // Ragged tiles reach further than the padding does: what lies there is never used.

@@ -21,8 +21,18 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_KERNEL_D 9
 #define MLX_CONV3D_KERNEL_H 10
 #define MLX_CONV3D_KERNEL_W 11
+#define MLX_CONV3D_X_TYPE 12  // types, numbered as Dtype in core/problem.h
+#define MLX_CONV3D_W_TYPE 13
+#define MLX_CONV3D_Y_TYPE 14
+#define MLX_CONV3D_DENSE_CHANNELS 15  // the channels of x, lead and w have stride 1
+#define MLX_CONV3D_INPUT_DILATED 16
+#define MLX_CONV3D_HAS_SUMS 17  // what earlier steps summed is added
+#define MLX_CONV3D_FIRST_ROW 20  // rows of Winograd's (m + 2) x (m + 2) frequencies that a transform makes
+#define MLX_CONV3D_ROWS 21
 
-#define MLX_CONV3D_PAD_MODES 3
+/// A padding mode besides those of PadMode: no position lies outside the input.
+#define MLX_CONV3D_UNPADDED 3
+#define MLX_CONV3D_PAD_MODES 4
 
 /// Products along K that one step of a matrix multiplication stages in threadgroup memory.
 #define MLX_CONV3D_GEMM_DEPTH 16
@@ -52,27 +62,42 @@ struct WinogradInput {
   int32_t channels, channel_pitch;
 };
 
-/// weights[frequency][tap * channel_pitch + channel][output] from w.
+/// weights[frequency][tap * channel_pitch + channel][output] from w. With F(2, 3) along depth (depth_m 2) its 4
+/// frequencies take the place of the 3 taps.
 struct WinogradWeight {
   WeightStrides w;
   int64_t frequency_stride;
   int32_t first_out, out_channels, out_pitch;
   int32_t channels, channel_pitch, depth_taps;
-  int32_t flip;
+  int32_t flip, depth_m;
 };
 
 /// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights.
 struct WinogradGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
   int64_t frame_step, tap_step;  ///< in tiles: from one output frame, or one depth tap, to the next
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t rows, tiles;
   int32_t channel_pitch, out_pitch;
   int32_t steps, steps_per_tap;
 };
 
-/// y[n][frame][row][col][output] from products.
+/// The same with F(2, 3) along depth, for pairs of output frames: products[frequency][frame % 2][frame / 2 * tiles +
+/// tile][output].
+struct WinogradDepthGemm {
+  int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
+  int64_t plane_stride;  ///< from the pairs' first frames to their second ones
+  int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
+  int32_t tiles;
+  int32_t frames;  ///< transformed input frames
+  int32_t channel_pitch, out_pitch;
+  int32_t steps;  ///< per depth frequency
+};
+
+/// y[n][frame][row][col][output] from products, whose frame f lies in plane f % planes.
 struct WinogradOutput {
-  int64_t frequency_stride;
+  int64_t frequency_stride, plane_stride;
+  int32_t planes;
   int32_t first_frame, frames, height, width;  ///< of y
   int32_t first_tile, tiles, tile_rows, tile_cols;
   int32_t first_out, out_channels, out_pitch;
@@ -86,6 +111,19 @@ struct GroupedConv {
   int32_t stride[3], dilation[3], pad[3];
   int32_t out_channels;
   int32_t flip;
+};
+
+/// A pass of a convolution as a product: rows are output positions first + j * step along each axis, products
+/// the pass's taps and their channels. Position j meets input stride * j + dilation * tap - pad. The number
+/// of taps and the channels per group are function constants.
+struct GatherGemm {
+  InputArrays input;
+  WeightStrides w;       ///< from one tap of the pass to the next; negative where the kernel is flipped
+  int64_t first_weight;  ///< offset of its first tap
+  int32_t rows, products;
+  int32_t count[3], first[3], step[3];  ///< output positions
+  int32_t out_size[3], out_channels;
+  int32_t stride[3], dilation[3], pad[3], input_dilation[3];
 };
 
 #ifndef __METAL_VERSION__

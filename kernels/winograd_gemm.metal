@@ -21,7 +21,7 @@ template <int BM, int BN, bool Blocked>
   threadgroup float b_tiles[2 * kDepth * ldb];
 
   const int first_row = group.y * BM, first_col = group.x * BN;
-  tiles += group.z * p.tiles_frequency_stride;
+  tiles += (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
   const device float* b = weights + group.z * p.weights_frequency_stride + first_col;
   int64_t a_offset[a_loads];
 #pragma unroll
@@ -75,7 +75,7 @@ template <int BM, int BN, bool Blocked>
   }
   if (Blocked) block.collect();
 
-  device float* c = products + group.z * p.products_frequency_stride +
+  device float* c = products + (p.first_products + int(group.z)) * p.products_frequency_stride +
                     (first_row + int64_t(simdgroup / 2) * (BM / 2)) * p.out_pitch + first_col +
                     simdgroup % 2 * (BN / 2);
 #pragma unroll

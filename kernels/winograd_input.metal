@@ -1,11 +1,15 @@
 // Winograd, pass 1: every M x M tile's (M + 2)^2 input values of one channel to the transform domain, in fp32.
 // A thread has one channel of one tile of one frame, so that neighbouring lanes read and write neighbouring channels.
+// Some rows of the frequencies at a time where all would outgrow the cache: what they do not need is not computed.
 
 #include <metal_stdlib>
 using namespace metal;
 
 #include "input.h"
 #include "winograd_matrices.h"
+
+constant int first_row [[function_constant(MLX_CONV3D_FIRST_ROW)]];
+constant int row_count [[function_constant(MLX_CONV3D_ROWS)]];
 
 template <typename T, int M>
 [[kernel]] void winograd_input(const device T* x [[buffer(0)]],
@@ -18,7 +22,7 @@ template <typename T, int M>
   const int d = source_index(p.first_depth + frame, p.input.size[0], depth_mode);
   // Padding in time, and the channels that round the pitch up.
   if (d < 0 || c >= p.channels) {
-    for (int i = 0; i < size * size; ++i) out[i * p.frequency_stride] = 0.0f;
+    for (int i = 0; i < row_count * size; ++i) out[i * p.frequency_stride] = 0.0f;
     return;
   }
   const int index = p.first_tile + tile;
@@ -40,10 +44,12 @@ template <typename T, int M>
   }
 #pragma unroll
   for (int i = 0; i < size; ++i) {
+    const int to = i - first_row;
+    if (to < 0 || to >= row_count) continue;
     float row[size];
     Winograd<M>::template input<1>(columns + i * size, row);
 #pragma unroll
-    for (int j = 0; j < size; ++j) out[(i * size + j) * p.frequency_stride] = row[j];
+    for (int j = 0; j < size; ++j) out[(to * size + j) * p.frequency_stride] = row[j];
   }
 }
 

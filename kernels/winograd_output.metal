@@ -13,7 +13,8 @@ template <typename T, int M>
                                 constant WinogradOutput& p [[buffer(4)]], uint3 at [[thread_position_in_grid]]) {
   constexpr int size = M + 2;
   const int tile = at.y, frame = at.z;
-  const device float* from = products + (int64_t(frame) * p.tiles + tile) * p.out_pitch + at.x;
+  const device float* from = products + frame % p.planes * p.plane_stride +
+                             (int64_t(frame / p.planes) * p.tiles + tile) * p.out_pitch + at.x;
   float columns[M * size];
 #pragma unroll
   for (int j = 0; j < size; ++j) {

@@ -48,9 +48,10 @@ int Builder::scratch(const std::string& name, int64_t nbytes) {
 
 void Builder::add(Step step) {
   for (const Binding& b : step.bindings) {
-    if (program.buffers[b.buffer].role != Role::scratch) continue;
+    const bool scratch = program.buffers[b.buffer].role == Role::scratch;
     for (const Binding& other : running_) {
-      if (other.buffer == b.buffer && (b.written || other.written)) step.barrier = true;
+      if (other.buffer != b.buffer) continue;
+      step.barrier |= b.written != other.written || (b.written && scratch);
     }
   }
   if (step.barrier) running_.clear();
@@ -58,12 +59,12 @@ void Builder::add(Step step) {
   program.steps.push_back(std::move(step));
 }
 
-void Builder::bind_input(Step& step) const {
-  step.bindings.push_back({0, x});
-  if (p_.lead > 0) step.bindings.push_back({1, lead});
+void Builder::bind_input(Step& step, std::array<bool, 3> unpadded) const {
+  step.bindings.push_back({0, readable(x)});
+  if (p_.lead > 0) step.bindings.push_back({1, readable(lead)});
   step.constants.push_back({MLX_CONV3D_HAS_LEAD, p_.lead > 0});
   for (int axis : {kDepth, kHeight, kWidth}) {
-    const int mode = static_cast<int>(p_.pad_mode[axis]);
+    const int mode = unpadded[axis] ? MLX_CONV3D_UNPADDED : static_cast<int>(p_.pad_mode[axis]);
     step.constants.push_back({MLX_CONV3D_DEPTH_MODE + axis,
                               mode + MLX_CONV3D_PAD_MODES * static_cast<int>(p_.upsample[axis] - 1)});
   }
@@ -76,6 +77,23 @@ void Builder::bind_epilogue(Step& step, int first) const {
   step.constants.push_back({MLX_CONV3D_HAS_BIAS, p_.bias});
   step.constants.push_back({MLX_CONV3D_HAS_RESIDUAL, p_.residual});
   step.constants.push_back({MLX_CONV3D_ACTIVATION, static_cast<int>(p_.activation)});
+}
+
+void Builder::bind_sums(Step& step, int first, int buffer) const {
+  step.bindings.push_back({first, buffer, true});
+  step.constants.push_back({MLX_CONV3D_HAS_BIAS, false});
+  step.constants.push_back({MLX_CONV3D_HAS_RESIDUAL, false});
+  step.constants.push_back({MLX_CONV3D_ACTIVATION, static_cast<int>(Activation::none)});
+}
+
+void Builder::set_weight_size(Step& step, const Size3& taps) const {
+  // Never 0: a phase without taps has no products, but the kernel divides by the sizes.
+  const auto size = [](int64_t n) { return static_cast<int>(std::max<int64_t>(1, n)); };
+  step.constants.push_back({MLX_CONV3D_CHANNELS, size(p_.group_in())});
+  step.constants.push_back({MLX_CONV3D_OUTPUTS, size(p_.group_out())});
+  for (int axis : {kDepth, kHeight, kWidth}) {
+    step.constants.push_back({MLX_CONV3D_KERNEL_D + axis, size(taps[axis])});
+  }
 }
 
 InputArrays Builder::input_arrays() const {

@@ -37,11 +37,7 @@ void lower_grouped(const ConvProblem& p, const Layout& layout, Builder& b) {
   step.bindings.push_back({2, b.w});
   b.bind_epilogue(step, 3);
   step.arguments = {argument(6, a)};
-  step.constants.push_back({MLX_CONV3D_CHANNELS, static_cast<int>(p.group_in())});
-  step.constants.push_back({MLX_CONV3D_OUTPUTS, static_cast<int>(p.group_out())});
-  for (int axis : {kDepth, kHeight, kWidth}) {
-    step.constants.push_back({MLX_CONV3D_KERNEL_D + axis, static_cast<int>(p.kernel[axis])});
-  }
+  b.set_weight_size(step, p.kernel);
   step.nbytes = p.operand_bytes();
   step.flops = p.direct_flops();
   b.add(std::move(step));

@@ -24,11 +24,16 @@ Program lower(const ConvProblem& p, const Candidate& candidate, const Layout& la
       lower_winograd(p, candidate, layout, builder);
       break;
     case Algorithm::grouped:
-      lower_grouped(p, layout, builder);
+      if (is_direct(p)) {
+        lower_grouped(p, layout, builder);
+      } else {
+        lower_gather_gemm(p, candidate, layout, builder);
+      }
       break;
+    case Algorithm::stock:
+      throw std::invalid_argument("[lower] stock MLX does its work without a Program.");
     default:
-      throw std::invalid_argument(std::string("[lower] ") + name_of(candidate.algorithm) +
-                                  " is left to stock MLX.");
+      lower_gather_gemm(p, candidate, layout, builder);
   }
   return builder.program;
 }

@@ -14,7 +14,7 @@ struct Layout {
 Layout row_major(const ConvProblem& problem);
 
 /// The steps of `candidate`, which make_plan() or the caller has sized for a GPU. Pure. No steps for an empty
-/// output. Throws std::invalid_argument for algorithms that Metal leaves to stock MLX.
+/// output. Throws std::invalid_argument for stock, and for blocks that no kernel has.
 Program lower(const ConvProblem& problem, const Candidate& candidate, const Layout& layout);
 inline Program lower(const ConvProblem& problem, const Candidate& candidate) {
   return lower(problem, candidate, row_major(problem));
@@ -27,8 +27,18 @@ struct GemmBlock {
 };
 GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
 
+/// FLOPs of such a block's products per byte that it loads.
+double flops_per_byte(const GemmBlock& block, int depth_m);
+
 /// Whether kernels/grouped.metal has these types: the result's is what MLX promotes x and w to.
 bool has_grouped_kernel(const ConvProblem& problem);
+
+/// Why F(depth_m, 3) along depth cannot take a problem; empty if it can.
+std::string depth_tile_obstacle(const ConvProblem& problem, int depth_m);
+/// Depth taps, or depth frequencies, that a transformed weight has.
+int64_t winograd_depth_values(const ConvProblem& problem, const WinogradPlan& plan);
+/// Output frames in the largest chunk: with a depth tile whole tiles of them, but for the problem's last.
+int64_t winograd_chunk_frames(const ConvProblem& problem, const WinogradPlan& plan);
 
 /// Channels from one transformed tile to the next.
 int64_t winograd_tile_pitch(int64_t channels);

@@ -1,8 +1,12 @@
 // Winograd on Metal: the weights once per slice of output channels, then per chunk of tiles and frames an
-// input transform, one product per frequency, and an output transform. A chunk's input transform may run
-// beside the output transform before it: they touch different scratch.
+// input transform, one product per frequency, and an output transform. Where the weights of all frequencies
+// would leave too little scratch to the chunks, each chunk makes them anew, some frequencies at a time. A
+// chunk's input transform may run beside the output transform before it: they touch different scratch. With
+// F(2, 3) along depth the product works on pairs of output frames, whose first and second frames lie in
+// planes of their own.
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "metal/builder.h"
 
@@ -41,21 +45,25 @@ class Lowering {
 
   void run() {
     const int64_t tiles = p_.batch * tile_rows_ * tile_cols_, frames = p_.output(kDepth);
-    const int64_t tile_chunks = divide_up(tiles, plan_.tiles), frame_chunks = divide_up(frames, plan_.frames);
+    const int64_t tile_chunks = divide_up(tiles, plan_.tiles);
+    const int64_t groups = divide_up(frames, plan_.depth_m);
+    const int64_t frame_chunks =
+        divide_up(groups, divide_up(winograd_chunk_frames(p_, plan_), plan_.depth_m));
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
       first_out_ = o;
       out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
       out_pitch_ = round_up(out_channels_, block_.cols);
-      transform_weights();
+      if (plan_.weight_rows == 0) transform_weights(0, plan_.m + 2);
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
           Chunk chunk;
-          chunk.first_frame = frames * f / frame_chunks;
-          chunk.frames = frames * (f + 1) / frame_chunks - chunk.first_frame;
+          chunk.first_frame = groups * f / frame_chunks * plan_.depth_m;
+          chunk.groups = groups * (f + 1) / frame_chunks - groups * f / frame_chunks;
+          chunk.frames = std::min(chunk.groups * plan_.depth_m, frames - chunk.first_frame);
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
           chunk.frames_in = winograd_input_frames(p_, chunk.frames);
-          transform_input(chunk);
+          if (!plan_.tile_rows) transform_input(chunk, 0, plan_.m + 2);
           multiply(chunk);
           transform_output(chunk);
         }
@@ -66,14 +74,28 @@ class Lowering {
  private:
   struct Chunk {
     int64_t first_frame, frames, frames_in, first_tile, tiles;
-    int64_t rows() const { return frames * tiles; }
+    int64_t groups;  ///< of depth_m output frames
+    int64_t rows() const { return groups * tiles; }
   };
 
-  int64_t weights_stride() const { return p_.kernel[kDepth] * channel_pitch_ * out_pitch_; }
+  int64_t weights_stride() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_pitch_; }
   int64_t tiles_stride(const Chunk& c) const { return c.frames_in * c.tiles * channel_pitch_; }
-  int64_t products_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
+  int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
+  int64_t products_stride(const Chunk& c) const { return plan_.depth_m * plane_stride(c); }
 
-  void transform_weights() {
+  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
+  void multiply(const Chunk& c) {
+    const int64_t rows = plan_.weight_rows == 0 ? plan_.m + 2 : plan_.weight_rows;
+    for (int64_t first = 0; first < plan_.m + 2; first += rows) {
+      const int64_t count = std::min(rows, plan_.m + 2 - first);
+      if (plan_.weight_rows > 0) transform_weights(first, count);
+      if (plan_.tile_rows) transform_input(c, first, count);
+      multiply(c, first, count);
+    }
+  }
+
+  /// For `rows` rows of the frequencies.
+  void transform_weights(int64_t first_row, int64_t rows) {
     WinogradWeight a{};
     a.w = layout_.w;
     a.frequency_stride = weights_stride();
@@ -84,23 +106,30 @@ class Lowering {
     a.channel_pitch = static_cast<int32_t>(channel_pitch_);
     a.depth_taps = static_cast<int32_t>(p_.kernel[kDepth]);
     a.flip = p_.flip;
+    a.depth_m = plan_.depth_m;
     Step step;
     step.kernel = kernel_name("weight", plan_.m, p_.w_type);
     step.source = "winograd_weight.metal";
     step.threads = true;
-    step.grid = {out_pitch_, channel_pitch_, p_.kernel[kDepth]};
+    step.grid = {out_pitch_, channel_pitch_, winograd_depth_values(p_, plan_)};
     step.threadgroup = {kLanes, 4, 1};
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
+    set_rows(step, first_row, rows);
     step.discards = {weights_};
     const double taps = static_cast<double>(p_.kernel[kDepth] * p_.in_channels * out_channels_);
     step.nbytes = taps * 9 * static_cast<double>(item_size(p_.w_type)) +
-                  4.0 * static_cast<double>(frequencies_ * weights_stride());
-    step.flops = taps * transform_flops(3);
+                  4.0 * static_cast<double>(rows * (plan_.m + 2) * weights_stride());
+    // Along depth 9 values of 2 sums each, where there is a depth tile, before the spatial transforms.
+    step.flops = taps * transform_flops(3) * share(rows) *
+                     static_cast<double>(winograd_depth_values(p_, plan_)) /
+                     static_cast<double>(p_.kernel[kDepth]) +
+                 (plan_.depth_m > 1 ? taps * 9 * 4 : 0);
     b_.add(std::move(step));
   }
 
-  void transform_input(const Chunk& c) {
+  /// For `rows` rows of the frequencies.
+  void transform_input(const Chunk& c, int64_t first_row, int64_t rows) {
     WinogradInput a{};
     a.input = b_.input_arrays();
     a.frequency_stride = tiles_stride(c);
@@ -121,13 +150,41 @@ class Lowering {
     step.arguments = {argument(3, a)};
     step.discards = {tiles_};
     step.nbytes = read_pixels(c) * static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
-                  4.0 * static_cast<double>(frequencies_ * tiles_stride(c));
-    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2);
+                  4.0 * static_cast<double>(rows * (plan_.m + 2) * tiles_stride(c));
+    set_rows(step, first_row, rows);
+    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2) *
+                 share(rows);
     b_.add(std::move(step));
   }
 
-  void multiply(const Chunk& c) {
+  void multiply(const Chunk& c, int64_t first_row, int64_t rows) {
+    const int64_t frequencies = rows * (plan_.m + 2), first = first_row * (plan_.m + 2);
+    const int64_t depth = winograd_depth_values(p_, plan_) * channel_pitch_;
+    Step step = plan_.depth_m == 1 ? product(c, first) : pair_product(c, first);
+    step.kernel +=
+        std::to_string(block_.rows) + "x" + std::to_string(block_.cols) + (block_.blocked ? "_blocked" : "");
+    step.source += ".metal";
+    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies};
+    step.threadgroup = {kGemmThreads, 1, 1};
+    step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
+    if (first == 0) step.discards = {products_};
+    // Frames that a depth stride or dilation leaves out are not read.
+    const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
+    step.nbytes = 4.0 * static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ +
+                                                           weights_stride() + products_stride(c)));
+    step.flops = 2.0 * static_cast<double>(frequencies * plane_stride(c)) * static_cast<double>(depth);
+    // Each staged input is a sum of two frames.
+    if (plan_.depth_m > 1) {
+      step.flops += 2.0 * static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
+    }
+    b_.add(std::move(step));
+  }
+
+  /// The depth taps as more products.
+  Step product(const Chunk& c, int64_t first) const {
     WinogradGemm a{};
+    a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
+    a.first_products = static_cast<int32_t>(first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -140,26 +197,38 @@ class Lowering {
     a.steps_per_tap = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
     a.steps = static_cast<int32_t>(a.steps_per_tap * p_.kernel[kDepth]);
     Step step;
-    step.kernel = "winograd_gemm_" + std::to_string(block_.rows) + "x" + std::to_string(block_.cols) +
-                  (block_.blocked ? "_blocked" : "");
-    step.source = "winograd_gemm.metal";
-    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies_};
-    step.threadgroup = {kGemmThreads, 1, 1};
-    step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
+    step.kernel = "winograd_gemm_";
+    step.source = "winograd_gemm";
     step.arguments = {argument(3, a)};
-    step.discards = {products_};
-    // Frames that a depth stride or dilation leaves out are not read.
-    const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
-    step.nbytes = 4.0 * static_cast<double>(frequencies_ * (frames_read * c.tiles * channel_pitch_ +
-                                                            weights_stride() + products_stride(c)));
-    step.flops = 2.0 * static_cast<double>(frequencies_ * products_stride(c)) *
-                 static_cast<double>(p_.kernel[kDepth] * channel_pitch_);
-    b_.add(std::move(step));
+    return step;
+  }
+
+  /// F(2, 3) along depth.
+  Step pair_product(const Chunk& c, int64_t first) const {
+    WinogradDepthGemm a{};
+    a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
+    a.first_products = static_cast<int32_t>(first);
+    a.tiles_frequency_stride = tiles_stride(c);
+    a.weights_frequency_stride = weights_stride();
+    a.products_frequency_stride = products_stride(c);
+    a.plane_stride = plane_stride(c);
+    a.tiles = static_cast<int32_t>(c.tiles);
+    a.frames = static_cast<int32_t>(c.frames_in);
+    a.channel_pitch = static_cast<int32_t>(channel_pitch_);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    a.steps = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
+    Step step;
+    step.kernel = "winograd_depth_gemm_";
+    step.source = "winograd_depth_gemm";
+    step.arguments = {argument(3, a)};
+    return step;
   }
 
   void transform_output(const Chunk& c) {
     WinogradOutput a{};
     a.frequency_stride = products_stride(c);
+    a.plane_stride = plane_stride(c);
+    a.planes = plan_.depth_m;
     a.first_frame = static_cast<int32_t>(c.first_frame);
     a.frames = static_cast<int32_t>(p_.output(kDepth));
     a.height = static_cast<int32_t>(p_.output(kHeight));
@@ -179,13 +248,21 @@ class Lowering {
     step.arguments = {argument(4, a)};
     const double written = static_cast<double>(p_.output(kHeight) * p_.output(kWidth)) * p_.batch /
                            static_cast<double>(p_.batch * tile_rows_ * tile_cols_);
-    const double outputs = written * static_cast<double>(c.rows() * out_channels_);
-    step.nbytes = 4.0 * static_cast<double>(frequencies_ * c.rows() * out_channels_) +
+    const double tile_outputs = static_cast<double>(c.frames * c.tiles * out_channels_);
+    const double outputs = written * tile_outputs;
+    step.nbytes = 4.0 * static_cast<double>(frequencies_) * tile_outputs +
                   outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
                   (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
-    step.flops = static_cast<double>(c.rows() * out_channels_) * transform_flops(plan_.m + 2);
+    step.flops = tile_outputs * transform_flops(plan_.m + 2);
     b_.add(std::move(step));
   }
+
+  static void set_rows(Step& step, int64_t first, int64_t rows) {
+    step.constants.push_back({MLX_CONV3D_FIRST_ROW, static_cast<int>(first)});
+    step.constants.push_back({MLX_CONV3D_ROWS, static_cast<int>(rows)});
+  }
+  /// Of a transform's operations that these rows of its frequencies take.
+  double share(int64_t rows) const { return static_cast<double>(rows) / static_cast<double>(plan_.m + 2); }
 
   template <class T>
   void set_tiles(T& a, const Chunk& c) const {
@@ -228,38 +305,72 @@ class Lowering {
 
 int64_t winograd_tile_pitch(int64_t channels) { return round_up(channels, MLX_CONV3D_GEMM_DEPTH); }
 
+std::string depth_tile_obstacle(const ConvProblem& p, int depth_m) {
+  if (depth_m == 1) return "";
+  if (depth_m != 2) return "it is 1 or 2";
+  if (p.kernel[kDepth] != 3) return "it needs three depth taps";
+  if (p.stride[kDepth] != 1 || p.dilation[kDepth] != 1) return "it needs depth stride and dilation 1";
+  return "";
+}
+
+int64_t winograd_depth_values(const ConvProblem& p, const WinogradPlan& plan) {
+  return plan.depth_m == 1 ? p.kernel[kDepth] : plan.depth_m + 2;
+}
+
+int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
+  const int64_t frames = std::max<int64_t>(1, plan.frames / plan.depth_m) * plan.depth_m;
+  return plan.frames >= p.output(kDepth) ? p.output(kDepth) : std::min(frames, p.output(kDepth));
+}
+
 GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
+  const bool pairs = plan.depth_m > 1;
+  const int64_t rows = divide_up(plan.frames, plan.depth_m) * plan.tiles;
   GemmBlock best;
   best.blocked = p.out_type == Dtype::float32;
-  best.rows = plan.frames * plan.tiles <= 32 ? 32 : 64;
+  best.rows = pairs || rows <= 32 ? 32 : 64;
+  // The widest has 48 sums a thread: 64x96 for single frames, 32x96 for pairs. Totals take as many again.
+  const bool widest = (pairs || best.rows == 64) && !best.blocked;
   const int64_t out_channels = std::min(plan.out_slice, p.out_channels);
   // The widest block among those that waste fewest columns: it reads the tiles least often.
   int64_t columns = 0;
   for (int64_t cols : {96, 64, 32}) {
-    if (cols == 96 && (best.rows == 32 || best.blocked)) continue;
+    if (cols == 96 && !widest) continue;
     const int64_t padded = round_up(out_channels, cols);
     if (columns == 0 || padded < columns) {
       columns = padded;
       best.cols = cols;
     }
   }
+  // As many sums as 32x96.
+  if (pairs && best.cols == 64 && !best.blocked && rows > 32) best.rows = 48;
   return best;
+}
+
+double flops_per_byte(const GemmBlock& block, int depth_m) {
+  const double rows = static_cast<double>(block.rows), cols = static_cast<double>(block.cols);
+  // Per product staged; an input of a pair is a sum of two.
+  return 2 * rows * cols / (4 * (rows * depth_m + cols));
 }
 
 WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
   const int64_t frequencies = (plan.m + 2) * (plan.m + 2), pitch = winograd_tile_pitch(p.in_channels);
-  const int64_t rows = plan.frames * plan.tiles;
+  const int64_t frames = winograd_chunk_frames(p, plan);
+  const int64_t rows = divide_up(frames, plan.depth_m) * plan.tiles;
   const GemmBlock block = winograd_block(p, plan);
   const int64_t out_pitch = round_up(std::min(plan.out_slice, p.out_channels), block.cols);
   WinogradScratch s;
-  s.weights = 4 * frequencies * p.kernel[kDepth] * pitch * out_pitch;
-  s.tiles = 4 * frequencies * winograd_input_frames(p, plan.frames) * plan.tiles * pitch;
-  s.products = 4 * frequencies * round_up(rows, block.rows) * out_pitch;
+  const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
+  s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
+  s.tiles = 4 * (plan.tile_rows ? held : frequencies) * winograd_input_frames(p, frames) * plan.tiles * pitch;
+  s.products = 4 * frequencies * plan.depth_m * round_up(rows, block.rows) * out_pitch;
   return s;
 }
 
 void lower_winograd(const ConvProblem& p, const Candidate& candidate, const Layout& layout,
                     Builder& builder) {
+  const std::string obstacle = depth_tile_obstacle(p, candidate.winograd.depth_m);
+  if (!obstacle.empty())
+    throw std::invalid_argument("[lower] the depth tile does not fit: " + obstacle + ".");
   Lowering(p, candidate.winograd, layout, builder).run();
 }
 

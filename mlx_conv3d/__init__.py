@@ -2,7 +2,10 @@
 
 `conv3d(x, w)` and its relatives compute a convolution by the best algorithm for its shape; `patch()` puts them under
 `mx.conv1d`, `mx.conv2d`, `mx.conv3d`, `mx.conv_general`, `mx.conv_transpose3d` and with them `mlx.nn`'s layers.
+`mlx_conv3d.nn` has layers of its own, `mlx_conv3d.distributed` convolves arrays that lie on several machines.
 """
+
+from typing import Any
 
 from mlx_conv3d import _compatibility
 
@@ -42,3 +45,11 @@ __all__ = [
     "stats",
     "unpatch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("nn", "distributed"):  # loaded when used: mlx.nn is a large part of what an import takes
+        import importlib
+
+        return importlib.import_module(f"mlx_conv3d.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,6 +41,8 @@ class Parameters:
     flip: bool
     activation: int
     upsample: list[int]
+    per_frame: bool = False  # an output frame's bits do not depend on the number of frames
+    odd_frame: bool = False  # and an odd number of them was computed before
 
     def as_kwargs(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -127,6 +129,8 @@ def parameters(
     activation: str | None = None,
     flip: bool = False,
     upsample: IntOrSequence = 1,
+    per_frame: bool = False,
+    odd_frame: bool = False,
 ) -> Parameters:
     pad_lo, pad_hi = paddings(padding, dims)
     return Parameters(
@@ -141,6 +145,8 @@ def parameters(
         flip=flag("flip", flip),
         activation=activation_index(activation),
         upsample=upsampling(upsample, dims),
+        per_frame=per_frame,
+        odd_frame=odd_frame,
     )
 
 

@@ -1,6 +1,6 @@
 """The compiled core. Its arguments are parsed and checked in Python; see `functional` for what they mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -24,12 +24,13 @@ def conv(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     bias: mx.array | None = None,
     residual: mx.array | None = None,
     lead: mx.array | None = None,
     packed: mx.array | None = None,
-    packed_m: int = 0,
-    packed_pixels: str = "single",
+    packed_form: tuple[int, str, int] = (0, "single", 1),
     algorithm: str = "auto",
     stream: _Stream = None,
 ) -> mx.array: ...
@@ -51,6 +52,8 @@ def plan(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
     bias: bool,
     residual: bool,
     lead: int,
@@ -59,6 +62,8 @@ def plan(
     limit: int,
     gpu: str = "",
     winograd: Sequence[int] = [],
+    strides: Mapping[str, Sequence[int]] = {},
+    block: Sequence[int] = [],
 ) -> dict[str, Any]: ...
 def choose(
     x: mx.array,
@@ -75,9 +80,13 @@ def choose(
     groups: int,
     flip: bool,
     activation: int,
+    per_frame: bool,
+    odd_frame: bool,
 ) -> str: ...
-def pack_weights(w: mx.array, m: int, pixels: str, flip: bool, stream: _Stream = None) -> mx.array: ...
+def pack_weights(w: mx.array, form: tuple[int, str, int], flip: bool, stream: _Stream = None) -> mx.array: ...
 def is_tracer(a: mx.array) -> bool: ...
+def snapshot(a: mx.array) -> mx.array: ...
+def is_same(a: mx.array, b: mx.array) -> bool: ...
 def workspace_limit() -> int: ...
 def set_workspace_limit(bytes: int) -> int: ...
 def isa() -> str: ...
@@ -85,3 +94,5 @@ def threads() -> int: ...
 def on_cpu(stream: _Stream = None) -> bool: ...
 def disabled() -> bool: ...
 def gpus() -> list[dict[str, Any]]: ...
+def kernel_names() -> list[str]: ...
+def kernel_source(name: str) -> str: ...

@@ -39,8 +39,10 @@ def run(
     """Any convolution, its parameters already parsed."""
     packed: dict[str, Any] = {}
     if isinstance(w, PreparedWeight):
-        _require_arrays(x=x)
-        packed = w.packed_for(x, parameters, lead=lead, algorithm=algorithm, stream=stream)
+        _require_arrays(x=x, bias=bias, residual=residual, lead=lead)
+        packed = w.packed_for(
+            x, parameters, lead=lead, extras=(bias, residual), algorithm=algorithm, stream=stream
+        )
         w = w.weight
     _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
     return _ext.conv(

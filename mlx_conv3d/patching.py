@@ -90,23 +90,29 @@ _PARSERS: dict[str, Callable[..., arguments.Parameters]] = {
 }
 
 
-def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
-    """This library's result for a stock call; raises _Fallback, or the error that says what is wrong with it."""
+def parse(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[mx.array, mx.array, arguments.Parameters, Any]:
+    """x, w, the parameters and the stream of a call of mx's function of that name, one of NAMES."""
     options = dict(kwargs)
     stream = options.pop("stream", None)
     x, w = args[0], args[1]
     if not isinstance(x, mx.array) or not isinstance(w, mx.array):
         raise TypeError("x and w must be arrays")
+    if name == "conv_general":
+        parameters, kept = arguments.general(x.shape, *args[2:], **options)
+        return functional.cropped(x, kept), w, parameters, stream
+    return x, w, _PARSERS[name](*args, **options), stream
+
+
+def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
+    """This library's result for a stock call; raises _Fallback, or the error that says what is wrong with it."""
+    x, w, parameters, stream = parse(name, args, kwargs)
     for a in (x, w):
         if a.dtype not in _SUPPORTED:
             raise _Fallback(f"type {a.dtype}")
     if _ext.disabled():
         raise _Fallback("MLX_CONV3D_DISABLE")
-    if name == "conv_general":
-        parameters, kept = arguments.general(x.shape, *args[2:], **options)
-        x = functional.cropped(x, kept)
-    else:
-        parameters = _PARSERS[name](*args, **options)
     if not _ext.on_cpu(stream):
         raise _Fallback("GPU stream")
     algorithm = _ext.choose(x, w, **parameters.as_kwargs())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
+
+OWN = "MLX's own: "  # before the name of stock's route
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Candidate:
     workspace: int
     tile: int
     pixels: str
+    depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
 
 
@@ -40,8 +44,10 @@ class Plan:
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
     moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, k) or 0, `pixels` whether that reads the
-    input as it is ("single") or what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"),
-    `candidates` all algorithms considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    input as it is ("single") or what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2
+    where F(2, 3) runs along depth as well and 1 where depth taps are summed, `weight_rows` the rows of Winograd's
+    frequencies whose weights every chunk makes at a time or 0 where all are made once, `candidates` all algorithms
+    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
     """
 
     algorithm: str
@@ -53,6 +59,8 @@ class Plan:
     cost: float
     tile: int
     pixels: str
+    depth_tile: int
+    weight_rows: int
     chunk: tuple[int, int, int]
     problem: str
     device: str
@@ -63,7 +71,8 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f", {self.tile}x{self.tile} tiles" if self.tile else ""),
+            + self._form()
+            + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
@@ -76,7 +85,31 @@ class Plan:
             else f"  {c.algorithm:14} {c.reason}"
             for c in self.candidates
         ]
-        return "\n".join(head + rows + _program_rows(self.program))
+        return "\n".join(head + rows + _program_rows(self.program) + self._beside_stock())
+
+    def _form(self) -> str:
+        """The tile in words. That of dilated pixels serves kernels of three and four taps."""
+        if not self.tile:
+            return ""
+        taps = "k" if self.pixels == "dilated" else "3"
+        return f" F({self.tile}, {taps})" + ("" if self.pixels == "single" else f" of {self.pixels} pixels")
+
+    def _beside_stock(self) -> list[str]:
+        """What stock MLX would do in place of the GPU program."""
+        if self.program is None:
+            return []
+        stock = next(c for c in self.candidates if c.algorithm == "stock")
+        rows = [
+            f"  stock MLX instead, modelled: {stock.reason.removeprefix(OWN)}; {stock.cost * 1e3:.3f} ms, "
+            f"{stock.flops / 1e9:.3f} GFLOP, {stock.bytes / 1e6:.1f} MB moved, "
+            f"{stock.workspace / 2**20:.1f} MiB alive at once"
+        ]
+        if self.cost and stock.flops and stock.bytes:
+            rows.append(
+                f"  against it, modelled: {stock.cost / self.cost:.2f} times as fast, "
+                f"{self.flops / stock.flops:.2f} of the FLOPs, {self.bytes / stock.bytes:.2f} of the bytes moved"
+            )
+        return rows
 
 
 def _program_rows(program: dict[str, Any] | None) -> list[str]:
@@ -89,15 +122,20 @@ def _program_rows(program: dict[str, Any] | None) -> list[str]:
     barriers = sum(step["barrier"] for step in program["steps"])
     rows = [
         f"  GPU program, nothing measured: {len(program['steps'])} steps, {barriers} of them behind a barrier",
-        f"  {'kernel':28} {'steps':>6} {'largest grid':>18} {'MB touched':>10}",
+        f"  {'kernel':32} {'steps':>6} {'largest grid':>18} {'MB touched':>12} {'GFLOP':>10}",
     ]
     for kernel, steps in by_kernel.items():
         grid = max((s["grid"] for s in steps), key=lambda g: int(g[0]) * int(g[1]) * int(g[2]))
-        moved = sum(s["nbytes"] for s in steps) / 1e6
-        rows.append(f"  {kernel:28} {len(steps):6} {'x'.join(map(str, grid)):>18} {moved:10.1f}")
+        rows.append(f"  {kernel:32} {len(steps):6} {'x'.join(map(str, grid)):>18} {_totals(steps)}")
+    rows.append(f"  {'all':32} {len(program['steps']):6} {'':18} {_totals(program['steps'])}")
     scratch = {b["name"]: b["nbytes"] for b in program["buffers"] if b["role"] == "scratch"}
     sizes = ", ".join(f"{name} {nbytes / 2**20:.1f} MiB" for name, nbytes in scratch.items())
-    return [*rows, f"  scratch: {sizes}"]
+    return [*rows, f"  scratch: {sizes or 'none'}"]
+
+
+def _totals(steps: Sequence[dict[str, Any]]) -> str:
+    """Bytes that the steps read and write, as if there were no cache, and their operations."""
+    return f"{sum(s['nbytes'] for s in steps) / 1e6:12.1f} {sum(s['flops'] for s in steps) / 1e9:10.3f}"
 
 
 def plan_of(
@@ -116,8 +154,14 @@ def plan_of(
     limit: int = 0,
     gpu: str = "",
     winograd: Sequence[int] = (),
+    strides: Mapping[str, Sequence[int]] | None = None,
+    block: Sequence[int] = (),
 ) -> Plan:
-    """The plan of a convolution whose parameters are already parsed."""
+    """The plan of a convolution whose parameters are already parsed.
+
+    Only for a GPU's program: `winograd` sets the tile and chunks, `block` the rows and columns of a gathered product's
+    blocks, `strides` says how x, lead and w lie in memory.
+    """
     d = _ext.plan(
         x_shape=list(x_shape),
         w_shape=list(w_shape),
@@ -133,6 +177,8 @@ def plan_of(
         limit=limit,
         gpu=gpu,
         winograd=list(winograd),
+        strides=dict(strides or {}),
+        block=list(block),
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
     return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)

@@ -16,12 +16,13 @@ class PreparedWeight:
     """Weights together with their Winograd transforms, made at first use and kept.
 
     `weight` is the original array; gradients flow to it. Shape, dtype and ndim are its own. The transforms take
-    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results).
+    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results), and a
+    third more where the plan works on pairs of frames; plans of different forms each keep their own.
     """
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[int, str, bool], mx.array] = {}
+        self._packed: dict[tuple[tuple[int, str, int], bool], mx.array] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,17 +37,28 @@ class PreparedWeight:
         return int(self.weight.ndim)
 
     def packed_for(
-        self, x: mx.array, parameters: Parameters, *, lead: mx.array | None, algorithm: str, stream: Any
+        self,
+        x: mx.array,
+        parameters: Parameters,
+        *,
+        lead: mx.array | None,
+        extras: tuple[mx.array | None, ...],
+        algorithm: str,
+        stream: Any,
     ) -> dict[str, Any]:
-        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none."""
-        from mlx_conv3d.planning import plan_of
+        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none.
+
+        `extras` are the bias and the residual, on whose types the result's and so the tile size depends.
+        """
+        from mlx_conv3d.planning import plan_of, promote
 
         if algorithm not in ("auto", "winograd") or _ext.disabled():
             return {}
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
             return {}
-        if mx.float64 in (x.dtype, self.dtype) or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
+        types = {x.dtype, self.dtype, *(a.dtype for a in (lead, *extras) if a is not None)}
+        if mx.float64 in types or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
             return {}
         frames = int(lead.shape[1]) if lead is not None else 0
         chosen = plan_of(
@@ -55,27 +67,29 @@ class PreparedWeight:
             parameters,
             x_type=x.dtype,
             w_type=self.dtype,
+            out_type=promote(*types),
             lead=frames,
             prepared=True,
             algorithm=algorithm,
         )
         if chosen.algorithm != "winograd":
             return {}
-        key = (chosen.tile, chosen.pixels, parameters.flip)
+        form = (chosen.tile, chosen.pixels, chosen.depth_tile)
+        key = (form, parameters.flip)
         if key not in self._packed:
             lifted = self.weight
             while lifted.ndim < 5:
                 lifted = mx.expand_dims(lifted, 1)
-            packed = _ext.pack_weights(lifted, *key, stream=mx.cpu)
+            packed = _ext.pack_weights(lifted, form, parameters.flip, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return {"packed": self._packed[key], "packed_m": chosen.tile, "packed_pixels": chosen.pixels}
+        return {"packed": self._packed[key], "packed_form": form}
 
 
 def prepare(w: mx.array) -> PreparedWeight:
     """Weights (O, ..., C/groups) for repeated use: any convolution here takes the result as its w.
 
-    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per tile size
+    What a plan needs of them beyond the array itself (Winograd's transformed weights) is computed once per form
     and kept. Prepare anew after changing the weights.
 
     Raises:

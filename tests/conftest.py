@@ -1,9 +1,10 @@
-"""Hypothesis profiles, the count of drawn problems, and a guard that no test leaves MLX patched."""
+"""Hypothesis profiles, the count of drawn problems, and guards: no test leaves MLX patched, Metal's tests have run."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
 
@@ -43,7 +44,11 @@ MLX_FUNCTIONS = (
 )
 STOCK = {name: getattr(mx, name) for name in MLX_FUNCTIONS}
 
+METAL_REQUIRED = os.environ.get("MLX_CONV3D_REQUIRE_METAL_SIM") == "1"
+METAL_TESTS = "test_metal_"
+
 _drawn: set[str] = set()
+_metal: Counter[str] = Counter()  # tests of Metal by outcome
 _parity_families: set[str] = set()
 
 
@@ -61,6 +66,8 @@ def stock_mlx() -> Iterator[None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed and "test_drawn_problems[" in report.nodeid:
         _parity_families.add(report.nodeid)
+    if METAL_TESTS in report.nodeid.split("::")[0] and (report.when == "call" or report.skipped):
+        _metal[report.outcome] += 1
 
 
 def drawn_here() -> set[str]:
@@ -76,7 +83,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         output[DRAWN_KEY] = sorted(drawn_here())
         return
     _drawn.update(drawn_here())
-    if too_few(session.config):
+    if too_few(session.config) or metal_left_out(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -91,6 +98,13 @@ def too_few(config: pytest.Config) -> bool:
     return whole and len(_drawn) < LEAST_PROBLEMS
 
 
+def metal_left_out(config: pytest.Config) -> bool:
+    """Whether Metal's tests were asked for, and a run of all tests skipped some or had none."""
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
+    left_out = _metal["skipped"] > 0 or _metal["passed"] == 0
+    return METAL_REQUIRED and whole and not config.option.collectonly and left_out
+
+
 def all_families() -> int:
     import problems
 
@@ -98,6 +112,12 @@ def all_families() -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _metal:
+        terminalreporter.write_line(
+            f"Metal: {', '.join(f'{n} tests {outcome}' for outcome, n in _metal.items())}"
+        )
+    if metal_left_out(config):
+        terminalreporter.write_line("MLX_CONV3D_REQUIRE_METAL_SIM=1, but not all Metal tests ran", red=True)
     if not _drawn:
         return
     terminalreporter.write_line(f"{len(_drawn)} distinct convolution problems drawn")

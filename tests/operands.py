@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -38,31 +39,35 @@ def dtype_of(name: str) -> mx.Dtype:
 
 def laid_out(values: np.ndarray, dtype: str, layout: str) -> mx.array:
     """The values as an MLX array that is, but for one layout, a view. `broadcast` keeps row 0 only."""
+    return view_of(values, layout, lambda a: mx.array(a).astype(dtype_of(dtype)), mx)
+
+
+def view_of(values: np.ndarray, layout: str, hold: Callable, library: Any) -> Any:
+    """The same in the arrays of `library`, MLX or NumPy; `hold` makes one of a contiguous NumPy array."""
     if layout == "broadcast":
         axis = int(np.argmax(values.shape[1:-1])) + 1
         first = np.take(values, range(min(1, values.shape[axis])), axis=axis)
-        return mx.broadcast_to(mx.array(first).astype(dtype_of(dtype)), values.shape)
+        return library.broadcast_to(hold(first), values.shape)
     if layout == "channels_first":
-        base = mx.array(np.ascontiguousarray(np.moveaxis(values, -1, 1))).astype(dtype_of(dtype))
-        return mx.moveaxis(base, 1, -1)
+        return library.moveaxis(hold(np.ascontiguousarray(np.moveaxis(values, -1, 1))), 1, -1)
     if layout == "offset":
-        flat = mx.array(np.concatenate([[7.0], values.ravel()]).astype(np.float32)).astype(dtype_of(dtype))
+        flat = hold(np.concatenate([[7.0], values.ravel()]).astype(np.float32))
         return flat[1:].reshape(values.shape)
     if layout == "sliced":
         wide = np.full([n + 3 for n in values.shape], np.nan, dtype=np.float32)
         inside = tuple(slice(1, 1 + n) for n in values.shape)
         wide[inside] = values
-        return mx.array(wide).astype(dtype_of(dtype))[inside]
+        return hold(wide)[inside]
     if layout == "stepped":
         wide = np.full([2 * n for n in values.shape], np.nan, dtype=np.float32)
         every_second = (slice(None, None, 2),) * values.ndim
         wide[every_second] = values
-        return mx.array(wide).astype(dtype_of(dtype))[every_second]
+        return hold(wide)[every_second]
     if layout == "reversed":
         backwards = tuple(slice(None, None, -1) for _ in values.shape)
-        return mx.array(np.ascontiguousarray(values[backwards])).astype(dtype_of(dtype))[backwards]
+        return hold(np.ascontiguousarray(values[backwards]))[backwards]
     assert layout == "contiguous"
-    return mx.array(values).astype(dtype_of(dtype))
+    return hold(values)
 
 
 def shapes_of(problem: Problem) -> dict[str, tuple[int, ...]]:

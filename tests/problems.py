@@ -519,5 +519,37 @@ PICKED: dict[str, Problem] = {
         layout="stepped",
         w_layout="sliced",
     ),
+    "pairs of frames": of((1, 8, 22, 23, 64), (64, *CUBE, 64), padding=1),
+    "pairs, an odd frame": of((2, 7, 19, 24, 66), (65, *CUBE, 66), padding=((2, 0), 1, 1), bias=True),
+    "pairs in two chunks": of((1, 35, 13, 9, 48), (48, *CUBE, 48), padding=(1, (1, 2), (0, 1))),
+    "pairs, all of it": of(
+        (1, 8, 24, 21, 67),
+        (81, *CUBE, 67),
+        padding=((1, 2), 1, (2, 1)),
+        lead=1,
+        bias=True,
+        residual=True,
+        activation="silu",
+        modes=("edge", "reflect", "zeros"),
+        x_type="float32",
+        w_type="float16",
+        layout="sliced",
+        w_layout="channels_first",
+    ),
+    "pairs, half": of(
+        (1, 6, 36, 36, 64),
+        (64, *CUBE, 64),
+        padding=1,
+        x_type="bfloat16",
+        w_type="bfloat16",
+        extra_type="bfloat16",
+    ),
+    "4 taps of 4 channels, channels first": of((1, 9, 4), (24, 4, 4), w_layout="channels_first"),
+    "4 taps of 4 grouped channels, channels first": of(
+        (1, 9, 12), (36, 4, 4), groups=3, w_layout="channels_first"
+    ),
+    "2x4 taps of 2 grouped channels, channels first": of(
+        (1, 9, 9, 6), (36, 2, 4, 2), groups=3, w_layout="channels_first"
+    ),
     "batch stride 0": of((4, 3, 7, 7, 16), (16, *CUBE, 16), padding=1, layout="broadcast"),
 }

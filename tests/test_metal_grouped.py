@@ -7,19 +7,15 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import metal_sim
 import mlx.core as mx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from metal_programs import KERNELS, Case, check
 from metal_sim import SCHEDULES
+from metal_sim.support import needs_metal_sim
 
 import mlx_conv3d
 
-pytestmark = pytest.mark.skipif(
-    bool(metal_sim.unavailable_reason()), reason=metal_sim.unavailable_reason() or "no simulator"
-)
+pytestmark = needs_metal_sim
 DTYPES = ("float32", "float16", "bfloat16")
 MODES = ("zeros", "edge", "reflect")
 DEPTHWISE = Case(
@@ -51,43 +47,6 @@ def test_types(dtype: str, w_dtype: str) -> None:
 
 def test_schedules() -> None:
     check(replace(DEPTHWISE, activation="gelu", bias=True, residual=True), schedules=SCHEDULES)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    def small(most: int, least: int = 1) -> int:
-        return draw(st.integers(least, most))
-
-    groups, channels, outs = small(4, 2), small(3), small(3)
-    kernel = tuple(small(3) for _ in range(3))
-    dilation = tuple(small(2) for _ in range(3))
-    size = tuple((k - 1) * d + small(4) for k, d in zip(kernel, dilation, strict=True))
-    upsample = tuple(draw(st.sampled_from((1, 1, 2, 3))) for _ in range(3))
-    stored = (-(-n // scale) for n, scale in zip(size, upsample, strict=True))
-    return Case(
-        x=(small(2), *stored, groups * channels),
-        upsample=upsample,
-        w=(groups * outs, *kernel, channels),
-        dtype=draw(st.sampled_from(DTYPES)),
-        stride=tuple(small(2) for _ in range(3)),
-        padding=tuple((small(min(2, n - 1), 0), small(min(2, n - 1), 0)) for n in size),
-        dilation=dilation,
-        modes=tuple(draw(st.sampled_from(MODES)) for _ in range(3)),
-        groups=groups,
-        flip=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu", "silu", "gelu"])),
-        bias=draw(st.booleans()),
-        residual=draw(st.booleans()),
-        lead=small(2, 0),
-        algorithm="grouped",
-        seed=small(99),
-    )
-
-
-@settings(max_examples=30)
-@given(cases())
-def test_drawn_programs(case: Case) -> None:
-    check(case)
 
 
 MUTATIONS = {

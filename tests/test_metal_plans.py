@@ -109,7 +109,7 @@ def test_printed_plan() -> None:
     p = plan(9, 60, 104, 96, 96, "m3-max")
     text = str(p)
     assert "modelled" in text
-    for kernel in ("winograd_weight_f", "winograd_input_f", "winograd_gemm_", "winograd_output_f"):
+    for kernel in ("winograd_weight_f", "winograd_input_f", "winograd_depth_gemm_", "winograd_output_f"):
         assert kernel in text
     assert plan(9, 60, 104, 96, 3, "m3-max", algorithm="stock").program is None
     assert mlx_conv3d.plan((1, 4, 8, 8, 16), (16, 3, 3, 3, 16)).program is None
@@ -118,3 +118,43 @@ def test_printed_plan() -> None:
 def test_no_steps_for_an_empty_output() -> None:
     p = mlx_conv3d.plan((0, 4, 8, 8, 16), (16, 3, 3, 3, 16), device="m1", algorithm="winograd")
     assert p.program["steps"] == []
+
+
+def test_pairs_of_frames() -> None:
+    """F(2, 3) along depth wherever there are two output frames, three depth taps and depth stride 1."""
+    p = plan(17, 120, 208, 256, 256, "m3-max")
+    assert (p.algorithm, p.depth_tile) == ("winograd", 2)
+    assert "F(2, 3) along depth" in str(p) and "winograd_depth_gemm_" in str(p)
+    assert plan(1, 120, 208, 256, 256, "m3-max", algorithm="winograd").depth_tile == 1
+    assert plan(9, 60, 104, 96, 96, "m3-max", stride=(2, 1, 1)).depth_tile == 1
+    two_taps = mlx_conv3d.plan((1, 9, 62, 106, 96), (96, 2, 3, 3, 96), dtype=mx.bfloat16, device="m1")
+    assert (two_taps.algorithm, two_taps.depth_tile) == ("winograd", 1)
+
+
+@pytest.mark.parametrize("frames", [8, 17])
+def test_chunks_hold_whole_pairs(frames: int) -> None:
+    p = plan(frames, 480, 848, 128, 128, "m1", algorithm="winograd", workspace_limit=64 << 20)
+    assert p.depth_tile == 2 and (p.chunk[0] % 2 == 0 or p.chunk[0] == frames)
+
+
+def test_weights_in_passes_where_they_would_fill_the_scratch() -> None:
+    """512 to 512 channels: 256 MiB of transformed weights; half the outputs at a time would transform x twice."""
+    p = plan(16, 128, 128, 512, 512, "m3-max")
+    assert p.algorithm == "winograd" and p.weight_rows > 0 and p.chunk[2] == 512
+    assert "in passes of" in p.reason
+    assert Program.from_dict(p.program).scratch_bytes == p.workspace <= LIMIT
+
+
+@pytest.mark.parametrize("device", ["m1", "m3-max"])
+@pytest.mark.parametrize("channels", [96, 256, 512])
+def test_modelled_flops_are_those_of_the_steps(channels: int, device: str) -> None:
+    p = plan(16, 120, 208, channels, channels, device, algorithm="winograd")
+    assert sum(s["flops"] for s in p.program["steps"]) == pytest.approx(p.flops, rel=0.08)
+
+
+def test_printed_plan_shows_what_stock_would_do() -> None:
+    text = str(plan(16, 120, 208, 256, 256, "m1"))
+    assert "stock MLX instead, modelled: one 2-D Winograd F(6, 3) per depth tap" in text
+    assert "against it, modelled:" in text and "GFLOP" in text and "scratch: weights" in text
+    assert "stock MLX instead" not in str(plan(9, 60, 104, 96, 3, "m3-max", algorithm="stock"))
+    assert "stock MLX instead" not in str(mlx_conv3d.plan((1, 4, 8, 8, 16), (16, 3, 3, 3, 16)))

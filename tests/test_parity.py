@@ -73,6 +73,12 @@ def test_picked_upsampled_problems(name: str) -> None:
     check_problem(UPSAMPLED[name])
 
 
+@pytest.mark.parametrize("name", [name for name in PICKED if name.startswith("pairs")])
+def test_pairs_of_frames_are_planned(name: str) -> None:
+    """The problems picked for F(2, 3) along depth do run it."""
+    assert operands.plan_of(PICKED[name], algorithm="winograd").depth_tile == 2
+
+
 def test_every_algorithm_is_met() -> None:
     """Plans know the named algorithms only, and each one is legal for some problem here."""
     legal: set[str] = set()

@@ -32,6 +32,15 @@ void finish(const Epilogue& e, const float* sums, int64_t channel, int64_t offse
   }
 }
 
+/// Every offset counts: those of 4 taps and 4 channels, channels first, have neighbours' ends but another
+/// order.
+bool follow_each_other(const int64_t* offsets) {
+  for (int i = 1; i < kWidth; ++i) {
+    if (offsets[i] != offsets[0] + i) return false;
+  }
+  return true;
+}
+
 template <class T>
 void pack(const GemmWeightPanel& panel) {
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
@@ -42,9 +51,7 @@ void pack(const GemmWeightPanel& panel) {
     const auto* from = w + first * stride;
     float* out = panel.out + first;
     for (int64_t k = 0; k < panel.k;) {
-      const bool block =
-          k + kWidth <= panel.k && panel.offsets[k + kWidth - 1] == panel.offsets[k] + kWidth - 1;
-      if (block && stride != 1) {
+      if (stride != 1 && k + kWidth <= panel.k && follow_each_other(panel.offsets + k)) {
         Vec columns[kWidth];
         load_transposed<T>(from + panel.offsets[k], stride, lanes, columns);
         for (int i = 0; i < kWidth; ++i) store(out + (k + i) * pitch, columns[i]);

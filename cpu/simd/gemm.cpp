@@ -136,7 +136,12 @@ void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a,
   const int64_t a_step = transposed ? 1 : lda;
   // Even row blocks: 9 rows are 5 + 4, not 8 + 1, since a short block wastes the multipliers' latency.
   int64_t blocks = (rows + most - 1) / most;
+  // What follows b is mostly the next product's: each row block fetches a part of it.
+  constexpr int64_t kLine = 16;
+  const float* next = b + k * ldb;
+  const int64_t ahead = transposed || blocks == 0 ? 0 : (k * vectors * kWidth / kLine + blocks - 1) / blocks;
   for (; blocks > 0; --blocks) {
+    for (int64_t line = 0; line < ahead; ++line, next += kLine) __builtin_prefetch(next, 0, 2);
     const int64_t r = (rows + blocks - 1) / blocks;
     table[r](k, a, lda, b, ldb, c, ldc, accumulate);
     a += r * a_step;

@@ -45,13 +45,19 @@ struct WeightView {
   int64_t stride[5];  ///< elements: o, kd, kh, kw, c
 };
 
-/// One depth tap of one panel of output channels, for each product xi: U[xi][c][lane] = (G w G^T)[xi].
+/// Where F(2, 3)'s frequencies along depth lie: in the order in which their products are taken.
+inline constexpr int kDepthSlot[4] = {2, 0, 1, 3};
+
+/// One panel of output channels: U[xi][c][lane] = (G w G^T)[xi] of one depth tap, or of four combinations of
+/// the three taps.
 struct WinogradWeightPanel {
-  WeightView w;          ///< data points at the panel's first output channel and the depth tap
+  WeightView w;          ///< data points at the panel's first output channel and the (first) depth tap
+  int64_t depth_stride;  ///< floats from one depth frequency's `out` to the next, in the order of kDepthSlot
+  bool streaming;        ///< write past the caches: `out` and the strides are whole vectors
   int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
   int64_t channels;      ///< C
   int side;              ///< rows and columns of the kernel
-  bool flip;             ///< reverse them
+  bool flip;             ///< reverse them, and its depth where depth_m is 2
   int vectors;           ///< the panel's width
   float* out;            ///< channel c of product xi at out + xi*xi_stride + c*vectors*width
   int64_t xi_stride;
@@ -129,6 +135,14 @@ struct Kernels {
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);
   void (*winograd_weight)(WinogradForm form, const WinogradWeightPanel& panel);
+  /// F(2, 3) along depth: n floats of each of four neighbouring frames, `frame_stride` apart, to four
+  /// frequencies, `out_stride` apart in the order of kDepthSlot. Without the first or the last frame, the
+  /// frequency of that number is not made.
+  void (*winograd_depth_input)(bool has_first, bool has_last, int64_t n, const float* in,
+                               int64_t frame_stride, float* out, int64_t out_stride);
+  /// In place: (even, odd) = (even + odd, even - odd) for `rows` rows of n floats.
+  void (*winograd_depth_butterfly)(int64_t rows, int64_t n, float* even, int64_t even_stride, float* odd,
+                                   int64_t odd_stride);
 };
 
 /// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).

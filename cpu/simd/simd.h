@@ -51,6 +51,18 @@ typedef uint16_t HalfBitsUnaligned __attribute__((vector_size(SIMD_WIDTH * 2), a
 
 SIMD_INLINE Vec load(const float* p) { return *(const VecUnaligned*)p; }
 SIMD_INLINE void store(float* p, Vec v) { *(VecUnaligned*)p = v; }
+/// Past the caches, for what is written long before it is read. `p` must be aligned to a vector; fence()
+/// makes the stores visible to other threads.
+#if defined(__AVX512F__)
+SIMD_INLINE void store_streaming(float* p, Vec v) { _mm512_stream_ps(p, (__m512)v); }
+SIMD_INLINE void fence() { _mm_sfence(); }
+#elif defined(__AVX2__)
+SIMD_INLINE void store_streaming(float* p, Vec v) { _mm256_stream_ps(p, (__m256)v); }
+SIMD_INLINE void fence() { _mm_sfence(); }
+#else
+SIMD_INLINE void store_streaming(float* p, Vec v) { store(p, v); }
+SIMD_INLINE void fence() {}
+#endif
 SIMD_INLINE Vec splat(float v) { return v - Vec{}; }
 SIMD_INLINE Vec select(IVec mask, Vec a, Vec b) { return (Vec)(((IVec)a & mask) | ((IVec)b & ~mask)); }
 

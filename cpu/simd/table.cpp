@@ -24,6 +24,8 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,
     SIMD_NAMESPACE::winograd_weight,
+    SIMD_NAMESPACE::winograd_depth_input,
+    SIMD_NAMESPACE::winograd_depth_butterfly,
 };
 
 }  // namespace mlx_conv3d::cpu

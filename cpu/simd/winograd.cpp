@@ -110,7 +110,7 @@ void output(const WinogradOutputTile& tile) {
 }
 
 /// One vector of output channels, one input channel: its taps to the weights of all products.
-template <class Form>
+template <class Form, bool Streaming>
 SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
   constexpr int t = Form::products, k = Form::taps;
   Vec columns[t * k];
@@ -118,25 +118,47 @@ SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
   for (int i = 0; i < t; ++i) {
     Vec row[t];
     apply<t, k, Form::G, 1, 1>(columns + i * k, row);
-    for (int j = 0; j < t; ++j) store(out + (i * t + j) * xi_stride, row[j]);
+    for (int j = 0; j < t; ++j) {
+      float* to = out + (i * t + j) * xi_stride;
+      Streaming ? store_streaming(to, row[j]) : store(to, row[j]);
+    }
+  }
+}
+
+/// One vector of output channels, one input channel: all depth terms. Taps are ordered by depth, row, column.
+template <class Form, int Depths, bool Streaming>
+SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeightPanel& panel) {
+  if constexpr (Depths == 1) {
+    weight_vector<Form, Streaming>(taps, out, panel.xi_stride);
+  } else {
+    constexpr int frequencies = Winograd<2>::pixels, plane = Form::taps * Form::taps;
+    Vec combined[frequencies * plane];
+    for (int tap = 0; tap < plane; ++tap) {
+      apply<frequencies, 3, Winograd<2>::G, plane, plane>(taps + tap, combined + tap);
+    }
+    for (int f = 0; f < frequencies; ++f) {
+      weight_vector<Form, Streaming>(combined + f * plane, out + kDepthSlot[f] * panel.depth_stride,
+                                     panel.xi_stride);
+    }
   }
 }
 
 constexpr int64_t kNoTap = INT64_MIN;
 
-template <class Form, class T>
-void weight(const WinogradWeightPanel& panel) {
+template <class Form, int Depths, bool Streaming, class T>
+void weight_panel(const WinogradWeightPanel& panel) {
+  constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  constexpr int k = Form::taps, all = k * k;
+  const int last = panel.side - 1;
   int64_t tap_offset[all];
   for (int tap = 0; tap < all; ++tap) {
-    const int row = tap / k, col = tap % k, last = panel.side - 1;
+    const int depth = tap / plane, row = tap / k % k, col = tap % k;
+    const int64_t from_depth = panel.flip ? Depths - 1 - depth : depth;
+    const int64_t from_row = panel.flip ? last - row : row, from_col = panel.flip ? last - col : col;
     // A kernel may have fewer taps than the form.
     const bool exists = row <= last && col <= last;
-    tap_offset[tap] = !exists      ? kNoTap
-                      : panel.flip ? (last - row) * stride[2] + (last - col) * stride[3]
-                                   : row * stride[2] + col * stride[3];
+    tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
@@ -153,7 +175,7 @@ void weight(const WinogradWeightPanel& panel) {
         for (int i = 0; i < kWidth; ++i) {
           Vec taps[all];
           for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
-          weight_vector<Form>(taps, out + (c + i) * panel.vectors * kWidth, panel.xi_stride);
+          weight_depths<Form, Depths, Streaming>(taps, out + (c + i) * panel.vectors * kWidth, panel);
         }
       }
     }
@@ -163,8 +185,18 @@ void weight(const WinogradWeightPanel& panel) {
         if (tap_offset[tap] == kNoTap) continue;
         taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
-      weight_vector<Form>(taps, out + c * panel.vectors * kWidth, panel.xi_stride);
+      weight_depths<Form, Depths, Streaming>(taps, out + c * panel.vectors * kWidth, panel);
     }
+  }
+}
+
+template <class Form, class T>
+void weight(int depth_m, const WinogradWeightPanel& panel) {
+  if (panel.streaming) {
+    depth_m == 2 ? weight_panel<Form, 3, true, T>(panel) : weight_panel<Form, 1, true, T>(panel);
+    fence();
+  } else {
+    depth_m == 2 ? weight_panel<Form, 3, false, T>(panel) : weight_panel<Form, 1, false, T>(panel);
   }
 }
 
@@ -194,7 +226,7 @@ void output_any(WinogradForm form, const WinogradOutputTile& tile) {
 }
 template <class T>
 void weight_any(WinogradForm form, const WinogradWeightPanel& panel) {
-  SIMD_BY_FORM(form, T, weight, panel)
+  SIMD_BY_FORM(form, T, weight, form.depth_m, panel)
 }
 
 }  // namespace
@@ -209,6 +241,30 @@ void winograd_output(WinogradForm form, const WinogradOutputTile& tile) {
 
 void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel) {
   SIMD_BY_TYPE(panel.w.type, weight_any, form, panel)
+}
+
+void winograd_depth_input(bool has_first, bool has_last, int64_t n, const float* in, int64_t frame_stride,
+                          float* out, int64_t out_stride) {
+  constexpr int terms = Winograd<2>::pixels;
+  const int begin = has_first ? 0 : 1, end = has_last ? terms : terms - 1;
+  for (int64_t i = 0; i < n; i += kWidth) {
+    Vec d[terms] = {}, a[terms];
+    for (int f = begin; f < end; ++f) d[f] = load(in + f * frame_stride + i);
+    apply<terms, terms, Winograd<2>::Bt, 1, 1>(d, a);
+    for (int f = begin; f < end; ++f) store(out + kDepthSlot[f] * out_stride + i, a[f]);
+  }
+}
+
+void winograd_depth_butterfly(int64_t rows, int64_t n, float* even, int64_t even_stride, float* odd,
+                              int64_t odd_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < n; i += kWidth) {
+      float *first = even + r * even_stride + i, *second = odd + r * odd_stride + i;
+      const Vec u = load(first), v = load(second);
+      store(first, u + v);
+      store(second, u - v);
+    }
+  }
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

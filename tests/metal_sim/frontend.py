@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -118,7 +119,9 @@ def _preprocess(unit: Unit) -> str:
     return done.stdout
 
 
-def _read(unit: Unit) -> Source:
+@functools.lru_cache(maxsize=8)
+def _read(unit: Unit, digest: str) -> Source:
+    """The rewritten source; read once for all kernels of a file, as long as its digest stays the same."""
     source = rewrite(_preprocess(unit), _OWN)
     for name, template in unit.templates:
         source.kernels.entries[name] = " ".join(re.findall(r"\w+|\S", template))
@@ -151,7 +154,7 @@ def compile_unit(unit: Unit, wanted: list[str] | None = None) -> Compiled:
 
     Raises CompileError with all complaints; files in them are relative to the source's directory.
     """
-    source = _read(unit)
+    source = _read(unit, unit.digest())
     names = sorted(source.kernels.entries) if wanted is None else wanted
     ir, complaints = _to_ir(source.text + "\n" + entry_text(source, names))
     complaints = [*source.lints, *complaints]
@@ -162,6 +165,12 @@ def compile_unit(unit: Unit, wanted: list[str] | None = None) -> Compiled:
     if found := [*module.recursion(), *module.unwatched(), *overflows(source, module, kernels)]:
         raise CompileError(found)
     return Compiled(source, module, kernels)
+
+
+def host_names(path: str | Path) -> list[str]:
+    """Names of the kernels that a source declares or instantiates."""
+    unit = Unit(Path(path))
+    return sorted(_read(unit, unit.digest()).kernels.entries)
 
 
 def check(

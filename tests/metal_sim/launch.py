@@ -155,7 +155,7 @@ def launch(
     schedule: Schedule = SCHEDULES[0],
     timeout: int = 60,
 ) -> Outcome:
-    """Runs one step; the storages' files hold its results. `timeout` in seconds."""
+    """Runs one step; the storages' files hold its results. `timeout` in seconds of processor time."""
     if math.prod(step.groups) > _MAX_GROUPS:
         raise MetalSimError(f"{step.groups} threadgroups: the simulator runs {_MAX_GROUPS} at most")
     description = _describe(step, library, kernel, storages, schedule, timeout)

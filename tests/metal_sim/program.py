@@ -89,7 +89,7 @@ class Step:
     barrier: whether everything before this step is complete before it starts.
     discards: scratch buffers whose content is dead when the step starts (a chunk's scratch, used again). The
         simulator then treats them as never written, so that a stale value cannot pass for a new one.
-    nbytes: bytes the step is declared to move, 0 if it does not say; for reports only.
+    nbytes, flops: bytes the step is declared to move and operations to do, 0 if it does not say; for reports only.
     """
 
     kernel: str
@@ -105,6 +105,7 @@ class Step:
     dispatch: str = "threadgroups"
     discards: tuple[str, ...] = ()
     nbytes: int = 0
+    flops: int = 0
 
     @property
     def groups(self) -> Size3:

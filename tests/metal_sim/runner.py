@@ -291,7 +291,7 @@ def run_program(
     """Runs a Program, once per schedule, and returns its outputs, reports and counters.
 
     inputs: one array per input buffer, of its size in bytes. kernel_dir: where the steps' sources are.
-    stock: NumPy stand-ins for the operations of stock steps. timeout: seconds per kernel.
+    stock: NumPy stand-ins for the operations of stock steps. timeout: seconds of its own time that a kernel may take.
     Raises CompileError if a kernel is not acceptable, MetalSimError if the call makes no sense.
     """
     toolchain.require()

@@ -1,0 +1,10 @@
+"""Layers: `mlx.nn.Conv3d` and `mlx.nn.ConvTranspose3d` on this library, and a causal convolution that streams.
+
+They are `mlx.nn.Module`s like any other; see docs/nn.md.
+"""
+
+from mlx_conv3d.nn.causal import CausalConv3d, StreamState
+from mlx_conv3d.nn.conversion import convert_weights
+from mlx_conv3d.nn.layers import Conv3d, ConvTranspose3d
+
+__all__ = ["CausalConv3d", "Conv3d", "ConvTranspose3d", "StreamState", "convert_weights"]
