@@ -23,6 +23,16 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
+/// A WinogradForm as Python has it: outputs of a tile, of which pixels, outputs along depth.
+using PackedForm = std::tuple<int, std::string, int>;
+WinogradForm to_form(const PackedForm& form) {
+  const auto& [m, name, depth_m] = form;
+  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
+    if (name == name_of(pixels)) return {m, pixels, depth_m};
+  }
+  throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
+}
+
 /// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
 ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
                    const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
@@ -73,19 +83,6 @@ std::optional<Algorithm> parse_algorithm(const std::string& name) {
   const auto algorithm = algorithm_named(name);
   if (!algorithm) throw std::invalid_argument("[conv] algorithm '" + name + "' is not known.");
   return algorithm;
-}
-
-Pixels parse_pixels(const std::string& name) {
-  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
-    if (name == name_of(pixels)) return pixels;
-  }
-  throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
-}
-
-/// A WinogradForm as Python has it: outputs of a tile, the kind of pixels, outputs along depth.
-using PackedForm = std::tuple<int, std::string, int>;
-WinogradForm to_form(const PackedForm& form) {
-  return {std::get<0>(form), parse_pixels(std::get<1>(form)), std::get<2>(form)};
 }
 
 void require_ndim(const char* name, size_t ndim, int dims) {

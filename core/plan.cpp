@@ -175,7 +175,8 @@ void consider_winograd(const ConvProblem& p, const Device& d, int64_t limit, con
   const std::string taps = std::to_string(p.kernel[kWidth]);
   c.reason = "F(" + m + "x" + m + ", " + taps + "x" + taps + ")" +
              (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
-             " with the depth taps summed in the transform domain: " +
+             " with the depth taps summed in the transform domain" +
+             (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
              " direct FLOPs per 100 executed";
 }

@@ -55,8 +55,8 @@ inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
 }
 /// Whether F(2, 3) can run over a problem's frames.
 inline bool fits_depth_winograd(const ConvProblem& p) {
-  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 && !p.input_dilated() &&
-         (p.per_frame || p.output(kDepth) > 1);
+  return p.kernel[kDepth] == 3 && p.stride[kDepth] == 1 && p.dilation[kDepth] == 1 &&
+         p.input_dilation[kDepth] == 1 && (p.per_frame || p.output(kDepth) > 1);
 }
 /// Transformed weights along depth: taps, or frequencies.
 inline int64_t winograd_depth_terms(int64_t depth_taps, int depth_m) { return depth_m == 2 ? 4 : depth_taps; }

@@ -137,6 +137,7 @@ class Runner {
                        weights, scratch, scratch + 4 * depth_rows_ * channels_);
       });
     } else {
+      // The products of a frequency one after the other: its tiles stay in the cache.
       parallel_for(form_.all_pixels() * panels.count(), [&](int64_t i, int) {
         for (int64_t product : products_of_[static_cast<size_t>(i / panels.count())]) {
           multiply(product, i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);

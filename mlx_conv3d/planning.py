@@ -71,7 +71,7 @@ class Plan:
         head = [
             self.problem,
             f"on {self.device}: {self.algorithm}"
-            + (f", {self.tile}x{self.tile} tiles" if self.tile else "")
+            + self._form()
             + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
@@ -86,6 +86,13 @@ class Plan:
             for c in self.candidates
         ]
         return "\n".join(head + rows + _program_rows(self.program) + self._beside_stock())
+
+    def _form(self) -> str:
+        """The tile in words. That of dilated pixels serves kernels of three and four taps."""
+        if not self.tile:
+            return ""
+        taps = "k" if self.pixels == "dilated" else "3"
+        return f" F({self.tile}, {taps})" + ("" if self.pixels == "single" else f" of {self.pixels} pixels")
 
     def _beside_stock(self) -> list[str]:
         """What stock MLX would do in place of the GPU program."""

@@ -14,6 +14,7 @@ import reference
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import ACTIVATIONS, FAMILIES, MODES, PICKED, Problem, of
+from upsampled_problems import UPSAMPLED
 
 import mlx_conv3d
 
@@ -99,7 +100,7 @@ def test_drawn_gradients(family: str, data: st.DataObject) -> None:
     check_gradients(problem)
 
 
-PICKED_SMALL = {name: p for name, p in PICKED.items() if p.products <= 4_000_000}
+PICKED_SMALL = {name: p for name, p in (PICKED | UPSAMPLED).items() if p.products <= 4_000_000}
 
 
 @pytest.mark.parametrize("name", PICKED_SMALL)

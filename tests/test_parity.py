@@ -11,6 +11,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import FAMILIES, PICKED, Problem
+from upsampled_problems import UPSAMPLED
 
 ALGORITHMS = (
     "winograd",
@@ -65,6 +66,11 @@ def test_drawn_problems(family: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", PICKED)
 def test_picked_problems(name: str) -> None:
     check_problem(PICKED[name])
+
+
+@pytest.mark.parametrize("name", UPSAMPLED)
+def test_picked_upsampled_problems(name: str) -> None:
+    check_problem(UPSAMPLED[name])
 
 
 @pytest.mark.parametrize("name", [name for name in PICKED if name.startswith("pairs")])

@@ -252,3 +252,25 @@ def test_prepare_wants_an_array(w: object) -> None:
 def test_prepare_wants_a_kernel() -> None:
     with pytest.raises(ValueError, match=r"\bw\b"):
         mlx_conv3d.prepare(mx.zeros((3, 3)))
+
+
+def taken(make: Callable[[], mx.array]) -> int:
+    """Bytes of arrays that exist at once while it is computed, beyond those that exist now."""
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(make())
+    return mx.get_peak_memory() - before
+
+
+@pytest.mark.parametrize("groups", [1, 64])
+def test_upsampling_makes_no_large_array(groups: int) -> None:
+    x, w = normal(1, 2, 32, 32, 64), normal(64, 1, 3, 3, 64 // groups)
+    mx.eval(x, w)
+    options = {"padding": (0, 1, 1), "upsample": 4, "stride": (1, 4, 4), "groups": groups}
+    assert taken(lambda: mx.repeat(x, 16, axis=2)) >= 16 * x.nbytes
+    assert taken(lambda: conv3d(x, w, **options)) <= 1.5 * x.nbytes
+    options["stride"] = 1
+    cotangent = normal(1, 2, 128, 128, 64)
+    mx.eval(cotangent)
+    gradient = mx.grad(lambda x: (conv3d(x, w, **options) * cotangent).sum())
+    assert taken(lambda: gradient(x)) <= 1.5 * cotangent.nbytes

@@ -57,7 +57,7 @@ struct WinogradWeightPanel {
   int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
   int64_t channels;      ///< C
   int side;              ///< rows and columns of the kernel
-  bool flip;             ///< reverse them, and the depth of the kernel where depth_m is 2
+  bool flip;             ///< reverse them, and its depth where depth_m is 2
   int vectors;           ///< the panel's width
   float* out;            ///< channel c of product xi at out + xi*xi_stride + c*vectors*width
   int64_t xi_stride;

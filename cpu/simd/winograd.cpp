@@ -131,14 +131,13 @@ SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeight
   if constexpr (Depths == 1) {
     weight_vector<Form, Streaming>(taps, out, panel.xi_stride);
   } else {
-    constexpr int frequencies = Winograd<2>::pixels;
-    constexpr int flat = Form::taps * Form::taps;
-    Vec combined[frequencies * flat];
-    for (int tap = 0; tap < flat; ++tap) {
-      apply<frequencies, 3, Winograd<2>::G, flat, flat>(taps + tap, combined + tap);
+    constexpr int frequencies = Winograd<2>::pixels, plane = Form::taps * Form::taps;
+    Vec combined[frequencies * plane];
+    for (int tap = 0; tap < plane; ++tap) {
+      apply<frequencies, 3, Winograd<2>::G, plane, plane>(taps + tap, combined + tap);
     }
     for (int f = 0; f < frequencies; ++f) {
-      weight_vector<Form, Streaming>(combined + f * flat, out + kDepthSlot[f] * panel.depth_stride,
+      weight_vector<Form, Streaming>(combined + f * plane, out + kDepthSlot[f] * panel.depth_stride,
                                      panel.xi_stride);
     }
   }
@@ -148,18 +147,18 @@ constexpr int64_t kNoTap = INT64_MIN;
 
 template <class Form, int Depths, bool Streaming, class T>
 void weight_panel(const WinogradWeightPanel& panel) {
+  constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  constexpr int k = Form::taps, all = k * k * Depths;
+  const int last = panel.side - 1;
   int64_t tap_offset[all];
   for (int tap = 0; tap < all; ++tap) {
-    const int depth = tap / (k * k), row = tap / k % k, col = tap % k, last = panel.side - 1;
+    const int depth = tap / plane, row = tap / k % k, col = tap % k;
+    const int64_t from_depth = panel.flip ? Depths - 1 - depth : depth;
+    const int64_t from_row = panel.flip ? last - row : row, from_col = panel.flip ? last - col : col;
     // A kernel may have fewer taps than the form.
     const bool exists = row <= last && col <= last;
-    const int64_t at =
-        panel.flip ? (Depths - 1 - depth) * stride[1] + (last - row) * stride[2] + (last - col) * stride[3]
-                   : depth * stride[1] + row * stride[2] + col * stride[3];
-    tap_offset[tap] = exists ? at : kNoTap;
+    tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth;
