@@ -97,7 +97,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
         winograd(
             (1, 5, 7, 9, 20),
             (40, *CUBE, 20),
-            (4, 6, 4, 40, 2),
+            (2, 20, 4, 40, 2),
             padding=((2, 0), (1, 1), (1, 2)),
             lead=1,
             bias=True,

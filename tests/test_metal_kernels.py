@@ -22,24 +22,25 @@ TRANSFORMS = [
     replace(WINOGRAD, dtype=dtype, modes=(mode,) * 3, chunks=(m, 3, 2, 6), seed=m)
     for m, dtype, mode in product((2, 4, 6), DTYPES, MODES)
 ]
-# Rows, columns and depth tile of a block; a block of 32 rows is for chunks of at most 32, and for pairs of frames.
+# Rows, columns and depth tile of a block, whose rows depend on the chunk's.
 BLOCKS = [
     *((rows, cols, 1, dtype) for rows, cols, dtype in product((32, 64), (32, 64), ("float32", "bfloat16"))),
     (64, 96, 1, "bfloat16"),
     *((32, cols, 2, dtype) for cols, dtype in product((32, 64), ("float32", "bfloat16"))),
     (32, 96, 2, "bfloat16"),
+    (48, 64, 2, "bfloat16"),
 ]
 
 
 def block(rows: int, cols: int, depth: int, dtype: str, mode: str) -> Case:
-    outs, tiles = cols - 3, 7 if rows == 32 else 30
+    outs, tiles, frames = cols - 3, *((7, 2) if rows == 32 else (30, 4))
     return replace(
         WINOGRAD,
         x=(1, 3, 9, 11, 18),
         w=(outs, 3, 3, 3, 18),
         dtype=dtype,
         modes=(mode,) * 3,
-        chunks=(2, tiles, 2, outs, depth),
+        chunks=(2, tiles, frames, outs, depth),
     )
 
 
