@@ -27,8 +27,8 @@ ours over stock's, those of times stock's over ours.
 
 - Scratch: bytes of the Program's scratch buffers; the limit is 256 MiB.
 - FLOPs: the sum over the Program's steps, transforms and padding to whole blocks included, over those of stock's
-  products alone: 2 * 64 * T * C * O * KD for its Winograd (T tiles of 6x6 over all frames), else the direct
-  convolution's.
+  products alone: 2 * 64 * T * C * O * KD for its Winograd (T tiles of 6x6 over all frames), else those of its
+  implicit GEMM, whole blocks and padded channels included.
 - Traffic: modelled bytes between memory and the GPU. What goes through scratch does not count where it fits three
   quarters of the system-level cache. This is the figure that the goal of half of stock's bytes is held against.
   Stock's, with b bytes per element: KD * (2b*input + 2*64*T*b*(C + O) + b*output) + 3b*output*(KD - 1) for its
@@ -37,7 +37,7 @@ ours over stock's, those of times stock's over ours.
 - Time: modelled; the plan takes stock where that is faster.
 - no Program: Metal has no kernel for the layer, and stock runs it.
 - Stock's Winograd needs C and O divisible by 32, C + O >= 256 and 4096 positions. Elsewhere it is an implicit GEMM
-  with the direct convolution's FLOPs, modelled as if its operands stayed in caches: half of so few bytes is no goal."""
+  (docs/metal_gemm.md), modelled as if its operands stayed in caches: half of so few bytes is no goal."""
 
 
 @dataclass(frozen=True)
