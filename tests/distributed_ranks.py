@@ -88,7 +88,8 @@ def against_one_rank(
     if summand is not None:
         whole = mlx_conv3d.conv3d(x, w, lead=frames, residual=summand, **extra, **options)
     geometry = axis_of(axis, x_shape, w_shape, lead, options)
-    owned = [b - a for a, b in zip(geometry.owned(sizes), geometry.owned(sizes)[1:], strict=False)]
+    repeated = [size * options.get("upsample", (1, 1, 1))[at - 1] for size in sizes]
+    owned = [b - a for a, b in zip(geometry.owned(repeated), geometry.owned(repeated)[1:], strict=False)]
     if axis == "time":
         own_lead = frames if RANK == 0 else None
     else:
@@ -123,9 +124,10 @@ def axis_of(
     pad = one("padding")
     lo, hi = pad if isinstance(pad, tuple) else (pad, pad)
     mode = options.get("padding_mode", "zeros")
+    times = one("upsample", 1)
     return Axis(
-        x_shape[i + 1], w_shape[i + 1], one("stride", 1), one("dilation", 1), lo, hi,
-        mode if isinstance(mode, str) else mode[i], lead if axis == "time" else 0,
+        times * x_shape[i + 1], w_shape[i + 1], one("stride", 1), one("dilation", 1), lo, hi,
+        mode if isinstance(mode, str) else mode[i], times * lead if axis == "time" else 0,
     )  # fmt: skip
 
 
@@ -152,6 +154,7 @@ for _axis in AXES:
         "groups": {"groups": 2, "w_shape": (6, 3, 3, 3, 4)},
         "wide_kernel": {"w_shape": (4, 5, 5, 5, 8), "padding": 2},
         "batch": {"x_shape": (2, 7, 12, 13, 8)},
+        "upsample": {"upsample": (2, 2, 2), "padding": 1, "lead": 1},
         "patches": {"w_shape": (4, 2, 2, 2, 8), "stride": 2, "padding": 0},
     }  # fmt: skip
     for _name, _options in {**_alone, **_shapes}.items():

@@ -59,7 +59,7 @@ def failures(results: list[dict[str, Any]], names: list[str]) -> list[str]:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_pieces_equal_one_rank(results: Any, ranks: int, axis: str) -> None:
     names = [name for name in results(ranks)[0] if name.startswith(f"{axis}_")]
-    assert len(names) == 21
+    assert len(names) == 22
     assert failures(results(ranks), names) == []
 
 

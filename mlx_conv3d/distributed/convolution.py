@@ -42,6 +42,7 @@ def conv3d(
     activation: str | None = None,
     residual: mx.array | None = None,
     padding_mode: PaddingMode = "zeros",
+    upsample: IntOrSequence = 1,
     lead: mx.array | None = None,
     sizes: Sequence[int] | None = None,
     overlap: bool = True,
@@ -58,8 +59,8 @@ def conv3d(
 
     Args:
         x_shard: this rank's piece (N, D, H, W, C). Pieces may differ in size and be empty.
-        w, stride, padding, dilation, groups, bias, activation, padding_mode, algorithm, stream: those of `conv3d` for
-            the whole array: padding is at its outer edges.
+        w, stride, padding, dilation, groups, bias, activation, padding_mode, upsample, algorithm, stream: those of
+            `conv3d` for the whole array: padding is at its outer edges.
         axis: "time", "height" or "width", the axis that is in pieces.
         group: as mx.distributed.init() returns, which is the default. Ranks r and r + 1 must be connected.
         residual: this rank's piece of an array of the output's shape.
@@ -91,6 +92,7 @@ def conv3d(
         groups=groups,
         padding_mode=padding_mode,
         activation=activation,
+        upsample=upsample,
     )
     settings = Settings(group, sizes, overlap, timeout, algorithm, stream)
     return run(Operands(x_shard, w, bias, residual, lead), parameters, axis_of(axis, 3), settings)
@@ -101,7 +103,28 @@ def run(operands: Operands, parameters: arguments.Parameters, axis: int, setting
     group = exchange.group_of(settings.group)
     what = f"conv{parameters.dims}d over {AXES[axis + 3 - parameters.dims]}"
     place = Place(what, group.rank(), group.size())
+    if place.ranks > 1:
+        operands, parameters, settings = _upsampled(operands, parameters, axis, settings)
     return _Call(operands, parameters, axis, settings, group, place).run()
+
+
+def _upsampled(
+    operands: Operands, parameters: arguments.Parameters, axis: int, settings: Settings
+) -> tuple[Operands, arguments.Parameters, Settings]:
+    """The same without upsampling along the axis in pieces, whose positions are repeated beforehand."""
+    times = parameters.upsample[axis]
+    if times == 1 or not isinstance(operands.x, mx.array) or operands.x.ndim != parameters.dims + 2:
+        return operands, parameters, settings
+    lead = operands.lead
+    operands = replace(
+        operands,
+        x=mx.repeat(operands.x, times, axis + 1),
+        lead=lead if lead is None else mx.repeat(lead, times, axis + 1),
+    )
+    upsample = list(parameters.upsample)
+    upsample[axis] = 1
+    sizes = None if settings.sizes is None else [size * times for size in settings.sizes]
+    return operands, replace(parameters, upsample=upsample), replace(settings, sizes=sizes)
 
 
 def run_locally(operands: Operands, parameters: arguments.Parameters, settings: Settings) -> mx.array:
@@ -350,8 +373,8 @@ class _Call:
         shape = [o.x.shape[0], *(0 for _ in range(p.dims)), o.w.shape[0]]
         for i in range(p.dims):
             if i != self.axis:
-                lead = o.lead_frames if i == 0 and p.dims == 3 else 0
-                size, kernel = o.x.shape[i + 1], o.w.shape[i + 1]
+                lead = p.upsample[0] * o.lead_frames if i == 0 and p.dims == 3 else 0
+                size, kernel = p.upsample[i] * o.x.shape[i + 1], o.w.shape[i + 1]
                 shape[i + 1] = Axis(
                     size, kernel, p.stride[i], p.dilation[i], p.pad_lo[i], p.pad_hi[i], lead=lead
                 ).outputs
