@@ -81,10 +81,10 @@ def ours(data: Data, name: str = OURS, **options: Any) -> Side:
     return Side(name, lambda: _evaluated(run(data.x, data.w)), to_numpy)
 
 
-def prepared(data: Data) -> Side:
+def prepared(data: Data, **options: Any) -> Side:
     """mlx_conv3d with a weight made ready beforehand, as its nn layers hold it."""
     weight = mlx_conv3d.prepare(data.w)
-    run = functools.partial(_conv(mlx_conv3d, data.layer), **data.layer.arguments())
+    run = functools.partial(_conv(mlx_conv3d, data.layer), **data.layer.arguments(), **options)
     return Side(PREPARED, lambda: _evaluated(run(data.x, weight)), to_numpy)
 
 

@@ -22,6 +22,7 @@ GFLOP = 40.0
 BROADCAST = "broadcast + reshape, then mlx_conv3d"
 REPEAT = "mx.repeat, then mlx_conv3d"
 COPIES = (BROADCAST, REPEAT)
+PREPARED_COPIES = tuple(f"{name}, prepared weight" for name in COPIES)
 TORCH = ("PyTorch interpolate + conv, channels_last", "PyTorch interpolate + conv, contiguous")
 
 
@@ -56,6 +57,9 @@ def measure(run: Run) -> None:
         rows = [_row(run, layer.with_dtype(dtype)) for layer in _layers(run)]
         what = f"upsample=2 over the copy and mlx_conv3d, {dtype}"
         run.report.say(ratio_summary(rows, what, COPIES, sides.OURS))
+        run.report.say(
+            ratio_summary(rows, f"{what}, weights prepared on both sides", PREPARED_COPIES, sides.PREPARED)
+        )
         if run.torch:
             what = f"upsample=2 over PyTorch, {dtype}"
             run.report.say(ratio_summary(rows, what, TORCH, sides.OURS))
@@ -78,7 +82,10 @@ def _row(run: Run, stored: Layer) -> Row:
     planned = mlx_conv3d.plan(
         stored.x_shape, stored.w_shape, dtype=getattr(mx, stored.dtype), upsample=2, **stored.arguments()
     )
-    contenders = [sides.ours(data, upsample=2), *_copies(data)] + (_torch(data) if run.torch else [])
+    weight = mlx_conv3d.prepare(data.w)
+    ours = [sides.ours(data, upsample=2), sides.prepared(data, upsample=2)]
+    copies = [*_copies(data, data.w, COPIES), *_copies(data, weight, PREPARED_COPIES)]
+    contenders = ours + copies + (_torch(data) if run.torch else [])
     return run.compare(
         layer,
         contenders,
@@ -99,16 +106,16 @@ def repeat(x: mx.array) -> mx.array:
     return mx.repeat(mx.repeat(x, 2, axis=2), 2, axis=3)
 
 
-def _copies(data: sides.Data) -> list[Side]:
+def _copies(data: sides.Data, weight: Any, names: tuple[str, ...]) -> list[Side]:
     def side(name: str, upsample: Any) -> Side:
         def run() -> mx.array:
-            y = mlx_conv3d.conv3d(upsample(data.x), data.w, **data.layer.arguments())
+            y = mlx_conv3d.conv3d(upsample(data.x), weight, **data.layer.arguments())
             mx.eval(y)
             return y
 
         return Side(name, run, sides.to_numpy)
 
-    return [side(BROADCAST, broadcast), side(REPEAT, repeat)]
+    return [side(name, function) for name, function in zip(names, (broadcast, repeat), strict=True)]
 
 
 def _torch(data: sides.Data) -> list[Side]:
@@ -131,7 +138,7 @@ def _say_memory(run: Run, stored: Layer) -> None:
     """MLX's own count of what a call allocates; our workspace is apart from it."""
     data = sides.Data(stored)
     size = math.prod(upsampled_shape(stored.x_shape)) * ITEMSIZE[stored.dtype] / 2**20
-    for side in (sides.ours(data, upsample=2), *_copies(data)):
+    for side in (sides.ours(data, upsample=2), *_copies(data, data.w, COPIES)):
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         side.run()

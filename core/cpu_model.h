@@ -1,0 +1,39 @@
+#pragma once
+
+// The model of time on a CPU, and what its plans share.
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "core/plan.h"
+
+namespace mlx_conv3d::cpu_model {
+
+// Measured on AVX-512: the share of the multiply-add peak that the transform-domain products reach, and the
+// transforms' speed per thread in floats written. Machines scale with `gflops`.
+constexpr double kProductShare = 0.80, kGatherShare = 0.75;
+constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.7e9;
+constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+/// Lanes of whole vectors that hold n channels, as the panels lay them out.
+inline int64_t lanes(int64_t n, const Device& device) {
+  return round_up(std::max<int64_t>(1, n), device.vector_width);
+}
+
+/// Of a dilated input, how many phases the outputs have: only every so many-th tap meets an input.
+inline double phases(const ConvProblem& p) {
+  return static_cast<double>(p.input_dilation[0] * p.input_dilation[1] * p.input_dilation[2]);
+}
+
+inline void refuse(Candidate& candidate, int64_t limit) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f MiB", static_cast<double>(limit) / (1 << 20));
+  candidate.legal = false;
+  candidate.reason = std::string("its workspace does not fit the limit of ") + text;
+}
+
+}  // namespace mlx_conv3d::cpu_model

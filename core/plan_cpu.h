@@ -1,0 +1,14 @@
+#pragma once
+
+#include "core/plan.h"
+
+namespace mlx_conv3d {
+
+/// Fills in a legal candidate's sizes and modelled cost on a CPU, or says why it is not legal there. Of
+/// winograd's forms only `only` is considered, if its m is not 0.
+void consider_cpu(const ConvProblem& problem, const Device& device, int64_t limit, const WinogradForm& only,
+                  Candidate& candidate);
+void consider_cpu_winograd(const ConvProblem& problem, const Device& device, int64_t limit,
+                           const WinogradForm& only, Candidate& candidate);
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,150 @@
+// Winograd on a CPU: what a form and its chunks cost, and the cheapest.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/cpu_model.h"
+#include "core/plan_cpu.h"
+
+namespace mlx_conv3d {
+
+using namespace cpu_model;
+
+namespace {
+
+int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
+                              const Device& d) {
+  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * p.in_channels *
+         lanes(out_channels, d) * 4;
+}
+
+/// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
+/// three.
+int64_t winograd_depth_products(const ConvProblem& p, int depth_m, int64_t frames) {
+  if (depth_m == 1) return frames * p.kernel[kDepth];
+  const int64_t alone = p.odd_frame ? 1 : 0;
+  return 3 * alone + (frames - alone) / 2 * 4 + (frames - alone) % 2 * 3;
+}
+
+/// Chunk sizes that fit the limit with tiles of this form; false if none does.
+bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form, Candidate& c) {
+  const int64_t pixels = form.all_pixels(), products = form.all_products();
+  const int64_t panel = d.panel_vectors * d.vector_width;
+  // An empty problem is planned like one of a single tile: nothing will be run.
+  const int64_t tiles = std::max<int64_t>(
+      1, p.batch * WinogradAxis(p, form, kHeight).tiles * WinogradAxis(p, form, kWidth).tiles);
+  const int64_t all_frames = std::max<int64_t>(1, p.output(0));
+  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
+
+  // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
+  // them.
+  int64_t slice = std::max<int64_t>(1, p.out_channels);
+  while (!p.prepared && slice > panel && winograd_weight_bytes(p, form, slice, d) > limit / 4 * 3) {
+    slice = round_up(divide_up(slice, 2), panel);
+  }
+  const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
+  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
+  const auto chunk_bytes = [&](int64_t t, int64_t f) {
+    return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
+  };
+  const int64_t slack = 4096;
+  const int64_t room = limit - weight_bytes - depth_bytes - slack;
+  // A chunk should be large enough that reading the weights is cheap next to multiplying with them, and small
+  // enough that the transformed tiles stay in a shared cache.
+  const int64_t wanted = std::min<int64_t>(room, int64_t{24} << 20);
+  const auto halved = [&](int64_t frames) { return round_up(divide_up(frames, 2), form.depth_m); };
+  int64_t f = std::min<int64_t>(all_frames, 16);
+  int64_t t = std::min<int64_t>(tiles, 64);
+  while (t * f < 512 && t < tiles) t = std::min(tiles, t * 2);
+  while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > form.depth_m)) {
+    if (t > 16 && (t >= 2 * f || f <= form.depth_m)) {
+      t = divide_up(t, 2);
+    } else if (f > form.depth_m) {
+      f = halved(f);
+    } else {
+      t = divide_up(t, 2);
+    }
+  }
+  while (chunk_bytes(t, f) > room && (t > 1 || f > form.depth_m)) {
+    if (f > form.depth_m) {
+      f = halved(f);
+    } else {
+      t = divide_up(t, 2);
+    }
+  }
+  if (chunk_bytes(t, f) > room) return false;
+  // Equal chunks, of whole pairs of frames where those belong together.
+  const int64_t units = divide_up(all_frames, form.depth_m);
+  f = std::min(all_frames, form.depth_m * divide_up(units, divide_up(all_frames, f)));
+  t = divide_up(tiles, divide_up(tiles, t));
+
+  const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
+  const double slices = static_cast<double>(divide_up(p.out_channels, slice));
+  const double frames = static_cast<double>(all_frames);
+  // Of a dilated depth axis only the frames that are stored are transformed and multiplied.
+  const double met = 1.0 / static_cast<double>(p.input_dilation[kDepth]);
+  const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
+  const double depth_products = static_cast<double>(winograd_depth_products(p, form.depth_m, all_frames));
+  const double product_flops =
+      2.0 * products * tiles * met * depth_products * static_cast<double>(p.in_channels) * out_lanes;
+  const double input_floats = slices * met * pixels * tiles * pitch *
+                              static_cast<double>(winograd_input_frames(p, f)) *
+                              static_cast<double>(divide_up(all_frames, f));
+  const double output_floats = static_cast<double>(products * tiles) * frames * out_lanes;
+  const double depth_floats =
+      form.depth_m == 2 ? slices * products * tiles * pitch * depth_products + output_floats : 0;
+  const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
+  const double transformed_floats = p.prepared ? 0 : weight_floats;
+  c.winograd = {form.m, t, f, slice, form.depth_m, form.pixels};
+  c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
+  // Each element of a transform is a sum of about as many terms in each of the two directions.
+  const double terms = form.side() - 1;
+  c.flops = product_flops +
+            4.0 * terms * (input_floats + output_floats + transformed_floats * 3 / form.products()) +
+            depth_floats;
+  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
+            4.0 * (transformed_floats + weight_floats * chunks);
+  const double scale = d.gflops / d.cores / 135.0;
+  c.cost = product_flops / (d.gflops * 1e9 * kProductShare) +
+           (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
+           depth_floats / (kDepthFloats * d.cores * scale) +
+           transformed_floats / (kWeightFloats * d.cores * scale) +
+           (3 * chunks * slices + slices) * kStepSeconds;
+  return true;
+}
+
+}  // namespace
+
+void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
+                           Candidate& c) {
+  Candidate best;
+  best.cost = std::numeric_limits<double>::infinity();
+  const Pixels kind = pixels_of(p);
+  for (int m : {2, 4, 6, 8}) {
+    if (m == (kind == Pixels::single ? 8 : 2)) continue;
+    // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
+    if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
+    for (int depth_m : {1, 2}) {
+      const WinogradForm form{m, kind, depth_m};
+      if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
+      Candidate at = c;
+      if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+    }
+  }
+  if (std::isinf(best.cost)) {
+    refuse(c, limit);
+    return;
+  }
+  c = best;
+  const std::string m = std::to_string(c.winograd.m);
+  const std::string taps = std::to_string(p.kernel[kWidth]);
+  c.reason = "F(" + m + "x" + m + ", " + taps + "x" + taps + ")" +
+             (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
+             " with the depth taps summed in the transform domain" +
+             (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
+             std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
+             " direct FLOPs per 100 executed";
+}
+
+}  // namespace mlx_conv3d
