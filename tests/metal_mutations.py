@@ -95,17 +95,20 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             dtype="float16",
         ),
         winograd(
-            (1, 5, 7, 9, 20),
+            (1, 5, 7, 11, 20),
             (40, *CUBE, 20),
-            (2, 20, 4, 40, 2),
+            (2, 24, 4, 40, 2),
             padding=((2, 0), (1, 1), (1, 2)),
             lead=1,
             bias=True,
             dtype="bfloat16",
         ),
         winograd(
-            (1, 3, 5, 5, 210), (6, *CUBE, 210), (2, 9, 3, 6, 2), padding=((1, 1), (1, 0), (1, 1)), flip=True
+            (1, 3, 5, 5, 210), (21, *CUBE, 210), (2, 9, 3, 21, 2), padding=((1, 1), (1, 0), (1, 1)), flip=True
         ),
+        winograd((1, 3, 5, 5, 256), (16, *CUBE, 256), (4, 4, 1, 16), padding=(0, 1, 1)),
+        winograd((1, 3, 5, 5, 4), (70, *CUBE, 4), (4, 4, 1, 70)),
+        winograd((1, 4, 7, 9, 4), (70, *CUBE, 4), (2, 20, 4, 70, 2), padding=1),
         winograd(
             (1, 4, 4, 5, 6),
             (8, *CUBE, 6),
