@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metal_programs import KERNELS, Case, operands, run
 from metal_sim import SCHEDULES
+from metal_sim.support import needs_metal_sim
 
 from mlx_conv3d import _ext
 
-pytestmark = pytest.mark.skipif(
-    bool(metal_sim.unavailable_reason()), reason=metal_sim.unavailable_reason() or "no simulator"
-)
+pytestmark = needs_metal_sim
 DTYPES = ("float32", "float16", "bfloat16")
 MODES = ("zeros", "edge", "reflect")
 BLOCKS = ((64, 64), (64, 32), (32, 32), (128, 16), (128, 8))
