@@ -13,7 +13,7 @@ namespace mlx_conv3d::cpu_model {
 // Measured on AVX-512: the share of the multiply-add peak that the transform-domain products reach, and the
 // transforms' speed per thread in floats written. Machines scale with `gflops`.
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
-constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.7e9;
+constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -171,7 +171,7 @@ class Product {
         k_.gemm_narrow(count, static_cast<int>(p_.group_out()), k, a, lda, b, k, c, cols_, accumulate);
       } else {
         k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_,
-                accumulate);
+                accumulate, {});
       }
     }
   }

@@ -134,7 +134,7 @@ class GemmGradient {
            panel < std::min(panels_.count(), (col_block + 1) * block_panels_); ++panel) {
         const int64_t lane = panels_.first_vector(panel) * k_.width - from;
         k_.gemm(true, k, panels_.vectors(panel), count, inputs_[thread], lda_, dy + lane, cols_,
-                sums_[thread] + lane, cols_, true);
+                sums_[thread] + lane, cols_, true, {});
       }
     }
   }

@@ -211,12 +211,20 @@ class Runner {
       const bool joined = p_.stride[kDepth] == 1;
       while (joined && end < frames && same_taps(first_frame + begin, first_frame + end)) ++end;
       bool accumulate = false;
-      for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
-        if (depth_.source(kd, first_frame + begin) < 0) continue;
+      for (int64_t kd = 0; kd < p_.kernel[kDepth];) {
+        if (depth_.source(kd, first_frame + begin) < 0) {
+          ++kd;
+          continue;
+        }
+        const TapRun taps = taps_from(kd, first_frame + begin);
         const int64_t frame = begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
+        const Segments segments{taps.count, taps.step * p_.dilation[kDepth] * tiles * channels_,
+                                taps.step * p_.in_channels * ldb};
         multiply_channels((end - begin) * tiles, vectors, a + frame * tiles * channels_,
-                          b + kd * p_.in_channels * ldb, c + begin * tiles * lanes, lanes, accumulate);
+                          b + kd * p_.in_channels * ldb, c + begin * tiles * lanes, lanes, accumulate,
+                          segments);
         accumulate = true;
+        kd += (taps.count - 1) * taps.step + 1;
       }
       if (!accumulate) {
         for (int64_t r = begin * tiles; r < end * tiles; ++r)
@@ -276,16 +284,34 @@ class Runner {
     }
   }
 
-  /// c (+)= a times b over all input channels, in blocks.
+  /// Depth taps that are summed in registers together: `count` of them, `step` apart.
+  struct TapRun {
+    int64_t count, step;
+  };
+
+  /// The taps from kd on that meet an input of the frame, as many as a block's sums may hold.
+  TapRun taps_from(int64_t kd, int64_t frame) const {
+    TapRun run{1, 1};
+    const int64_t most = kDepthBlock / std::max<int64_t>(1, p_.in_channels);
+    for (int64_t next = kd + 1; next < p_.kernel[kDepth] && run.count < most; ++next) {
+      if (depth_.source(next, frame) < 0) continue;
+      if (run.count == 1) run.step = next - kd;
+      if (next != kd + run.count * run.step) break;
+      ++run.count;
+    }
+    return run;
+  }
+
+  /// c (+)= a times b over all input channels, in blocks, for all segments. Several segments are one block.
   void multiply_channels(int64_t rows, int vectors, const float* a, const float* b, float* c, int64_t ldc,
-                         bool accumulate) const {
+                         bool accumulate, const Segments& segments = {}) const {
     const int64_t ldb = vectors * k_.width;
     // One at least: without input channels the sums are zero.
     const int64_t pieces = std::max<int64_t>(1, (p_.in_channels + kDepthBlock - 1) / kDepthBlock);
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
       k_.gemm(false, rows, vectors, to - from, a + from, channels_, b + from * ldb, ldb, c, ldc,
-              accumulate || piece > 0);
+              accumulate || piece > 0, segments);
     }
   }
 
@@ -307,6 +333,7 @@ class Runner {
     WinogradOutputTile tile{};
     tile.in = products_ + (plan_.depth_m == 2 ? pairs.row(frame, t, tiles) : frame * tiles + t) * lanes;
     tile.xi_stride = pairs.frames * tiles * lanes;
+    tile.next = lanes;
     tile.channels = out_channels;
     tile.out = operands_.y;
     tile.first = (((at.n * p_.output(kDepth) + first_frame + frame) * height + at.row) * width + at.col) *

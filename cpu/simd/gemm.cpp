@@ -7,22 +7,25 @@ namespace {
 
 template <int R, int V, bool Transposed>
 void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-           bool accumulate) {
+           bool accumulate, const Segments& segments) {
   Vec sums[R][V];
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sums[r][v] = Vec{};
   }
-  for (int64_t p = 0; p < k; ++p, b += ldb) {
-    Vec bs[V];
+  for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
+    const float* row = b;
+    for (int64_t p = 0; p < k; ++p, row += ldb) {
+      Vec bs[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) bs[v] = load(b + v * kWidth);
+      for (int v = 0; v < V; ++v) bs[v] = load(row + v * kWidth);
 #pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) {
-      const float x = Transposed ? a[p * lda + r] : a[r * lda + p];
+      for (int r = 0; r < R; ++r) {
+        const float x = Transposed ? a[p * lda + r] : a[r * lda + p];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sums[r][v] += x * bs[v];
+        for (int v = 0; v < V; ++v) sums[r][v] += x * bs[v];
+      }
     }
   }
 #pragma GCC unroll 32
@@ -35,7 +38,8 @@ void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, 
   }
 }
 
-using Block = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool);
+using Block = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool,
+                       const Segments&);
 
 template <int R, int V, bool T>
 struct FillTable {
@@ -130,7 +134,7 @@ void gemm_narrow(int64_t rows, int outputs, int64_t k, const float* a, int64_t l
 }
 
 void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
-          int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+          int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments) {
   const Block* table = kBlocks.table[vectors][transposed ? 1 : 0];
   const int64_t most = kRows[vectors];
   const int64_t a_step = transposed ? 1 : lda;
@@ -143,7 +147,7 @@ void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a,
   for (; blocks > 0; --blocks) {
     for (int64_t line = 0; line < ahead; ++line, next += kLine) __builtin_prefetch(next, 0, 2);
     const int64_t r = (rows + blocks - 1) / blocks;
-    table[r](k, a, lda, b, ldb, c, ldc, accumulate);
+    table[r](k, a, lda, b, ldb, c, ldc, accumulate, segments);
     a += r * a_step;
     c += r * ldc;
     rows -= r;

@@ -14,7 +14,7 @@ inline constexpr int kRows[kMaxPanelVectors + 1] = {0, 8, 6, 0};
 inline constexpr int kMaxRows = 16;
 
 void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
-          int64_t ldb, float* c, int64_t ldc, bool accumulate);
+          int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments);
 
 void gemm_narrow(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
                  int64_t ldb, float* c, int64_t ldc, bool accumulate);

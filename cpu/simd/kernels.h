@@ -28,6 +28,7 @@ struct WinogradInputTile {
 };
 
 struct WinogradOutputTile {
+  int64_t next;     ///< floats from `in` to what will be read next, to be fetched meanwhile
   const float* in;  ///< element (xi, o) at in + xi*xi_stride + o
   int64_t xi_stride;
   int64_t channels;
@@ -103,6 +104,12 @@ enum LaneShape : uint8_t {
 
 constexpr int kMaxPanelVectors = 3;
 
+/// Products of k terms each whose operands lie some steps apart, summed as one.
+struct Segments {
+  int64_t count = 1;
+  int64_t a_step = 0, b_step = 0;  ///< floats
+};
+
 struct Kernels {
   const char* isa;
   int width;                       ///< floats per vector
@@ -110,9 +117,9 @@ struct Kernels {
   int rows[kMaxPanelVectors + 1];  ///< rows held in registers, by panel width
 
   /// c[r][j] (+)= sum_k a[r][k] * b[k][j] for one panel of `vectors` vectors; b rows are vectors*width apart.
-  /// With `transposed`, a(r, k) is at a + k*lda + r, else at a + r*lda + k.
+  /// With `transposed`, a(r, k) is at a + k*lda + r, else at a + r*lda + k. The sum runs over all segments.
   void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda,
-               const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate);
+               const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments);
 
   /// c[r][o] (+)= sum_k a[r*lda + k] * b[o*ldb + k] for 1 to 4 outputs: vectors along k, since lanes of
   /// outputs would be mostly empty.

@@ -94,7 +94,11 @@ void output(const WinogradOutputTile& tile) {
     Vec columns[M * t];
     for (int j = 0; j < t; ++j) {
       Vec d[t];
-      for (int i = 0; i < t; ++i) d[i] = load(tile.in + (i * t + j) * tile.xi_stride + o);
+      for (int i = 0; i < t; ++i) {
+        const float* from = tile.in + (i * t + j) * tile.xi_stride + o;
+        __builtin_prefetch(from + tile.next, 0, 2);
+        d[i] = load(from);
+      }
       apply<M, t, Form::At, 1, t>(d, columns + j);
     }
     const float* bias = e.bias ? e.bias + o : nullptr;
