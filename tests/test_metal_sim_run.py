@@ -407,6 +407,12 @@ def test_byte_counters_are_exact(tmp_path):
     assert traffic[line, "'b0' (o)", True] == 512
 
 
+def test_vector_across_the_end_of_a_buffer(tmp_path):
+    body = "o[i] = (*(const device float4*)(x + (i / 4 + 1) * 4)).x;"
+    (report,) = tiny(tmp_path, body, groups=2, n=128, size=130).reports
+    assert report.kind == "out-of-bounds" and "of 16 bytes at offset 512" in report.message
+
+
 def test_byte_counters_of_a_read_modify_write(tmp_path):
     body = "o[i] = x[i]; threadgroup_barrier(mem_flags::mem_device); o[i] += 1; o[i] *= 2;"
     (step,) = tiny(tmp_path, body).check().steps
