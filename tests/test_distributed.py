@@ -18,10 +18,12 @@ from distributed_launch import TESTS, launch, ports, start
 import mlx_conv3d
 from mlx_conv3d import distributed
 
-# Winograd's tiles lie differently in a piece than in the whole: equal up to rounding.
-FLOAT32, BFLOAT16 = 1e-6, 1e-3
+# Winograd's tiles lie differently in a piece than in the whole, or only one of them takes it: equal up to the rounding
+# that its contract allows.
+FLOAT32, WINOGRAD, BFLOAT16 = 1e-6, 3e-6, 1e-3
 ROWS_EACH_WAY = ("even", "uneven", "without_overlap", "sizes_given", "edge", "epilogue", "bfloat16", "batch")
 AGREEMENT = 64
+LOST = "lost the connection to rank"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def failures(results: list[dict[str, Any]], names: list[str]) -> list[str]:
     """Every case and rank where there was an error, or a difference or a count that is not right."""
     found = []
     for name in names:
-        limit = BFLOAT16 if "bfloat16" in name else FLOAT32
+        limit = BFLOAT16 if "bfloat16" in name else WINOGRAD if "auto" in name else FLOAT32
         for rank, result in enumerate(r[name] for r in results):
             wrong = (
                 "error" in result
@@ -59,7 +61,7 @@ def failures(results: list[dict[str, Any]], names: list[str]) -> list[str]:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_pieces_equal_one_rank(results: Any, ranks: int, axis: str) -> None:
     names = [name for name in results(ranks)[0] if name.startswith(f"{axis}_")]
-    assert len(names) == 22
+    assert len(names) == 24
     assert failures(results(ranks), names) == []
 
 
@@ -149,7 +151,7 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
 @pytest.mark.parametrize(
     ("stop", "reason"),
     [
-        (signal.SIGKILL, "lost the connection to rank"),
+        (signal.SIGKILL, LOST),
         (signal.SIGSTOP, "no answer from rank"),
     ],
 )
@@ -171,8 +173,11 @@ def test_a_rank_that_dies_or_hangs_fails_the_others(
                 process.wait()
     for rank, output in outputs.items():
         assert ranks[rank].returncode == 1, output
-        assert f"RuntimeError: conv3d over height on rank {rank} of 3: {reason}" in output
+        assert f"RuntimeError: conv3d over height on rank {rank} of 3: " in output
         assert "it is over for good" in output and "an exchange has failed before" in output
+    # The first to give up ends; then the other may have lost the connection to it before its own time is over.
+    assert any(reason in output for output in outputs.values())
+    assert all(reason in output or LOST in output for output in outputs.values())
 
 
 def test_a_rank_alone_computes_as_ever() -> None:

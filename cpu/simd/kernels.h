@@ -47,7 +47,7 @@ struct WeightView {
 };
 
 /// Where F(2, 3)'s frequencies along depth lie: in the order in which their products are taken.
-inline constexpr int kDepthSlot[4] = {2, 0, 1, 3};
+constexpr int kDepthSlot[4] = {2, 0, 1, 3};
 
 /// One panel of output channels: U[xi][c][lane] = (G w G^T)[xi] of one depth tap, or of four combinations of
 /// the three taps.
