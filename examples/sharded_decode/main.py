@@ -1,6 +1,6 @@
 """Decodes a latent with the demo's video VAE, its rows spread over the ranks, and compares with one rank.
 
-mlx.launch -n 4 --backend ring examples/sharded_decode/main.py
+mlx.launch -n 4 --backend ring python examples/sharded_decode/main.py
 """
 
 from __future__ import annotations
