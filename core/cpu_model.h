@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <string>
 
+#include "core/integers.h"
 #include "core/plan.h"
 
 namespace mlx_conv3d::cpu_model {
@@ -15,9 +16,6 @@ namespace mlx_conv3d::cpu_model {
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.
 inline int64_t lanes(int64_t n, const Device& device) {

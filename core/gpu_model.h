@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/integers.h"
 #include "core/plan.h"
 #include "kernels/params.h"
 
@@ -64,8 +65,5 @@ inline double busy_share(double threadgroups, const Device& d) {
 }
 /// Of the cores' own units, per second.
 inline double peak_flops(const Device& d) { return d.gflops * 1e9; }
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 }  // namespace mlx_conv3d::gpu

@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "core/integers.h"
 #include "core/ops.h"
 #include "core/primitive.h"
 
 namespace mlx_conv3d {
 namespace {
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
 
 mx::array reverse_axis(const mx::array& a, int axis, mx::StreamOrDevice s) {

@@ -4,12 +4,11 @@
 
 #include <algorithm>
 
+#include "core/integers.h"
 #include "core/ops.h"
 
 namespace mlx_conv3d {
 namespace {
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 mx::array upsampled(mx::array x, const ConvSpec& spec, mx::StreamOrDevice s) {
   for (int axis = 0; axis < 3; ++axis) {

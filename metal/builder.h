@@ -4,12 +4,10 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/integers.h"
 #include "metal/lower.h"
 
 namespace mlx_conv3d::metal {
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 template <class T>
 Argument argument(int index, const T& value) {

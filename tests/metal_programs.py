@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,16 @@ def check(case: Case, *, bound: float = 3e-6, **options: Any) -> metal_sim.Resul
     result.check()
     assert_accurate(y, exact, case.out_dtype, bound)
     return result
+
+
+def mutated_kernels(folder: Path, file: str, old: str, new: str) -> Path:
+    """A copy of the kernels in `folder` in which one of them has `new` for `old`."""
+    kernels = folder / "kernels"
+    shutil.copytree(KERNELS, kernels)
+    text = (kernels / file).read_text()
+    assert old in text
+    (kernels / file).write_text(text.replace(old, new))
+    return kernels
 
 
 def assert_accurate(y: np.ndarray, exact: np.ndarray, dtype: str, bound: float = 3e-6) -> None:

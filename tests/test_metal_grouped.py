@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from metal_programs import KERNELS, Case, check
+from metal_programs import Case, check, mutated_kernels
 from metal_sim import SCHEDULES
 from metal_sim.support import needs_metal_sim
 
@@ -60,12 +59,8 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
-    kernels = tmp_path / "kernels"
-    shutil.copytree(KERNELS, kernels)
-    file = kernels / "grouped.metal"
-    text = file.read_text()
-    assert MUTATIONS[name] in text
-    file.write_text(text.replace(MUTATIONS[name], "kh" if name == "unflipped" else ";"))
+    new = "kh" if name == "unflipped" else ";"
+    kernels = mutated_kernels(tmp_path, "grouped.metal", MUTATIONS[name], new)
     with pytest.raises(AssertionError):
         check(replace(DEPTHWISE, w=(10, 3, 3, 3, 1), flip=True), kernels=kernels, schedules=SCHEDULES[:1])
 

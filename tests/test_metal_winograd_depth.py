@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metal_programs import KERNELS, Case, check, floats, operands, run, solution, stored
+from metal_programs import KERNELS, Case, check, floats, mutated_kernels, operands, run, solution, stored
 from metal_sim import SCHEDULES
 from metal_sim.support import needs_metal_sim
 
@@ -224,12 +223,7 @@ ROUNDED = [name for name in MUTATIONS if name != "sums-not-collected"]
     [*product(MUTATIONS, ["float32"]), *product(ROUNDED, ["bfloat16"])],
 )
 def test_mutated_kernels_are_caught(name: str, dtype: str, tmp_path: Path) -> None:
-    file, old, new = MUTATIONS[name]
-    kernels = tmp_path / "kernels"
-    shutil.copytree(KERNELS, kernels)
-    text = (kernels / file).read_text()
-    assert old in text
-    (kernels / file).write_text(text.replace(old, new))
+    kernels = mutated_kernels(tmp_path, *MUTATIONS[name])
     case = replace(SMALL, dtype=dtype, flip=True, x=(1, 5, 7, 9, 5), chunks=(4, 4, 4, 6, 2))
     with pytest.raises(AssertionError):
         check(case, kernels=kernels, schedules=SCHEDULES[:1])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from metal_programs import KERNELS, Case, check, run
+from metal_programs import Case, check, mutated_kernels, run
 from metal_sim import SCHEDULES
 from metal_sim.support import needs_metal_sim
 
@@ -79,11 +78,6 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
-    file, old, new = MUTATIONS[name]
-    kernels = tmp_path / "kernels"
-    shutil.copytree(KERNELS, kernels)
-    text = (kernels / file).read_text()
-    assert old in text
-    (kernels / file).write_text(text.replace(old, new))
+    kernels = mutated_kernels(tmp_path, *MUTATIONS[name])
     with pytest.raises(AssertionError):
         check(replace(SMALL, chunks=passes(4, 2, 2, True)), kernels=kernels, schedules=SCHEDULES[:1])
