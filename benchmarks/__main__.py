@@ -14,6 +14,7 @@ from rich.console import Console
 
 from . import (
     algorithms,
+    audio,
     gemm,
     gradients,
     machine,
@@ -39,6 +40,7 @@ SUBJECTS = {
     "gradients": gradients,
     "gemm": gemm,
     "streaming": streaming,
+    "audio": audio,
     "upsample": upsample,
     "transpose": transpose,
 }
