@@ -51,7 +51,7 @@ def auditwheel(wheel: Path, policy: str, output: Path) -> subprocess.CompletedPr
 
 
 def repair(wheel: Path, policy: str, strict: bool) -> Path:
-    """The wheel with mlx's tag, or with that of newer libraries if it needs them; takes the place of the one without."""
+    """The wheel with mlx's tag, or with that of newer libraries if it needs them; the one without is removed."""
     with tempfile.TemporaryDirectory() as folder:
         done = auditwheel(wheel, policy, Path(folder))
         if done.returncode and not strict and "too-recent versioned symbols" in done.stderr:
