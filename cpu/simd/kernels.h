@@ -152,7 +152,7 @@ struct Kernels {
                                    int64_t odd_stride);
 };
 
-/// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).
+/// The best table that this machine can run (MLX_CONV3D_ISA=sse2|avx2|avx512|neon lowers it).
 const Kernels& kernels();
 
 /// Widths of the panels that cover `out_channels`, widest first but never a lone single vector where two

@@ -1,7 +1,7 @@
 #pragma once
 
 // A vector of floats as wide as the instruction set this file is compiled for, written with the compilers'
-// vector extension so that one source serves SSE4.2, AVX2, AVX-512 and NEON. Nothing here or in the files
+// vector extension so that one source serves SSE2, AVX2, AVX-512 and NEON. Nothing here or in the files
 // that include it may use functions of the standard library: see cpu/CMakeLists.txt.
 
 #include <stdint.h>
