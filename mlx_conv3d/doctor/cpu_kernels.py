@@ -15,13 +15,25 @@ from mlx_conv3d.doctor.rows import Finding
 
 RAGGED = {"padding": [(2, 0), (1, 2), (0, 1)]}
 
+RAGGED_TILES = Problem(
+    (1, 3, 9, 11, 5), (7, 3, 3, 3, 5), {**RAGGED, "padding_mode": ["edge", "reflect", "zeros"]}, bias=True
+)
+# Sizes for which the planner takes each tile: F(2, 3), F(4, 3) and, of 16-bit results, F(6, 3); of upsampled and of
+# dilated pixels F(4), F(6) and F(8).
+PIXELS = (
+    (3, {"padding": 1}),
+    (3, {"padding": 1, "upsample": 2}),
+    (4, {"padding": 2, "input_dilation": 2, "flip": True}),
+)
+TILES = [
+    Problem((n, size, size, 8), (8, taps, taps, 8), options)
+    for taps, options in PIXELS
+    for n, size in ((1, 6), (2, 8), (2, 18))
+]
+PAIRS_OF_FRAMES = Problem((1, 2, 18, 18, 64), (64, 3, 3, 3, 64), {"padding": 1})  # F(2, 3) along depth
+
 CASES = {
-    "winograd": [
-        Problem((1, 3, 9, 11, 5), (7, 3, 3, 3, 5), {**RAGGED, "padding_mode": ["edge", "reflect", "zeros"]}, True),
-        Problem((1, 4, 26, 26, 48), (16, 3, 3, 3, 48), {"padding": [1, 0, 0]}),  # F(2, 3) along depth
-        Problem((1, 2, 12, 12, 16), (16, 1, 3, 3, 16), {"padding": [0, 1, 1], "upsample": [1, 2, 2]}),
-        Problem((2, 8, 8, 20), (17, 4, 4, 20), {"padding": 2, "input_dilation": 2, "flip": True}),
-    ],
+    "winograd": [RAGGED_TILES, *TILES, PAIRS_OF_FRAMES],
     "taps": [Problem((1, 4, 5, 6, 6), (17, 3, 2, 3, 6), {**RAGGED, "dilation": [1, 2, 1]}, True)],
     "temporal": [Problem((2, 5, 3, 4, 7), (35, 3, 1, 1, 7), {"padding": [(2, 1), 0, 0]})],
     "pointwise": [Problem((2, 3, 4, 5, 18), (33, 1, 1, 1, 18))],

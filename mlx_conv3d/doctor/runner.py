@@ -132,6 +132,8 @@ def _run_from(step: Step, first: int, clock: Clock) -> tuple[Progress, Row]:
                     status = f"no end within {step.limit:g} s: stopped"
                 elif clock.left <= 0:
                     status = "no end when the doctor's time was up: stopped"
+            if status:
+                _ask_where(child)
         finally:
             _kill(child)
         progress.read(path)
@@ -172,6 +174,13 @@ def _start(step: Step, first: int, path: Path, log: Path) -> subprocess.Popen[by
 
 def _environment(outer: Mapping[str, str], step: Step) -> dict[str, str]:
     return {**{k: v for k, v in outer.items() if k not in UNSET}, **step.environment}
+
+
+def _ask_where(child: subprocess.Popen[bytes]) -> None:
+    """Makes the child's fault handler write to the log what it is at."""
+    child.send_signal(signal.SIGABRT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=1)
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -55,11 +55,15 @@ def sources() -> Path:
 _kept: list[TemporaryDirectory[str]] = []
 
 
+def without_folder(text: str) -> str:
+    return text.replace(f"{sources()}/", "")
+
+
 def compiles(checkout: str, name: str) -> Finding:
-    found = [str(diagnostic) for diagnostic in simulator(checkout).check(sources() / name)]
+    found = [without_folder(str(diagnostic)) for diagnostic in simulator(checkout).check(sources() / name)]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return Finding(FAIL, f"{Path(found[0]).name}{more}"[:600], {"diagnostics": found})
+        return Finding(FAIL, f"{found[0]}{more}"[:600], {"diagnostics": found})
     return Finding(OK, "compiles, by clang with Metal's rules for address spaces")
 
 
@@ -71,7 +75,10 @@ def distance(checkout: str, case: dict[str, Any], dtype: str) -> float:
     schedule = sim.Schedule("shuffled", 3)
     memory = {name: _memory(a) for name, a in case["operands"].items()}
     program = sim.Program.from_dict(case["program"])
-    result = sim.run_program(program, memory, sources(), schedules=(schedule,), timeout=SECONDS)
+    try:
+        result = sim.run_program(program, memory, sources(), schedules=(schedule,), timeout=SECONDS)
+    except sim.CompileError as error:
+        raise RuntimeError(without_folder(str(error))) from None
     if result.reports:
         raise RuntimeError(f"{case['algorithm']} {case['problem']}: {result.reports[0]}")
     y = result.outputs["y"]
