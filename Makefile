@@ -3,7 +3,7 @@
 # make lint   formatting, style and types        make format   puts the first two right
 # make package  builds a source distribution and from it a wheel in dist/, and checks what they hold
 # make wheel-linux  the same, and makes the wheel one for other Linux machines (docs/linux_build.md)
-# make wheel-macos  builds the wheel for macOS on Linux, and checks it (docs/macos_build.md)
+# make wheel-macos  builds the wheels for macOS on Linux, and checks them (docs/macos_build.md); MACOS_ARGS='--python 3.12' one
 # make develop  builds into .venv so that C++ changes rebuild only what they touch
 # make clean  removes what the others made
 #
@@ -79,7 +79,7 @@ wheel-linux: package $(VENV)/.wheel
 	$(VENV)/bin/python tools/linux/manylinux.py dist
 
 wheel-macos: | $(VENV)/bin/python
-	$(VENV)/bin/python tools/macos/build.py --output dist
+	$(VENV)/bin/python tools/macos/build.py --output dist $(MACOS_ARGS)
 
 define BUILD_REQUIREMENTS
 import ast, re
