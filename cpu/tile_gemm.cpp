@@ -15,9 +15,12 @@ namespace {
 
 constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
 
-/// Steps that are summed in the tiles before they join the sums in memory. Each product rounds a sum, so
-/// that fp32 data want shorter blocks; and a block of a panel should stay in the L2 cache.
-int64_t block_steps(int parts) { return parts == 1 ? 128 : parts == 2 ? 48 : 32; }
+/// Steps between which sums lie in memory. A single product takes the tiles no longer than loading them from
+/// the L2 cache does, so that a block of the panel should stay in L1; six round a sum six times, and the
+/// block's sums are added to those before.
+int64_t block_steps(int parts) { return parts == 1 ? 16 : parts == 2 ? 48 : 32; }
+/// Of a row of taps, the channels that are taken with all of them before the next ones are.
+constexpr int64_t kRowSteps = 12;
 
 /// One phase of the outputs: its axes, the slab of a block, and the steps of an output's sum.
 struct TilePhase {
@@ -31,12 +34,17 @@ struct TilePhase {
         slab_w(p, kWidth, w),
         layout(slab_d, slab_h, slab_w, p.group_in(), plan.parts, std::min(plan.rows, h.count),
                std::min(plan.cols, w.count)) {
-    const int64_t taps = layout.merged ? w.tap_count() : 1;
     for (int64_t kd = 0; kd < d.tap_count(); ++kd) {
       for (int64_t kh = 0; kh < h.tap_count(); ++kh) {
-        for (int64_t kw = 0; kw < w.tap_count(); kw += taps) add_run(p, kd, kh, kw, taps);
+        if (layout.merged) {
+          begin_group(divide_up(w.tap_count() * p.group_in(), kTileDepth), plan.parts);
+          add_run(kd, kh, 0, 0, w.tap_count() * p.group_in());
+        } else {
+          add_row(kd, kh, p.group_in(), plan.parts);
+        }
       }
     }
+    if (!steps.empty()) block_ends.push_back(static_cast<int64_t>(steps.size()));
   }
 
   struct Step {
@@ -59,23 +67,46 @@ struct TilePhase {
     }
     return offsets;
   }
-  int64_t blocks(int parts) const {
-    return divide_up(static_cast<int64_t>(steps.size()), block_steps(parts));
-  }
 
   const AxisPhase &d, &h, &w;
   const SlabAxis slab_d, slab_h, slab_w;
   const SlabLayout layout;
   std::vector<Step> steps;
+  std::vector<int64_t> block_ends;  ///< steps from one to the next are one block
 
  private:
-  void add_run(const ConvProblem& p, int64_t kd, int64_t kh, int64_t kw, int64_t taps) {
-    const int64_t length = taps * p.group_in(), from = layout.tap(slab_h, kh, slab_w, kw);
-    for (int64_t i = 0; i < length; i += kTileDepth) {
-      steps.push_back({kd, from + i, kh, kw, i, std::min<int64_t>(kTileDepth, length - i)});
+  /// The next `count` steps are in one block.
+  void begin_group(int64_t count, int parts) {
+    const int64_t held = static_cast<int64_t>(steps.size());
+    const int64_t begin = block_ends.empty() ? 0 : block_ends.back();
+    if (held > begin && held + count - begin > block_steps(parts)) block_ends.push_back(held);
+  }
+
+  /// A row of taps: all of them meet some channels while these are in the L1 cache.
+  void add_row(int64_t kd, int64_t kh, int64_t channels, int parts) {
+    const int64_t taps = w.tap_count(), all = divide_up(channels, kTileDepth);
+    const int64_t pieces = divide_up(all, std::max<int64_t>(1, kRowSteps / taps));
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t from = all * i / pieces * kTileDepth;
+      const int64_t to = std::min(channels, all * (i + 1) / pieces * kTileDepth);
+      begin_group(taps * divide_up(to - from, kTileDepth), parts);
+      for (int64_t kw = 0; kw < taps; ++kw) add_run(kd, kh, kw, from, to);
+    }
+  }
+
+  void add_run(int64_t kd, int64_t kh, int64_t kw, int64_t from, int64_t to) {
+    const int64_t at = layout.tap(slab_h, kh, slab_w, kw);
+    for (int64_t i = from; i < to; i += kTileDepth) {
+      steps.push_back({kd, at + i, kh, kw, i, std::min<int64_t>(kTileDepth, to - i)});
     }
   }
 };
+
+/// Floats from row to row of the sums, off the strides that meet in few of the L1 cache's sets.
+int64_t sums_stride(const TilePlan& plan, int64_t panels) {
+  const int64_t columns = std::min(plan.panels, panels) * kPanelColumns;
+  return columns % 256 == 0 ? columns + kTileSide : columns;
+}
 
 class TileGemm {
  public:
@@ -93,7 +124,7 @@ class TileGemm {
         rows_(std::min(plan.rows, phase.h.count)),
         cols_(std::min(plan.cols, phase.w.count)),
         weights_(weights) {
-    c_stride_ = std::min(plan.panels, panels_) * kPanelColumns;
+    c_stride_ = sums_stride(plan, panels_);
     for (int t = 0; t < thread_count(); ++t) {
       auto* slab = static_cast<uint16_t*>(workspace.bytes(layout_.items() * 2));
       // Products behind a merged run meet the next pixels, and zero weights: these must be numbers.
@@ -208,10 +239,9 @@ class TileGemm {
   void make_steps(int64_t frame, std::vector<TileStep>& steps, std::vector<size_t>& ends) const {
     steps.clear();
     ends.clear();
-    const int64_t blocks = phase_.blocks(plan_.parts);
     int64_t s = 0;
-    for (int64_t block = 1; block <= blocks; ++block) {
-      for (; s < step_count() * block / blocks; ++s) {
+    for (int64_t end : phase_.block_ends) {
+      for (; s < end; ++s) {
         const TilePhase::Step& step = phase_.steps[s];
         const int64_t u = depth_at(frame, step.kd);
         if (phase_.slab_d.sources[u] < 0) continue;
@@ -335,8 +365,7 @@ TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phas
     const int64_t panels = divide_up(p.group_out(), kPanelColumns);
     needs.weight_items = std::max(needs.weight_items, weight_items(p, plan, phase));
     needs.slab_items = std::max(needs.slab_items, l.items());
-    needs.sum_floats =
-        std::max(needs.sum_floats, rows * l.row_step * std::min(plan.panels, panels) * kPanelColumns);
+    needs.sum_floats = std::max(needs.sum_floats, rows * l.row_step * sums_stride(plan, panels));
     const double blocks =
         static_cast<double>(divide_up(phase.h.count, rows) * divide_up(phase.w.count, cols));
     const double frames = static_cast<double>(p.batch * phase.d.count * p.groups);

@@ -60,7 +60,7 @@ struct TileProduct {
   const uint16_t* b;
   float* c;  ///< only `rows` rows are touched, of 16*tiles columns each
   int64_t c_stride;
-  bool accumulate;  ///< the sum over the steps is taken first, then added
+  bool accumulate;  ///< of one part on from c; else the sum over the steps is taken first, then added
 };
 
 struct TileKernels {

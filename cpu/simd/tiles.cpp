@@ -225,6 +225,20 @@ SIMD_INLINE void multiply_loaded() {
   if constexpr (R == 2 && N == 2) _tile_dpbf16ps(3, 5, 7);
 }
 template <int R, int N>
+SIMD_INLINE void load_sums(const float* c, int64_t stride) {
+  _tile_loadd(0, c, stride * 4);
+  if constexpr (N == 2) _tile_loadd(1, c + kTileSide, stride * 4);
+  if constexpr (R == 2) _tile_loadd(2, c + kTileSide * stride, stride * 4);
+  if constexpr (R == 2 && N == 2) _tile_loadd(3, c + kTileSide * stride + kTileSide, stride * 4);
+}
+template <int R, int N>
+SIMD_INLINE void clear_sums() {
+  _tile_zero(0);
+  if constexpr (N == 2) _tile_zero(1);
+  if constexpr (R == 2) _tile_zero(2);
+  if constexpr (R == 2 && N == 2) _tile_zero(3);
+}
+template <int R, int N>
 SIMD_INLINE void store_sums(float* c, int64_t stride) {
   _tile_stored(0, c, stride * 4);
   if constexpr (N == 2) _tile_stored(1, c + kTileSide, stride * 4);
@@ -255,29 +269,56 @@ SIMD_INLINE void step(const uint16_t* a, int64_t stride, int64_t part_stride, co
   }
 }
 
+/// What is behind the last row is not read or written where it lies, but in a copy.
+template <int R, int N>
+struct Copy {
+  static constexpr int64_t kStride = N * kTileSide;
+  alignas(64) float sums[R * kTileSide * kStride];
+
+  void take(const float* c, int64_t stride, int64_t rows) {
+    for (int64_t r = 0; r < R * kTileSide; ++r) {
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        store(sums + r * kStride + n * kTileSide, r < rows ? load(c + r * stride + n * kTileSide) : Vec{});
+      }
+    }
+  }
+  void give(float* c, int64_t stride, int64_t rows, bool add) const {
+    for (int64_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        float* to = c + r * stride + n * kTileSide;
+        const Vec v = load(sums + r * kStride + n * kTileSide);
+        store(to, add ? load(to) + v : v);
+      }
+    }
+  }
+};
+
 template <int R, int N, int Parts>
 void block(const TileProduct& t, int64_t row, int64_t rows) {
-  _tile_zero(0);
-  if constexpr (N == 2) _tile_zero(1);
-  if constexpr (R == 2) _tile_zero(2);
-  if constexpr (R == 2 && N == 2) _tile_zero(3);
+  // One product in three or six would round the sums as often as all of a block's: these are summed apart.
+  constexpr bool kApart = Parts > 1;
+  const bool whole = rows == R * kTileSide;
+  Copy<R, N> copy;
+  float* c = t.c + row * t.c_stride;
+  if (kApart || !t.accumulate) {
+    clear_sums<R, N>();
+  } else if (whole) {
+    load_sums<R, N>(c, t.c_stride);
+  } else {
+    copy.take(c, t.c_stride, rows);
+    load_sums<R, N>(copy.sums, copy.kStride);
+  }
   const uint16_t* a = t.a + row * t.a_stride;
   const int64_t stride = t.a_stride, part_stride = t.a_part_stride;
   for (int64_t s = 0; s < t.step_count; ++s) {
     step<R, N, Parts>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * (Parts * N * kTileItems));
   }
-  float* c = t.c + row * t.c_stride;
-  if (!t.accumulate && rows == R * kTileSide) return store_sums<R, N>(c, t.c_stride);
-  alignas(64) float sums[R * kTileSide * N * kTileSide];
-  store_sums<R, N>(sums, N * kTileSide);
-  for (int64_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      float* to = c + r * t.c_stride + n * kTileSide;
-      const Vec v = load(sums + (r * N + n) * kTileSide);
-      store(to, t.accumulate ? load(to) + v : v);
-    }
-  }
+  const bool add = kApart && t.accumulate;
+  if (whole && !add) return store_sums<R, N>(c, t.c_stride);
+  store_sums<R, N>(copy.sums, copy.kStride);
+  copy.give(c, t.c_stride, rows, add);
 }
 
 template <int N, int Parts>
