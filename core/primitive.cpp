@@ -188,7 +188,9 @@ void ConvWeightGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vec
   if (out.size() == 0) return;
   ConvProblem p = spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs),
                              spec_.out_type, spec_.lead ? inputs[2].shape(1) : 0);
-  const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit());
+  std::optional<bool> winograd;
+  if (spec_.forced) winograd = *spec_.forced == Algorithm::winograd;
+  const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit(), winograd);
 
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
@@ -267,7 +269,6 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   of_gradient.bias = of_gradient.residual = false;
   of_gradient.packed = {};
   of_gradient.per_frame = of_gradient.odd_frame = false;
-  of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;
   if (mx::to_stream(s).device != mx::Device::cpu) {
