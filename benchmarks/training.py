@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .run import Run
 from .workloads import Layer, Shape
 
 TITLE = "A training step of the example VAE: loss and all gradients, fp32"
+PATCHED = "mlx.nn, patched"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "video_vae"
 # As examples/video_vae/train.py trains, and one larger clip: batch, frames, height and width.
 SIZES = ((2, 9, 48, 48), (1, 17, 96, 96))
@@ -47,7 +49,7 @@ def measure(run: Run) -> None:
         calls = _calls(step)
         row = run.compare(
             max(calls, key=lambda layer: layer.flops),
-            [_ours(step), *(_torch(step) if run.torch else [])],
+            [_ours(step), _patched(step), *(_torch(step) if run.torch else [])],
             label=f"batch {size[0]}, {size[1]} frames of {size[3]}x{size[2]}",
             algorithm="all layers",
             flops=3 * sum(layer.flops for layer in calls),
@@ -94,25 +96,36 @@ def _calls(step: Step) -> list[Layer]:
     return found
 
 
-def _loss_module() -> Any:
+def _example(name: str) -> Any:
+    """A module of the example, imported as its script imports it."""
     sys.path.insert(0, str(EXAMPLE))
     try:
-        import loss
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(EXAMPLE))
-    return loss
 
 
 def _ours(step: Step) -> Side:
-    value_and_grad = nn.value_and_grad(step.model, _loss_module().loss_of)
+    """The example on this library's layers."""
+    model = _example("fused").fused(step.model)
+    return _mlx_side(sides.OURS, model, step)
+
+
+def _patched(step: Step) -> Side:
+    """The plain model, its convolutions patched."""
+    return _mlx_side(PATCHED, step.model, step)
+
+
+def _mlx_side(name: str, model: VideoVAE, step: Step) -> Side:
+    value_and_grad = nn.value_and_grad(model, _example("loss").loss_of)
 
     def run() -> list[mx.array]:
         with mlx_conv3d.patched():
-            loss, gradients = value_and_grad(step.model, step.clip, step.key)
+            loss, gradients = value_and_grad(model, step.clip, step.key)
             mx.eval(loss, gradients)
         return [loss, *(value for _, value in sorted(tree_flatten(gradients)))]
 
-    return Side(sides.OURS, run, lambda arrays: [sides.to_numpy(array) for array in arrays])
+    return Side(name, run, lambda arrays: [sides.to_numpy(array) for array in arrays])
 
 
 def _torch(step: Step) -> list[Side]:
@@ -123,7 +136,7 @@ def _torch_side(step: Step, name: str, channels_last: bool) -> Side:
     module = sides.need_torch()
     from . import torch_vae
 
-    loss_module = _loss_module()
+    loss_module = _example("loss")
     model = torch_vae.VideoVAE(step.model)
     if channels_last:
         model = model.to(memory_format=module.channels_last_3d)

@@ -123,6 +123,16 @@ struct Segments {
   int64_t a_step = 0, b_step = 0;  ///< floats
 };
 
+/// Rows of channels to be normalized: activation(x / rms(x) * weight) each.
+struct NormRows {
+  int64_t rows, channels;
+  const float* x;
+  int64_t x_stride;  ///< floats from row to row
+  const float* weight;
+  float eps;              ///< added to the mean square
+  Activation activation;  ///< not gelu
+};
+
 struct Kernels {
   const char* isa;
   int width;                       ///< floats per vector
@@ -170,6 +180,10 @@ struct Kernels {
   void (*winograd_weight_gradient)(WinogradForm form, const WinogradGradientRow& row);
   void (*winograd_depth_cotangent)(int64_t n, const float* even, const float* odd, float* sum,
                                    float* difference);
+
+  void (*rms_norm)(const NormRows& rows, float* out);
+  /// dx from dL/dy; dL/dweight of the rows is added to dw. Rows of dx follow each other.
+  void (*rms_norm_gradient)(const NormRows& rows, const float* dy, int64_t dy_stride, float* dx, float* dw);
 };
 
 /// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).
