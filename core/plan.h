@@ -141,17 +141,25 @@ inline constexpr int64_t kDirectPositions = 32;
 inline constexpr int kNarrowOutputs = 4;
 inline bool is_narrow(const ConvProblem& problem) { return problem.group_out() <= kNarrowOutputs; }
 
-/// How dL/dw is walked: tasks of `depth` products (taps x input channels) by `cols` output channels, the
-/// output positions cut into `splits` parts whose sums are added at the end.
+/// How dL/dw is walked: in the transform domain, or by tasks of `depth` products (taps x input channels) by
+/// `cols` output channels, the output positions cut into `splits` parts whose sums are added at the end.
 struct WeightGradientPlan {
   int64_t rows = 0;  ///< positions packed at a time
   int64_t depth = 0;
   int64_t cols = 0;
   int64_t splits = 1;
-  bool direct = false;  ///< few channels per group: lane by lane, no GEMM
+  bool direct = false;    ///< few channels per group: lane by lane, no GEMM
+  WinogradPlan winograd;  ///< tiles > 0: the sums are taken in the transform domain
+  int64_t in_slice = 0;   ///< of winograd: input channels whose sums are held at a time
+  double cost = 0;        ///< modelled seconds; 0 for direct
   int64_t workspace = 0;
 };
-WeightGradientPlan make_weight_gradient_plan(const ConvProblem& problem, const Device& device, int64_t limit);
+/// Of Winograd's dL/dw: whether its products' vectors run along the input channels, with rows of output
+/// channels, or the other way round, whichever leaves fewer lanes empty.
+bool gradient_rows_are_outputs(const ConvProblem& problem, int vector_width);
+/// Pure. `winograd` forces the transform domain, or keeps it out; it is ignored where it is not legal.
+WeightGradientPlan make_weight_gradient_plan(const ConvProblem& problem, const Device& device, int64_t limit,
+                                             std::optional<bool> winograd = std::nullopt);
 
 /// The workspace limit of this process, in bytes.
 inline constexpr int64_t kDefaultWorkspaceLimit = int64_t{256} << 20;

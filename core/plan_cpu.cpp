@@ -1,4 +1,4 @@
-// Blocked products, direct kernels and weight gradients on a CPU.
+// Blocked products and direct kernels on a CPU.
 
 #include "core/plan_cpu.h"
 
@@ -152,38 +152,6 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
       consider_stock(p, d, c);
       break;
   }
-}
-
-WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit) {
-  WeightGradientPlan g;
-  const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
-  g.direct = is_direct(p);
-  if (g.direct) {
-    const int64_t pitch = lanes(p.out_channels, d);
-    g.rows = kDirectPositions;
-    g.workspace = d.cores * 4 * (pitch * p.taps() * p.group_in() + g.rows * pitch) + slack;
-    if (g.workspace <= limit) return g;
-    g.direct = false;
-  }
-  const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
-  const int64_t products = p.taps() * p.group_in();
-  g.rows = 256;
-  g.depth = std::clamp<int64_t>(p.kernel[2] * p.group_in(), 1, 288);
-  g.cols = std::min(round_up(out_lanes, panel), round_up(int64_t{512}, panel));
-  const auto thread_bytes = [&] {
-    return d.cores * 4 * (g.rows * (g.depth + d.vector_width + g.cols) + g.depth * g.cols);
-  };
-  while (thread_bytes() + slack > limit / 2 && g.cols > panel) g.cols = round_up(g.cols / 2, panel);
-  while (thread_bytes() + slack > limit / 2 && g.rows > 16) g.rows /= 2;
-  const int64_t tasks = divide_up(products, g.depth) * divide_up(out_lanes, g.cols);
-  const int64_t split_bytes = products * out_lanes * 4;
-  // Few products: the positions are cut as well, so that all threads have work.
-  if (tasks < 4 * d.cores) g.splits = divide_up(4 * d.cores, std::max<int64_t>(1, tasks));
-  g.splits = std::min(g.splits, divide_up(p.out_positions(), 4 * g.rows));
-  while (g.splits > 1 && g.splits * split_bytes + thread_bytes() + slack > limit) --g.splits;
-  g.splits = std::max<int64_t>(1, g.splits);
-  g.workspace = thread_bytes() + (g.splits > 1 ? g.splits * split_bytes : 0) + slack;
-  return g;
 }
 
 }  // namespace mlx_conv3d

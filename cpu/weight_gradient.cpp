@@ -9,6 +9,7 @@
 #include "cpu/grouped.h"
 #include "cpu/row_gather.h"
 #include "cpu/threads.h"
+#include "cpu/winograd_gradient.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -248,6 +249,8 @@ void weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
                      Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
   if (plan.direct) {
     direct_gradient(p, plan, operands, dy_type, dy, dw, workspace);
+  } else if (plan.winograd.tiles > 0) {
+    winograd_weight_gradient(p, plan, operands, dy_type, dy, dw, workspace);
   } else {
     GemmGradient(p, plan, operands, dy_type, dy, dw, workspace).run();
   }

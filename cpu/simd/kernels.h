@@ -64,6 +64,19 @@ struct WinogradWeightPanel {
   int64_t xi_stride;
 };
 
+/// Sums of products in the transform domain, of one channel of one side with all of the other, to dL/dw.
+struct WinogradGradientRow {
+  const float* in;  ///< channel c of product xi and depth term t at in + xi*xi_stride + t*depth_stride + c;
+                    ///< with F(2, 3) along depth the terms are in the order of kDepthSlot
+  int64_t xi_stride, depth_stride;
+  int64_t channels;    ///< whole vectors
+  int64_t depth_taps;  ///< KD
+  int side;            ///< rows and columns of the kernel
+  bool flip;
+  float* out;  ///< channel c of tap (kd, kh, kw) at out + ((kd*side + kh)*side + kw)*tap_stride + c
+  int64_t tap_stride;
+};
+
 /// k rows of one panel for the GEMM: out[k][lane] = w[lane](k), further lanes zero.
 struct GemmWeightPanel {
   WeightView w;            ///< data points at the panel's first output channel
@@ -112,6 +125,16 @@ struct Segments {
 
 struct TileKernels;
 
+/// Rows of channels to be normalized: activation(x / rms(x) * weight) each.
+struct NormRows {
+  int64_t rows, channels;
+  const float* x;
+  int64_t x_stride;  ///< floats from row to row
+  const float* weight;
+  float eps;              ///< added to the mean square
+  Activation activation;  ///< not gelu
+};
+
 struct Kernels {
   const char* isa;
   int width;                       ///< floats per vector
@@ -152,6 +175,17 @@ struct Kernels {
   /// In place: (even, odd) = (even + odd, even - odd) for `rows` rows of n floats.
   void (*winograd_depth_butterfly)(int64_t rows, int64_t n, float* even, int64_t even_stride, float* odd,
                                    int64_t odd_stride);
+
+  /// Adjoints, for dL/dw: of the output's transform (`tile` has the m*m pixels of dL/dy), of the weight's,
+  /// and of the butterfly, n floats (whole vectors) of two frames.
+  void (*winograd_cotangent)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
+  void (*winograd_weight_gradient)(WinogradForm form, const WinogradGradientRow& row);
+  void (*winograd_depth_cotangent)(int64_t n, const float* even, const float* odd, float* sum,
+                                   float* difference);
+
+  void (*rms_norm)(const NormRows& rows, float* out);
+  /// dx from dL/dy; dL/dweight of the rows is added to dw. Rows of dx follow each other.
+  void (*rms_norm_gradient)(const NormRows& rows, const float* dy, int64_t dy_stride, float* dx, float* dw);
 
   const TileKernels* tiles = nullptr;  ///< of a matrix unit, or null: see tile_kernels.h
 };

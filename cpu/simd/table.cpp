@@ -3,7 +3,9 @@
 #include "cpu/simd/convert.h"
 #include "cpu/simd/direct.h"
 #include "cpu/simd/gemm.h"
+#include "cpu/simd/norm.h"
 #include "cpu/simd/winograd.h"
+#include "cpu/simd/winograd_gradient.h"
 
 namespace mlx_conv3d::cpu {
 
@@ -26,6 +28,11 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::winograd_weight,
     SIMD_NAMESPACE::winograd_depth_input,
     SIMD_NAMESPACE::winograd_depth_butterfly,
+    SIMD_NAMESPACE::winograd_cotangent,
+    SIMD_NAMESPACE::winograd_weight_gradient,
+    SIMD_NAMESPACE::winograd_depth_cotangent,
+    SIMD_NAMESPACE::rms_norm,
+    SIMD_NAMESPACE::rms_norm_gradient,
 };
 
 }  // namespace mlx_conv3d::cpu
