@@ -4,6 +4,7 @@
 
 #include "cpu/gather_gemm.h"
 #include "cpu/grouped.h"
+#include "cpu/row_conv.h"
 #include "cpu/threads.h"
 #include "cpu/weight_gradient.h"
 #include "cpu/winograd.h"
@@ -27,7 +28,9 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
     case Algorithm::pointwise:
     case Algorithm::temporal:
     case Algorithm::patchify:
+      return gather_gemm(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::implicit_gemm:
+      if (plan.gemm.buffers_rows()) return row_conv(problem, plan.gemm, operands, workspace);
       return gather_gemm(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::stock:
       break;  // composed of MLX's own operations, see core/stock.cpp

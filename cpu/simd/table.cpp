@@ -3,6 +3,7 @@
 #include "cpu/simd/convert.h"
 #include "cpu/simd/direct.h"
 #include "cpu/simd/gemm.h"
+#include "cpu/simd/taps.h"
 #include "cpu/simd/winograd.h"
 
 namespace mlx_conv3d::cpu {
@@ -14,6 +15,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::kPanelVectors,
     {SIMD_NAMESPACE::kRows[0], SIMD_NAMESPACE::kRows[1], SIMD_NAMESPACE::kRows[2], SIMD_NAMESPACE::kRows[3]},
     SIMD_NAMESPACE::gemm,
+    SIMD_NAMESPACE::gemm_taps,
     SIMD_NAMESPACE::gemm_narrow,
     SIMD_NAMESPACE::to_float,
     SIMD_NAMESPACE::store_row,
