@@ -93,7 +93,21 @@ struct GemmPlan {
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
   TilePlan tile{};             ///< used first; the rest is for data that it does not fit
+  /// Output rows and columns of a task that copies the input rows it meets once, for all their taps; 0 where
+  /// the inputs are gathered for each position.
+  int64_t tile_rows = 0, tile_cols = 0;
+
+  bool buffers_rows() const { return tile_rows > 0; }
 };
+
+/// Of a padded input axis, the positions that `outputs` neighbouring outputs span.
+inline int64_t input_span(const ConvProblem& p, int axis, int64_t outputs) {
+  return (outputs - 1) * p.stride[axis] + (p.kernel[axis] - 1) * p.dilation[axis] + 1;
+}
+/// Floats of the rows that a tile of outputs of one frame and group meets.
+inline int64_t row_buffer_floats(const ConvProblem& p, int64_t rows, int64_t cols) {
+  return p.kernel[kDepth] * input_span(p, kHeight, rows) * input_span(p, kWidth, cols) * p.group_in();
+}
 
 struct Candidate {
   Algorithm algorithm = Algorithm::implicit_gemm;

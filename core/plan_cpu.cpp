@@ -14,6 +14,87 @@ namespace {
 
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
+constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's share of it
+constexpr int64_t kMostTileCols = 64;
+/// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
+constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9;
+constexpr double kRowShare = 0.66;  ///< of the peak, that products over such rows reach
+
+/// Of `pixels` inputs for each output position, what is copied for all blocks of output channels.
+double gathered_floats(const ConvProblem& p, double pixels, const GemmPlan& g, const Device& d) {
+  return static_cast<double>(p.out_positions() * p.in_channels * divide_up(lanes(p.group_out(), d), g.cols)) *
+         pixels;
+}
+
+/// What a product costs for which `gathered` floats are copied at so many a second.
+void price_gemm(const ConvProblem& p, const Device& d, double gathered, double gather_rate,
+                int64_t packed_bytes, Candidate& c) {
+  const int64_t out_lanes = lanes(p.group_out(), d);
+  const double rows = static_cast<double>(p.out_positions());
+  const double k =
+      static_cast<double>(p.taps() * p.group_in()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
+  // Narrow products sum their vectors' lanes at the end of each block.
+  const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
+  const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
+  c.flops = 2.0 * rows * k * padded_lanes;
+  c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
+  const double scale = d.gflops * 1e9 / d.cores / kCoreFlops;
+  c.cost = c.flops / (d.gflops * 1e9 * kGatherShare) + gathered / (gather_rate * d.cores * scale) +
+           static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
+           rows * padded_lanes / (1.5e9 * d.cores * scale) + 2 * p.groups * kStepSeconds;
+}
+
+/// Whether copying `pixels` inputs for each output position as whole rows beats gathering one for each tap.
+/// Many output channels make up for the gathering, and products of its dense blocks are faster.
+bool rows_pay(const ConvProblem& p, const Device& d, double pixels) {
+  if (is_narrow(p)) return true;
+  const double taps = static_cast<double>(p.taps());
+  const double flops = 2.0 * taps * static_cast<double>(lanes(p.group_out(), d));
+  const double saved = taps / kGatherFloats - pixels / kRowFloats;
+  return saved > flops / kCoreFlops * (1 / kRowShare - 1 / kGatherShare);
+}
+
+/// Tiles of output rows and columns whose input rows fit the cache; false where they do not pay. Which it is
+/// does not depend on the number of frames (see kPlannedFrames).
+bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  const int64_t height = p.output(kHeight), width = p.output(kWidth);
+  if (height * width * p.group_in() == 0) return false;
+  const int64_t most_floats = d.cache_bytes / 2 / 4;
+  int64_t cols = divide_up(width, divide_up(width, kMostTileCols)), rows = 1;
+  while (cols > 8 && row_buffer_floats(p, 1, cols) > most_floats) cols = divide_up(cols, 2);
+  while (rows < height && (rows + 1) * cols <= kRowBlock &&
+         row_buffer_floats(p, rows + 1, cols) <= most_floats) {
+    ++rows;
+  }
+  const auto pixels = [&] {
+    return static_cast<double>(row_buffer_floats(p, rows, cols) / p.group_in()) /
+           static_cast<double>(rows * cols);
+  };
+  if (row_buffer_floats(p, 1, cols) > 2 * most_floats || !rows_pay(p, d, pixels())) return false;
+  const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
+  const int64_t packed_bytes = p.taps() * p.group_in() * out_lanes * 4;
+  const int64_t thread_floats = row_buffer_floats(p, rows, cols) + rows * cols * panel;
+  const int64_t zeros = input_span(p, kWidth, cols) * p.group_in();
+  c.workspace = packed_bytes + 4 * (d.cores * thread_floats + zeros) + 4096 + int64_t{64} * 3 * d.cores;
+  if (c.workspace > limit) return false;
+  GemmPlan g;
+  g.depth = is_narrow(p) ? kNarrowDepthBlock : kDepthBlock;
+  g.cols = round_up(out_lanes, panel);
+  // Enough tasks to keep every thread busy to the end.
+  const auto tasks = [&] {
+    return p.batch * p.output(kDepth) * divide_up(height, rows) * divide_up(width, cols) *
+           divide_up(out_lanes, g.cols);
+  };
+  while (tasks() < 4 * d.cores && rows > 1) rows = divide_up(rows, 2);
+  while (tasks() < 2 * d.cores && g.cols > panel) g.cols = round_up(g.cols / 2, panel);
+  while (tasks() < 2 * d.cores && cols > 16) cols = divide_up(cols, 2);
+  g.rows = rows * cols;
+  g.tile_rows = rows;
+  g.tile_cols = cols;
+  c.gemm = g;
+  price_gemm(p, d, gathered_floats(p, pixels(), g, d), kRowFloats, packed_bytes, c);
+  return true;
+}
 
 /// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
 /// once.
@@ -50,19 +131,8 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   c.gemm = g;
   c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
 
-  const double rows = static_cast<double>(p.out_positions());
-  const double k =
-      static_cast<double>(p.taps() * p.group_in()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
-  // Narrow products sum their vectors' lanes at the end of each block.
-  const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
-  const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
-  c.flops = 2.0 * rows * k * padded_lanes;
-  const double gathered = rows * k * static_cast<double>(p.groups) * divide_up(out_lanes, g.cols);
-  c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
-  const double scale = d.gflops / d.cores / 135.0;
-  c.cost = c.flops / (d.gflops * 1e9 * kGatherShare) + gathered / (1.5e9 * d.cores * scale) +
-           static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
-           rows * padded_lanes / (1.5e9 * d.cores * scale) + 2 * p.groups * kStepSeconds;
+  const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
+  price_gemm(p, d, gathered_floats(p, taps, g, d), kGatherFloats, packed_bytes, c);
   return true;
 }
 
@@ -146,7 +216,12 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
       consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
       break;
     case Algorithm::implicit_gemm:
-      consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
+      if (fit_rows(p, d, limit, c)) {
+        c.reason = "blocked product over input rows that are copied once for all taps";
+        c.cost *= 1.01;  // as above
+      } else {
+        consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
+      }
       break;
     case Algorithm::stock:
       consider_stock(p, d, c);

@@ -135,6 +135,12 @@ struct NormRows {
   Activation activation;  ///< not gelu
 };
 
+/// A left operand in pieces that lie anywhere: row r of piece s is the k floats at starts[s] + r*lda.
+struct Taps {
+  const float* const* starts;
+  int64_t count;
+};
+
 struct Kernels {
   const char* isa;
   int width;                       ///< floats per vector
@@ -146,10 +152,15 @@ struct Kernels {
   void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda,
                const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments);
 
-  /// c[r][o] (+)= sum_k a[r*lda + k] * b[o*ldb + k] for 1 to 4 outputs: vectors along k, since lanes of
-  /// outputs would be mostly empty.
-  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
-                      int64_t ldb, float* c, int64_t ldc, bool accumulate);
+  /// c[r][j] (+)= sum over pieces s and their k of a(s, r, k) * b[s*k + k][j] for one panel of `vectors`
+  /// vectors, b's rows following each other.
+  void (*gemm_taps)(int64_t rows, int vectors, int64_t k, Taps a, int64_t lda, const float* b, float* c,
+                    int64_t ldc, bool accumulate);
+
+  /// c[r][o] (+)= sum over pieces s and their k of a(s, r, k) * b[o*ldb + s*k + k] for 1 to 4 outputs: vectors
+  /// along k, since lanes of outputs would be mostly empty.
+  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb,
+                      float* c, int64_t ldc, bool accumulate);
 
   void (*to_float)(Dtype from, const void* src, float* dst, int64_t n);
   /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's

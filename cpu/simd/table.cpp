@@ -4,6 +4,7 @@
 #include "cpu/simd/direct.h"
 #include "cpu/simd/gemm.h"
 #include "cpu/simd/norm.h"
+#include "cpu/simd/taps.h"
 #include "cpu/simd/winograd.h"
 #include "cpu/simd/winograd_gradient.h"
 
@@ -16,6 +17,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::kPanelVectors,
     {SIMD_NAMESPACE::kRows[0], SIMD_NAMESPACE::kRows[1], SIMD_NAMESPACE::kRows[2], SIMD_NAMESPACE::kRows[3]},
     SIMD_NAMESPACE::gemm,
+    SIMD_NAMESPACE::gemm_taps,
     SIMD_NAMESPACE::gemm_narrow,
     SIMD_NAMESPACE::to_float,
     SIMD_NAMESPACE::store_row,
