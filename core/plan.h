@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/plan_grouped.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -95,6 +96,7 @@ struct Candidate {
   int64_t workspace = 0;
   WinogradPlan winograd;
   GemmPlan gemm;
+  GroupedPlan grouped;
 };
 
 struct Plan {
@@ -139,6 +141,7 @@ struct WeightGradientPlan {
   int64_t cols = 0;
   int64_t splits = 1;
   bool direct = false;  ///< few channels per group: lane by lane, no GEMM
+  GroupedPlan grouped;  ///< with a kernel: its rows, no GEMM
   int64_t workspace = 0;
 };
 WeightGradientPlan make_weight_gradient_plan(const ConvProblem& problem, const Device& device, int64_t limit);

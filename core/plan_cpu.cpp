@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
+constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
 
 /// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
 /// once.
@@ -88,7 +89,28 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 
+/// By one of kGroupedKernels; false where there is none, or its workspace is too large.
+bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  c.grouped = make_grouped_plan(p, d);
+  if (c.grouped.kernel < 0) return false;
+  const ConvProblem folded = fold_rows(p);
+  c.workspace = std::max(grouped_workspace(p, d, c.grouped),
+                         grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+  if (c.workspace > limit) {
+    c.grouped = {};
+    return false;
+  }
+  c.flops = p.direct_flops() / phases(p);
+  c.bytes = p.operand_bytes();
+  const double idle = static_cast<double>(round_up(p.out_channels, d.vector_width)) /
+                      static_cast<double>(std::max<int64_t>(1, p.out_channels));
+  c.cost = c.flops * idle / (d.gflops * 1e9 * kGroupedShare) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
+  c.reason = "kernel " + name_of(kGroupedKernels.at[c.grouped.kernel]);
+  return true;
+}
+
 void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (consider_grouped_kernel(p, d, limit, c)) return;
   if (!is_direct(p)) {
     consider_gemm(p, d, limit, c, "one blocked product per group");
     return;
@@ -156,6 +178,12 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
 WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit) {
   WeightGradientPlan g;
   const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
+  g.grouped = make_grouped_plan(p, d);
+  if (g.grouped.kernel >= 0) {
+    g.workspace = grouped_gradient_workspace(p, d, g.grouped);
+    if (g.workspace <= limit) return g;
+    g.grouped = {};
+  }
   g.direct = is_direct(p);
   if (g.direct) {
     const int64_t pitch = lanes(p.out_channels, d);
