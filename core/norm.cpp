@@ -52,8 +52,9 @@ Arrays picked(const Arrays& all, const std::vector<int>& argnums) {
 }
 
 /// One call for every index of what is mapped; the results are stacked along axis 0.
-std::pair<Arrays, std::vector<int>> mapped(const std::function<Arrays(const Arrays&)>& f, const Arrays& inputs,
-                                           const std::vector<int>& axes, mx::StreamOrDevice s) {
+std::pair<Arrays, std::vector<int>> mapped(const std::function<Arrays(const Arrays&)>& f,
+                                           const Arrays& inputs, const std::vector<int>& axes,
+                                           mx::StreamOrDevice s) {
   int size = 1;
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (axes[i] >= 0) size = inputs[i].shape(axes[i]);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/plan_grouped.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -77,8 +78,8 @@ inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel) {
   return winograd_depth_rows(channel_pitch) * (4 * channel_pitch + panel);
 }
 
-/// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs in
-/// each of `frames` frames, by `task_panels` panels of 32 output channels.
+/// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs
+/// in each of `frames` frames, by `task_panels` panels of 32 output channels.
 struct TilePlan {
   int parts = 0;  ///< bf16 parts that operands are split into; 0: the unit is not used
   int64_t rows = 0, cols = 0, frames = 0;
@@ -119,6 +120,7 @@ struct Candidate {
   int64_t workspace = 0;
   WinogradPlan winograd;
   GemmPlan gemm;
+  GroupedPlan grouped;
 };
 
 struct Plan {
@@ -163,6 +165,7 @@ struct WeightGradientPlan {
   int64_t cols = 0;
   int64_t splits = 1;
   bool direct = false;    ///< few channels per group: lane by lane, no GEMM
+  GroupedPlan grouped;    ///< with a kernel: its rows, no GEMM
   WinogradPlan winograd;  ///< tiles > 0: the sums are taken in the transform domain
   int64_t in_slice = 0;   ///< of winograd: input channels whose sums are held at a time
   double cost = 0;        ///< modelled seconds; 0 for direct

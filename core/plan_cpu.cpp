@@ -95,6 +95,7 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   price_gemm(p, d, gathered_floats(p, pixels(), g, d), kRowFloats, packed_bytes, c);
   return true;
 }
+constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
 
 /// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
 /// once.
@@ -159,7 +160,28 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 
+/// By one of kGroupedKernels; false where there is none, or its workspace is too large.
+bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  c.grouped = make_grouped_plan(p, d);
+  if (c.grouped.kernel < 0) return false;
+  const ConvProblem folded = fold_rows(p);
+  c.workspace = std::max(grouped_workspace(p, d, c.grouped),
+                         grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+  if (c.workspace > limit) {
+    c.grouped = {};
+    return false;
+  }
+  c.flops = p.direct_flops() / phases(p);
+  c.bytes = p.operand_bytes();
+  const double idle = static_cast<double>(round_up(p.out_channels, d.vector_width)) /
+                      static_cast<double>(std::max<int64_t>(1, p.out_channels));
+  c.cost = c.flops * idle / (d.gflops * 1e9 * kGroupedShare) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
+  c.reason = "kernel " + name_of(kGroupedKernels.at[c.grouped.kernel]);
+  return true;
+}
+
 void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (consider_grouped_kernel(p, d, limit, c)) return;
   if (!is_direct(p)) {
     consider_gemm(p, d, limit, c, "one blocked product per group");
     return;

@@ -14,7 +14,8 @@ void consider_cpu_winograd(const ConvProblem& problem, const Device& device, int
                            const WinogradForm& only, Candidate& candidate);
 
 /// Puts a legal candidate's products on the matrix unit, where there is one and that is faster.
-void consider_cpu_tiles(const ConvProblem& problem, const Device& device, int64_t limit, Candidate& candidate);
+void consider_cpu_tiles(const ConvProblem& problem, const Device& device, int64_t limit,
+                        Candidate& candidate);
 
 /// Tiles of all images, one at least: an empty problem is planned like one of a single tile, nothing will be
 /// run.

@@ -1,6 +1,6 @@
 // Direct convolution over buffered rows. A task is a tile of one frame's output rows and columns by some
-// panels of output channels. Its products are those of row_gather.h, block by block, but neighbouring outputs'
-// pixels are a stride apart in a row, so that no tap needs a copy of its own.
+// panels of output channels. Its products are those of row_gather.h, block by block, but neighbouring
+// outputs' pixels are a stride apart in a row, so that no tap needs a copy of its own.
 
 #include "cpu/row_conv.h"
 

@@ -115,6 +115,46 @@ enum LaneShape : uint8_t {
   kContiguous  ///< lane l reads channel source + l (depthwise)
 };
 
+/// One vector of outputs in every set of GroupedRows, floats from the set's first input and output.
+struct GroupedVector {
+  int32_t in, out;
+};
+
+/// Grouped convolution of staged rows: float32, a pixel's C floats next to the next one's, padding written
+/// out. A row is walked in sets of positions whose outputs are whole vectors: one position where a vector of
+/// outputs belongs to one position, as many as it takes where it belongs to several.
+struct GroupedRows {
+  /// [output row][...]: the first pixel of the first position of every tap's row, or null where that is all
+  /// padding. With several output rows at a time, [KD][output rows + KH - 1].
+  const float* const* rows;
+  int64_t depth_taps, row_taps, col_taps;  ///< KD, KH, KW
+  const int64_t* col_offsets;              ///< floats from a position's first input to that of column tap k
+  bool neighbours;                         ///< a set is a position, and its column taps are neighbours
+  int64_t sets, in_step, out_step;         ///< floats from one set to the next
+  int64_t group_in;                        ///< C/groups
+  int64_t vectors;                         ///< in a set
+  const GroupedVector* vector;
+  const float* weights;  ///< [vector][tap][c in group][lane]
+  const float* bias;     ///< [vector][lane], or null
+  Activation activation;
+  int out_rows;           ///< output rows at a time
+  int64_t row_step;       ///< floats from one to the next in `out`
+  const float* residual;  ///< laid out like `out`, or null
+  float* out;             ///< of the first set
+  int64_t out_floats;     ///< of an output row: lanes beyond are not written
+};
+
+/// What GroupedRows has of one output row, and its gradient in place of outputs: `sums` [vector][tap][c in
+/// group][lane] += sum over sets of dy * input, where dy is zero beyond the row's end.
+struct GroupedGradientRows {
+  GroupedRows rows;
+  const float* dy;
+  float* sums;
+};
+
+using GroupedFunction = void (*)(const GroupedRows& rows);
+using GroupedGradientFunction = void (*)(const GroupedGradientRows& rows);
+
 constexpr int kMaxPanelVectors = 3;
 
 /// Products of k terms each whose operands lie some steps apart, summed as one.
@@ -157,8 +197,8 @@ struct Kernels {
   void (*gemm_taps)(int64_t rows, int vectors, int64_t k, Taps a, int64_t lda, const float* b, float* c,
                     int64_t ldc, bool accumulate);
 
-  /// c[r][o] (+)= sum over pieces s and their k of a(s, r, k) * b[o*ldb + s*k + k] for 1 to 4 outputs: vectors
-  /// along k, since lanes of outputs would be mostly empty.
+  /// c[r][o] (+)= sum over pieces s and their k of a(s, r, k) * b[o*ldb + s*k + k] for 1 to 4 outputs:
+  /// vectors along k, since lanes of outputs would be mostly empty.
   void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb,
                       float* c, int64_t ldc, bool accumulate);
 
@@ -174,6 +214,10 @@ struct Kernels {
   void (*direct)(Dtype type, const DirectRow& row);
   /// sums[vector][tap][c in group][lane] += sum over positions of dy[position][vector*width + lane] * input
   void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
+
+  /// Of the kernel with this index in kGroupedKernels.
+  GroupedFunction (*grouped)(int kernel);
+  GroupedGradientFunction (*grouped_gradient)(int kernel);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);

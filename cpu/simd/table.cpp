@@ -3,6 +3,7 @@
 #include "cpu/simd/convert.h"
 #include "cpu/simd/direct.h"
 #include "cpu/simd/gemm.h"
+#include "cpu/simd/grouped.h"
 #include "cpu/simd/norm.h"
 #include "cpu/simd/taps.h"
 #include "cpu/simd/winograd.h"
@@ -25,6 +26,8 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::pack_weight,
     SIMD_NAMESPACE::direct,
     SIMD_NAMESPACE::direct_gradient,
+    SIMD_NAMESPACE::grouped_function,
+    SIMD_NAMESPACE::grouped_gradient_function,
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,
     SIMD_NAMESPACE::winograd_weight,
