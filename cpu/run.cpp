@@ -36,7 +36,6 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
     case Algorithm::pointwise:
     case Algorithm::temporal:
     case Algorithm::patchify:
-      return gather_gemm(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::implicit_gemm:
       return blocked_products(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::stock:
