@@ -105,7 +105,7 @@ struct TilePhase {
 /// Floats from row to row of the sums, off the strides that meet in few of the L1 cache's sets.
 int64_t sums_stride(const TilePlan& plan, int64_t panels) {
   const int64_t columns = std::min(plan.panels, panels) * kPanelColumns;
-  return columns % 256 == 0 ? columns + kTileSide : columns;
+  return columns % 128 == 0 ? columns + kTileSide : columns;
 }
 
 class TileGemm {
@@ -269,6 +269,14 @@ class TileGemm {
       for (int64_t panel = from; panel < to; ++panel) {
         product.tiles = panel_tiles(panel);
         product.b = panel_weights(panel);
+        // The next panel's block, or this block's successor of the first one.
+        const bool turn = panel + 1 == to;
+        const int64_t next = turn ? from : panel + 1;
+        const size_t step = turn ? end : begin;
+        product.next =
+            step < steps.size()
+                ? panel_weights(next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
+                : nullptr;
         product.c = sums_[thread] + (panel - from) * kPanelColumns;
         k_.tiles->multiply(product);
       }
