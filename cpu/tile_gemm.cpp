@@ -15,10 +15,6 @@ namespace {
 
 constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
 
-/// Steps between which sums lie in memory. A single product takes the tiles no longer than loading them from
-/// the L2 cache does, so that a block of the panel should stay in L1; six round a sum six times, and the
-/// block's sums are added to those before.
-int64_t block_steps(int parts) { return parts == 1 ? 16 : parts == 2 ? 48 : 32; }
 /// Of a row of taps, the channels that are taken with all of them before the next ones are.
 constexpr int64_t kRowSteps = 12;
 
@@ -79,7 +75,7 @@ struct TilePhase {
   void begin_group(int64_t count, int parts) {
     const int64_t held = static_cast<int64_t>(steps.size());
     const int64_t begin = block_ends.empty() ? 0 : block_ends.back();
-    if (held > begin && held + count - begin > block_steps(parts)) block_ends.push_back(held);
+    if (held > begin && held + count - begin > tile_block_steps(parts)) block_ends.push_back(held);
   }
 
   /// A row of taps: all of them meet some channels while these are in the L1 cache.
