@@ -12,8 +12,8 @@ using namespace cpu_model;
 
 namespace {
 
-constexpr int64_t kSlabFrame = int64_t{1} << 20,
-                  kSums = int64_t{1} << 20;  ///< bytes of the L2 cache for each
+constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
+constexpr int64_t kBlockOutputs = 384;
 
 /// bf16 data are multiplied as they are. Two parts hold fp16 and leave out 2^-18 of a product, which rounding
 /// the result to 16 bits hides; three are as exact as fp32.
@@ -29,14 +29,16 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   t.parts = parts_of(p);
   const int64_t panels = divide_up(p.group_out(), 32), width = p.output(kWidth), height = p.output(kHeight);
   t.cols = divide_up(width, divide_up(width, 96));
-  const int64_t outputs = t.parts == 1 ? 768 : 384;
-  t.rows = std::clamp<int64_t>(outputs / t.cols, 1, height);
+  t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
+  // Frames that one block of steps meets.
+  const int64_t frame_steps = p.kernel[kHeight] * p.kernel[kWidth] * divide_up(p.group_in(), 32);
+  const int64_t frames = std::min(p.kernel[kDepth], divide_up(cpu::tile_block_steps(t.parts), frame_steps));
   const auto slab_bytes = [&] {
-    return 2 * t.parts * round_up(p.group_in(), 32) *
+    return frames * 2 * t.parts * round_up(p.group_in(), 32) *
            ((t.rows - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1) *
            ((t.cols - 1) * p.stride[kWidth] + (p.kernel[kWidth] - 1) * p.dilation[kWidth] + 1);
   };
-  while (slab_bytes() > kSlabFrame && t.rows * t.cols > 64) {
+  while (slab_bytes() > kSlabBytes && t.rows * t.cols > 64) {
     if (t.rows > t.cols / 8 && t.rows > 1) {
       t.rows = divide_up(t.rows, 2);
     } else {
@@ -54,7 +56,7 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
   while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
-  t.panels = std::clamp<int64_t>(kSums / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
+  t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
   return t;
 }
 

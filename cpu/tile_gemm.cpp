@@ -16,10 +16,6 @@ namespace {
 
 constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
 
-/// Steps between which sums lie in memory. A single product takes the tiles no longer than loading them from
-/// the L2 cache does, so that a block of the panel should stay in L1; six round a sum six times, and the
-/// block's sums are added to those before.
-int64_t block_steps(int parts) { return parts == 1 ? 16 : parts == 2 ? 48 : 32; }
 /// Of a row of taps, the channels that are taken with all of them before the next ones are.
 constexpr int64_t kRowSteps = 12;
 
@@ -82,7 +78,7 @@ struct TilePhase {
   void begin_group(int64_t count, int parts) {
     const int64_t held = static_cast<int64_t>(steps.size());
     const int64_t begin = block_ends.empty() ? 0 : block_ends.back();
-    if (held > begin && held + count - begin > block_steps(parts)) block_ends.push_back(held);
+    if (held > begin && held + count - begin > tile_block_steps(parts)) block_ends.push_back(held);
   }
 
   /// A row of taps: all of them meet some channels while these are in the L1 cache.
@@ -108,7 +104,7 @@ struct TilePhase {
 /// Floats from row to row of the sums, off the strides that meet in few of the L1 cache's sets.
 int64_t sums_stride(const TilePlan& plan, int64_t panels) {
   const int64_t columns = std::min(plan.panels, panels) * kPanelColumns;
-  return columns % 256 == 0 ? columns + kTileSide : columns;
+  return columns % 128 == 0 ? columns + kTileSide : columns;
 }
 
 class TileGemm {
@@ -272,6 +268,14 @@ class TileGemm {
       for (int64_t panel = from; panel < to; ++panel) {
         product.tiles = panel_tiles(panel);
         product.b = panel_weights(panel);
+        // The next panel's block, or this block's successor of the first one.
+        const bool turn = panel + 1 == to;
+        const int64_t next = turn ? from : panel + 1;
+        const size_t step = turn ? end : begin;
+        product.next =
+            step < steps.size()
+                ? panel_weights(next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
+                : nullptr;
         product.c = sums_[thread] + (panel - from) * kPanelColumns;
         k_.tiles->multiply(product);
       }

@@ -55,6 +55,14 @@ SIMD_INLINE void split(Pair x, __m512i* parts) {
   }
 }
 
+/// 32 items of a row that mostly lies in memory, and further rows behind it.
+template <class Item>
+SIMD_INLINE void fetch_ahead(const Item* p) {
+  constexpr int kAhead = 2048;
+  __builtin_prefetch((const char*)p + kAhead);
+  if constexpr (sizeof(Item) == 4) __builtin_prefetch((const char*)p + kAhead + 64);
+}
+
 template <class T, int Parts>
 uint32_t split_rows(const TileRows& t) {
   __m512i most = _mm512_setzero_si512();
@@ -62,6 +70,7 @@ uint32_t split_rows(const TileRows& t) {
     const auto* from = static_cast<const typename T::Item*>(t.src) + r * t.src_stride;
     uint16_t* to = t.out + r * t.out_stride;
     for (int64_t i = 0; i < t.padded; i += kTileDepth) {
+      fetch_ahead(from + i);
       const Pair x = load_pair(T(), from + i, mask_of(t.n - i));
       most = larger(most, x);
       __m512i parts[Parts];
@@ -82,6 +91,7 @@ uint32_t copy_rows(const TileRows& t) {
     const auto* from = static_cast<const uint16_t*>(t.src) + r * t.src_stride;
     uint16_t* to = t.out + r * t.out_stride;
     for (int64_t i = 0; i < t.padded; i += kTileDepth) {
+      fetch_ahead(from + i);
       const __m512i x = _mm512_maskz_loadu_epi16(mask_of(t.n - i), from + i);
       most = _mm512_max_epu16(most, _mm512_and_si512(x, magnitude));
       _mm512_mask_storeu_epi16(to + i, mask_of(t.padded - i), x);
@@ -254,7 +264,15 @@ SIMD_INLINE void step(const uint16_t* a, int64_t stride, int64_t part_stride, co
                         __attribute__((always_inline)) { load_left<R>(a + part * part_stride, stride); };
   const auto right = [&](int part) __attribute__((always_inline)) { load_right<N>(b + part * kNext); };
   if constexpr (Parts == 1) {
-    left(0), right(0), multiply_loaded<R, N>();
+    // Loads between the products: nothing waits for all four.
+    _tile_loadd(6, b, kTileDepth * 2);
+    _tile_loadd(4, a, stride * 2);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (N == 2) _tile_loadd(7, b + kTileItems, kTileDepth * 2);
+    if constexpr (N == 2) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (R == 2) _tile_loadd(5, a + kTileSide * stride, stride * 2);
+    if constexpr (R == 2) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (R == 2 && N == 2) _tile_dpbf16ps(3, 5, 7);
   } else if constexpr (Parts == 2) {
     left(0), right(1), multiply_loaded<R, N>();
     right(0), multiply_loaded<R, N>();
@@ -312,8 +330,21 @@ void block(const TileProduct& t, int64_t row, int64_t rows) {
   }
   const uint16_t* a = t.a + row * t.a_stride;
   const int64_t stride = t.a_stride, part_stride = t.a_part_stride;
+  // The next rows' sums lie in the L2 cache, the next panel in L3: fetched while these products are taken.
+  const bool fetch = !kApart && t.accumulate && R == 2;
+  const int64_t sums_ahead = fetch ? (2 * kTileSide + t.step_count - 1) / t.step_count : 0;
+  const float* sums = c + R * kTileSide * t.c_stride;
+  constexpr int64_t kLine = 32, kStepItems = Parts * N * kTileItems;
+  const int64_t blocks = (t.rows + 2 * kTileSide - 1) / (2 * kTileSide), block = row / (2 * kTileSide);
+  const int64_t lines = t.next ? (kStepItems / kLine + blocks - 1) / blocks : 0;
+  const uint16_t* next = t.next + block * lines * t.step_count * kLine;
   for (int64_t s = 0; s < t.step_count; ++s) {
-    step<R, N, Parts>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * (Parts * N * kTileItems));
+    for (int64_t i = 0; i < sums_ahead; ++i, sums += t.c_stride) {
+      __builtin_prefetch(sums, 1, 3);
+      if constexpr (N == 2) __builtin_prefetch(sums + kTileSide, 1, 3);
+    }
+    for (int64_t i = 0; i < lines; ++i, next += kLine) __builtin_prefetch(next, 0, 2);
+    step<R, N, Parts>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * kStepItems);
   }
   const bool add = kApart && t.accumulate;
   if (whole && !add) return store_sums<R, N>(c, t.c_stride);
