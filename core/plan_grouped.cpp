@@ -24,6 +24,8 @@ bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
     return p.group_out() % kBroadcastOutputs == 0 && p.group_in() <= kMostBroadcastInputs;
   }
   if (p.group_in() != k.group_in || p.group_out() != k.group_out) return false;
+  // Some of a dilated input's phases meet no tap, and the pointwise kernels take one as given.
+  if (k.family == GroupedFamily::pointwise) return !p.input_dilated();
   if (k.family != GroupedFamily::depthwise) return true;
   const bool plain =
       p.stride[1] == 1 && p.stride[2] == 1 && p.dilation[1] == 1 && p.dilation[2] == 1 && !p.input_dilated();
@@ -101,6 +103,7 @@ std::string name_of(const GroupedKernel& k) {
 std::string constraints_of(const GroupedKernel& k) {
   switch (k.family) {
     case GroupedFamily::pointwise:
+      return "input dilation 1";
     case GroupedFamily::rows:
       return "";
     case GroupedFamily::broadcast:
