@@ -30,6 +30,8 @@ struct TilePhase {
         slab_w(p, kWidth, w),
         layout(slab_d, slab_h, slab_w, p.group_in(), plan.parts, std::min(plan.rows, h.count),
                std::min(plan.cols, w.count)) {
+    // Some phases of a dilated input meet no tap along an axis.
+    if (w.tap_count() == 0) return;
     for (int64_t kd = 0; kd < d.tap_count(); ++kd) {
       for (int64_t kh = 0; kh < h.tap_count(); ++kh) {
         if (layout.merged) {
@@ -205,7 +207,7 @@ class TileGemm {
     std::vector<TileStep> steps;
     std::vector<size_t> ends;
     for (; frame < frame_end; ++frame) {
-      for (int64_t kd = 0; kd < phase_.d.tap_count(); ++kd) {
+      for (int64_t kd = 0; !phase_.steps.empty() && kd < phase_.d.tap_count(); ++kd) {
         const int64_t u = depth_at(frame, kd), source = phase_.slab_d.sources[u], slot = u % layout_.frames;
         if (source < 0 || held[slot] == u) continue;
         const uint32_t largest =
