@@ -27,8 +27,13 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize("tools", VERSIONS)
-def test_every_source_compiles_without_warnings_and_links(tools: macos_tools.Tools, tmp_path: Path) -> None:
-    build.check_extension(tools, unpacked(tools, tmp_path), THIS)
+def test_every_source_compiles_without_warnings_and_links(
+    tools: macos_tools.Tools, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build.check_extension(tools, unpacked(tools, tmp_path), THIS, "--imports")
+    listed = capfd.readouterr().out
+    assert "\n@rpath/libmlx.dylib: __ZN3mlx4core5metal19get_command_encoderENS0_6StreamE\n" in listed
+    assert "\nany library: _PyModuleDef_Init\n" in listed
     for source in ("metal/run", "core/bindings_metal", "core/primitive", "core/route"):
         (words,) = commands(tools, f"CMakeFiles/_ext.dir/{source}.cpp.o")
         assert {"-Wall", "-Wextra", "-Werror", "-D_METAL_"} <= set(words)

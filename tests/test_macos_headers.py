@@ -111,7 +111,7 @@ def test_versions_that_cannot_be_had_are_named_and_fail(
     monkeypatch.setattr(
         macos_tools.Tools, "build", lambda self, version, output: built.append(version) or output
     )
-    monkeypatch.setattr(build, "check", lambda tools, wheel, version: None)
+    monkeypatch.setattr(build, "check", lambda *arguments: None)
     monkeypatch.setattr(build, "missing_programs", lambda: "")
     monkeypatch.setattr(python_headers, "sources", lambda pip, version: {})
     command = ["build.py", "--tools", str(tmp_path / "tools"), "--python-include", f"3.12={given}"]
