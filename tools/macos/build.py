@@ -16,18 +16,18 @@ import python_headers
 from macos_tools import HERE, PYTHONS, ROOT, Tools, default_folder, missing_programs, requirement
 
 
-def check(tools: Tools, wheel: Path, version: str) -> None:
-    """Raises SystemExit with what is wrong with the wheel."""
+def check(tools: Tools, wheel: Path, version: str, *options: str) -> None:
+    """Raises SystemExit with what is wrong with the wheel; `options` are check.py's."""
     if wrong := check_wheel.flaws(wheel, version, [ROOT, tools.root, Path.home()]):
         raise SystemExit("\n".join(wrong))
     installed = tools.build_folder(version) / "installed"
     check_wheel.install(tools, wheel, version, installed)
     (extension,) = installed.glob("mlx_conv3d/_ext.*.so")
-    check_extension(tools, extension, version)
+    check_extension(tools, extension, version, *options)
 
 
-def check_extension(tools: Tools, extension: Path, version: str) -> None:
-    tools.run(tools.python, HERE / "check.py", extension, tools.symbols(), tools.core(version))
+def check_extension(tools: Tools, extension: Path, version: str, *options: str) -> None:
+    tools.run(tools.python, HERE / "check.py", extension, tools.symbols(), tools.core(version), *options)
 
 
 def python_version(text: str) -> str:
@@ -53,6 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mlx", default=requirement("mlx"), help="another mlx to compile and link against")
     parser.add_argument("--python", type=python_version, action="append", help="build for this version alone")
     parser.add_argument("--python-include", type=python_include, action="append", default=[])
+    parser.add_argument("--imports", action="store_true", help="list every import and where it is from")
     parser.add_argument("--fetch", action="store_true", help="only fetch what the build needs")
     return parser.parse_args(arguments)
 
@@ -75,7 +76,7 @@ def main() -> None:
         if arguments.fetch:
             continue
         wheel = tools.build(version, arguments.output.resolve())
-        check(tools, wheel, version)
+        check(tools, wheel, version, *(["--imports"] if arguments.imports else []))
         print(wheel, flush=True)
     if missing:
         reasons = "".join(f"\n  {version}: {reason}" for version, reason in missing.items())

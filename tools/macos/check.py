@@ -1,8 +1,9 @@
 """Checks an extension for macOS without a Mac: every import resolves, and what the loader asks for is there.
 
-python tools/macos/check.py EXTENSION.so CPYTHON.sym CORE.so
+python tools/macos/check.py EXTENSION.so CPYTHON.sym CORE.so [--imports]
 
 EXTENSION is installed beside MLX, whose library is looked for as the loader does; CORE is MLX's own extension.
+--imports lists each import with where it is from.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ def check(extension: Path, symbols: Path, core: Path) -> list[str]:
 
 def main() -> int:
     extension, symbols, core = map(Path, sys.argv[1:4])
-    for library, count in sorted(Counter(library for library, _ in imports_of(parse(extension))).items()):
+    imports = imports_of(parse(extension))
+    if "--imports" in sys.argv[4:]:
+        print(*(f"{library}: {symbol}" for library, symbol in imports), sep="\n")
+    for library, count in sorted(Counter(library for library, _ in imports).items()):
         print(f"{count:5} imports from {library}")
     wrong = check(extension, symbols, core)
     print(*wrong, sep="\n", end="\n" if wrong else "")

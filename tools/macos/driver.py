@@ -63,7 +63,7 @@ def link_command(tools: Path, arguments: list[str]) -> list[str]:
     stubs = tools / "stubs"
     system = [str(stubs / name) for name in ("libobjc.tbd", "libc++.tbd", "libSystem.tbd")]
     platform = ["-arch", "arm64", "-platform_version", "macos", MINIMUM, SDK]
-    head = [LINKER, *platform, "-adhoc_codesign", kind, "-undefined", "error", "-o", output]
+    head = [LINKER, *platform, "-demangle", "-adhoc_codesign", kind, "-undefined", "error", "-o", output]
     return [*head, *inputs, "-F", str(stubs / "Frameworks"), *system]
 
 

@@ -143,7 +143,9 @@ class Tools:
             self.run(self.python, "-m", "wheel", "tags", "--remove", *tags, wheel)
             (wheel,) = made.glob("*.whl")
             output.mkdir(parents=True, exist_ok=True)
-            return Path(shutil.copy2(wheel, output))
+            # Who reads an earlier one keeps it whole.
+            copied = shutil.copy2(wheel, output / f"{wheel.name}.new")
+            return Path(copied).replace(output / wheel.name)
 
     def run_build(self, version: str, output: Path) -> None:
         defines = {
