@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -53,12 +54,23 @@ def test_ci_fails_without_clang(path: Path, install: str) -> None:
     assert made == []
 
 
-def test_ci_requires_the_metal_tests(path: Path) -> None:
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86-64")
+def test_ci_fails_without_qemu(path: Path) -> None:
     for name in ("clang++-19", "llvm-symbolizer-19"):
+        stub(path, name, "")
+    stub(path, "apt-get", "exit 0")
+    code, error, made = ci(path)
+    assert code != 0
+    assert "qemu-user cannot be installed" in error
+    assert made == []
+
+
+def test_ci_requires_the_metal_tests(path: Path) -> None:
+    for name in ("clang++-19", "llvm-symbolizer-19", "qemu-x86_64"):
         stub(path, name, "")
     code, _, made = ci(path)
     assert code == 0
-    assert made == ["clean 1", "lint 1", "package 1", "test 1"]
+    assert made == ["clean 1", "lint 1", "wheel-linux 1", "test 1"]
 
 
 def run_metal_tests(tmp_path: Path, required: str, *arguments: str) -> tuple[int, str]:
