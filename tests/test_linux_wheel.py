@@ -205,7 +205,7 @@ def test_machines_are_emulated_with_their_instructions(
 
 def test_a_machine_that_fails_is_named(tmp_path: Path) -> None:
     emulator = script(
-        tmp_path / "emulator", '[ "$2" = qemu64 ] || { echo illegal instruction >&2; exit 132; }'
+        tmp_path / "emulator", '[ "$2" = qemu64 ] && echo fine || { echo illegal instruction >&2; exit 132; }'
     )
     with pytest.raises(SystemExit, match=r"core2duo: exit 132\nillegal instruction"):
         emulate.run_all(Path("python"), emulator)
