@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def test_a_folder_without_wheels(tmp_path: Path) -> None:
     assert check_package.check_wheels(tmp_path) == ["no wheels"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no mlx-cpu")
 def test_the_policy_is_read_from_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     assert manylinux.mlx_policy().startswith("manylinux_2_")
 
@@ -158,6 +160,12 @@ def test_the_checkout_is_not_what_is_tried(tmp_path: Path) -> None:
     assert "mlx_conv3d is imported from" in done.stderr or "No module named 'mlx_conv3d'" in done.stderr
 
 
+@pytest.fixture
+def on_the_cpu() -> Iterator[None]:
+    with mx.stream(mx.cpu):
+        yield
+
+
 # ---- older machines -----------------------------------------------------------------------------------------
 
 
@@ -170,6 +178,7 @@ def test_few_convolutions_with_the_chosen_instructions() -> None:
     assert f"{_ext.isa()} was chosen, not mmx" in done.stderr
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize("number", range(len(few_convolutions.PROBLEMS)))
 def test_a_wrong_convolution_is_found(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     right = mlx_conv3d.conv3d
@@ -185,6 +194,7 @@ def test_a_wrong_convolution_is_found(monkeypatch: pytest.MonkeyPatch, number: i
         few_convolutions.check(number, mx.float32)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     few_convolutions.check_gradients()
     right = mlx_conv3d.conv3d
