@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -60,12 +61,23 @@ def test_ci_fails_without_llvm(path: Path, absent: str, install: str) -> None:
     assert made == []
 
 
-def test_ci_requires_the_tests_of_metal_and_macos(path: Path) -> None:
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86-64")
+def test_ci_fails_without_qemu(path: Path) -> None:
     for name in LLVM:
+        stub(path, name, "")
+    stub(path, "apt-get", "exit 0")
+    code, error, made = ci(path)
+    assert code != 0
+    assert "qemu-user cannot be installed" in error
+    assert made == []
+
+
+def test_ci_requires_the_tests_of_metal_and_macos(path: Path) -> None:
+    for name in (*LLVM, "qemu-x86_64"):
         stub(path, name, "")
     code, _, made = ci(path)
     assert code == 0
-    targets = ["clean", "lint", "package", "wheel-macos MACOS_ARGS=--python this", "test"]
+    targets = ["clean", "lint", "wheel-linux", "wheel-macos MACOS_ARGS=--python this", "test"]
     assert made == [f"1 1 {target}" for target in targets]
 
 

@@ -6,6 +6,7 @@ python tools/check_package.py --wheels wheelhouse     only what the wheels hold,
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -84,24 +85,30 @@ def use(wheel: Path) -> None:
         subprocess.run([str(Path(folder, "bin", "mlx-conv3d")), "--version"], check=True, cwd=folder)
 
 
-def check_wheels(folder: Path) -> int:
-    """Checks what each wheel of a folder holds."""
+def check_wheels(folder: Path) -> list[str]:
+    """What is wrong with what the wheels of a folder hold."""
     wheels = sorted(folder.glob("*.whl"))
-    wrong = [what for wheel in wheels for what in check_wheel(wheel)] or ([] if wheels else ["no wheels"])
-    print(*(wrong or [f"{wheel.name} is complete" for wheel in wheels]), sep="\n")
-    return 1 if wrong else 0
+    return [what for wheel in wheels for what in check_wheel(wheel)] or ([] if wheels else ["no wheels"])
+
+
+def check_both(folder: Path) -> list[str]:
+    """What is wrong with the source distribution and the wheel of a folder; tries the wheel."""
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    wrong = check_wheel(wheel) + check_sdist(sdist)
+    if not wrong:
+        use(wheel)
+    return wrong
 
 
 def main() -> int:
-    if sys.argv[1] == "--wheels":
-        return check_wheels(Path(sys.argv[2]))
-    folder = Path(sys.argv[1])
-    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    wrong = check_wheel(wheel) + check_sdist(sdist)
-    print(*wrong, sep="\n", end="\n" if wrong else "")
-    if not wrong:
-        use(wheel)
-        print(f"{sdist.name} and {wheel.name} are complete")
+    parser = argparse.ArgumentParser(description="Checks a source distribution and a wheel.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--wheels", action="store_true", help="check what the wheels hold, however many, and no more"
+    )
+    arguments = parser.parse_args()
+    wrong = (check_wheels if arguments.wheels else check_both)(arguments.folder)
+    print(*(wrong or [f"{path.name} is complete" for path in sorted(arguments.folder.iterdir())]), sep="\n")
     return 1 if wrong else 0
 
 

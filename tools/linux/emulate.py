@@ -5,6 +5,7 @@ python tools/linux/emulate.py     run by a Python for which mlx_conv3d is instal
 
 from __future__ import annotations
 
+import argparse
 import platform
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ def run_all(python: Path, emulator: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     if platform.machine() != "x86_64":
         raise SystemExit(f"the machines are x86-64 ones, this is {platform.machine()}")
     run_all(Path(sys.executable), find())
