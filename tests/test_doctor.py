@@ -90,7 +90,7 @@ def test_a_sound_installation_is_good() -> None:
         "machine": 5,
         f"{NARROWEST} kernels": len(cpu_kernels.CASES),
         "parity on the cpu": len(parity.SWEEP),
-        "gradients on the cpu": 1,
+        f"{NARROWEST} gradients": 1,
         "time on the cpu": 5,
     }
 
