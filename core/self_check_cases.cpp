@@ -52,7 +52,7 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p, con
       if (m == 6 && p.out_type == Dtype::float32) continue;
       for (int depth_m : {1, 2}) {
         found.push_back(c);
-        found.back().winograd = {m, 2, 2, 32, depth_m};
+        found.back().winograd = {m, m == 2 ? 7 : 2, 2, 32, depth_m};
       }
     }
   }

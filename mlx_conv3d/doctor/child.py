@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
@@ -26,5 +25,5 @@ def main(arguments: Sequence[str]) -> None:
         for index, item in enumerate(items):
             if index >= int(first):
                 write({"begins": index})
-                write({"row": asdict(checked(step, item))})
+                write({"row": vars(checked(step, item))})
         write({"ends": True})

@@ -16,7 +16,10 @@ from mlx_conv3d.doctor.rows import Finding
 RAGGED = {"padding": [(2, 0), (1, 2), (0, 1)]}
 
 RAGGED_TILES = Problem(
-    (1, 3, 9, 11, 5), (7, 3, 3, 3, 5), {**RAGGED, "padding_mode": ["edge", "reflect", "zeros"]}, bias=True
+    (1, 3, 9, 11, 5),
+    (7, 3, 3, 3, 5),
+    {**RAGGED, "padding_mode": ["edge", "reflect", "zeros"], "activation": "silu"},
+    bias=True,
 )
 # Sizes for which the planner takes each tile: F(2, 3), F(4, 3) and, of 16-bit results, F(6, 3); of upsampled and of
 # dilated pixels F(4), F(6) and F(8).
@@ -41,12 +44,15 @@ CASES = {
     "grouped": [
         Problem((1, 4, 7, 9, 37), (37, 3, 3, 3, 1), {**RAGGED, "groups": 37}),
         Problem((1, 3, 5, 6, 12), (18, 2, 3, 3, 2), {**RAGGED, "groups": 6, "stride": [1, 2, 1]}),
+        Problem((1, 2, 4, 9, 36), (24, 1, 3, 3, 3), {**RAGGED, "groups": 12}),  # lanes of several groups
+        Problem((1, 2, 4, 9, 76), (19, 1, 2, 4, 4), {"groups": 19}),  # far apart, with four taps in a row
+        Problem((1, 2, 4, 9, 8), (64, 1, 2, 3, 4), {"groups": 2}),  # all lanes in one
         Problem((1, 3, 4, 5, 80), (84, 2, 2, 3, 40), {**RAGGED, "groups": 2}),
     ],
     "transposed": [Problem((1, 3, 4, 5, 6), (19, 3, 2, 4, 6), {"padding": 1, "input_dilation": [2, 3, 2]})],
     "implicit_gemm": [
-        Problem((1, 4, 5, 6, 5), (34, 2, 3, 3, 5), {**RAGGED, "stride": [2, 1, 2]}, True, True),
-        Problem((1, 4, 9, 9, 3), (3, 3, 5, 5, 3), {**RAGGED, "dilation": [1, 2, 1]}),
+        Problem((1, 4, 5, 6, 5), (34, 2, 3, 3, 5), {**RAGGED, "stride": [2, 1, 2], "activation": "gelu"}, True, True),
+        *(Problem((1, 4, 9, 9, 3), (outs, 3, 5, 5, 3), {**RAGGED, "dilation": [1, 2, 1]}) for outs in (1, 2, 3, 4)),
     ],
 }  # fmt: skip
 

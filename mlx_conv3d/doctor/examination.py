@@ -72,16 +72,18 @@ def steps(machine: Machine, checkout: str) -> dict[str, list[Step]]:
     """All steps but the first, by subject."""
     metal = machine.gpu
     devices = [("cpu", ""), *([("gpu", metal)] if metal else [])]
-    kernels = [
-        Step(f"{isa} kernels", "cpu_kernels", 20, {"isa": isa}, {"MLX_CONV3D_ISA": isa})
-        for isa in instruction_sets(machine.isa)
+    isas = {isa: {"MLX_CONV3D_ISA": isa} for isa in instruction_sets(machine.isa)}
+    kernels = [Step(f"{isa} kernels", "cpu_kernels", 20, {"isa": isa}, only) for isa, only in isas.items()]
+    gradients = [
+        Step(f"{isa} gradients", "gradients", 20, {"device": "cpu"}, only) for isa, only in isas.items()
     ]
     if metal:
         kernels += [Step("Metal compiler", "metal_kernels", 120), Step("Metal kernels", "metal_families", 60)]
+        gradients += [Step("Metal gradients", "gradients", 20, {"device": "gpu"})]
     return {
         "kernels": kernels,
         "parity": [Step(f"parity on the {d}", "parity", 30, {"device": d, "gpu": g}) for d, g in devices],
-        "gradients": [Step(f"gradients on the {d}", "gradients", 20, {"device": d}) for d, _ in devices],
+        "gradients": gradients,
         "timing": [Step(f"time on the {devices[-1][0]}", "timing", 20, {"device": devices[-1][0]})],
         "simulator": [Step("Metal simulator", "simulated", 60, {"checkout": checkout}, required=False)],
     }

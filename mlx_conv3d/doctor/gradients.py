@@ -21,6 +21,8 @@ PROBLEMS = [
     Problem((1, 5, 9, 8, 6), (10, 3, 3, 3, 6), {"padding": 1, "stride": 2}),
     Problem((1, 4, 7, 8, 6), (8, 3, 3, 3, 6), {"padding": 1, "padding_mode": "edge"}),
     Problem((1, 3, 5, 6, 12), (18, 3, 3, 3, 2), {"padding": 1, "groups": 6}),
+    Problem((1, 3, 5, 6, 36), (24, 1, 3, 3, 3), {"padding": 1, "groups": 12}),
+    Problem((1, 3, 5, 6, 20), (20, 3, 3, 3, 1), {"padding": 1, "groups": 20}),
     Problem((1, 2, 3, 4, 6), (8, 4, 4, 4, 6), {"padding": 2, "input_dilation": 2, "flip": True}),
     Problem((2, 9, 11, 6), (8, 3, 3, 6), {"padding": 1}),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 OK, FAIL, SKIP, NOTE = "ok", "fail", "not checked", "note"
@@ -60,7 +60,7 @@ def document(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
             "line": verdict(rows),
             "exit_code": 0 if good else 1,
             "seconds": seconds,
-            "rows": [asdict(row) for row in rows],
+            "rows": [vars(row) for row in rows],
         }
     )
     return made

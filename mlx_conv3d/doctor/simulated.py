@@ -143,7 +143,7 @@ def items(checkout: str) -> list[Item]:
         ]
     found = [Item("sources", partial(is_current, checkout))]
     found += [Item(name, partial(compiles, checkout, name)) for name in _ext.kernel_names()]
-    for family in ("grouped", "gather_gemm", "winograd"):  # the one with most steps last
-        for dtype in problems.DTYPES:
+    for dtype in problems.DTYPES:
+        for family in ("grouped", "gather_gemm", "winograd"):  # the one with most steps last
             found.append(Item(f"{family} {dtype}", partial(agrees, checkout, family, dtype), (family,)))
     return found
