@@ -4,6 +4,7 @@
 
 #include "cpu/gather_gemm.h"
 #include "cpu/grouped.h"
+#include "cpu/joined_phases.h"
 #include "cpu/row_conv.h"
 #include "cpu/threads.h"
 #include "cpu/weight_gradient.h"
@@ -24,6 +25,7 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
     case Algorithm::taps:
       return gather_gemm(problem, plan.gemm, operands, {.one_depth_tap_at_a_time = true}, workspace);
     case Algorithm::transposed:
+      if (plan.gemm.joined_phases) return joined_phases(problem, plan.gemm, operands, workspace);
       return gather_gemm(problem, plan.gemm, operands, {.split_phases = true}, workspace);
     case Algorithm::pointwise:
     case Algorithm::temporal:
