@@ -48,6 +48,8 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, double g
 /// Many output channels make up for the gathering, and products of its dense blocks are faster.
 bool rows_pay(const ConvProblem& p, const Device& d, double pixels) {
   if (is_narrow(p)) return true;
+  // Rows of a product a KiB apart meet in a few sets of the cache.
+  if (p.stride[kWidth] * p.group_in() % 256 == 0) return false;
   const double taps = static_cast<double>(p.taps());
   const double flops = 2.0 * taps * static_cast<double>(lanes(p.group_out(), d));
   const double saved = taps / kGatherFloats - pixels / kRowFloats;
