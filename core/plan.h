@@ -94,13 +94,18 @@ struct GemmPlan {
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
   TilePlan tile{};             ///< used first; the rest is for data that it does not fit
-  /// Output rows and columns of a task that copies the input rows it meets once, for all their taps; 0 where
-  /// the inputs are gathered for each position.
-  int64_t tile_rows = 0, tile_cols = 0;
+  /// Output frames, rows and columns of a task that copies the input rows it meets once, for all their taps; 0
+  /// where the inputs are gathered for each position.
+  int64_t tile_frames = 0, tile_rows = 0, tile_cols = 0;
+
+  bool joined_phases = false;  ///< transposed: all phases read the same rows in one task
 
   bool buffers_rows() const { return tile_rows > 0; }
 };
 
+/// Whether each output of a transposed convolution is one input times one tap, with none left over: a kernel
+/// as large as its stride.
+bool is_one_tap_per_output(const ConvProblem& problem);
 /// Of a padded input axis, the positions that `outputs` neighbouring outputs span.
 inline int64_t input_span(const ConvProblem& p, int axis, int64_t outputs) {
   return (outputs - 1) * p.stride[axis] + (p.kernel[axis] - 1) * p.dilation[axis] + 1;

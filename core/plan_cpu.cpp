@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
 constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's share of it
-constexpr int64_t kMostTileCols = 64;
+constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
 /// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
 constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9;
 constexpr double kRowShare = 0.66;  ///< of the peak, that products over such rows reach
@@ -48,10 +48,38 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, double g
 /// Many output channels make up for the gathering, and products of its dense blocks are faster.
 bool rows_pay(const ConvProblem& p, const Device& d, double pixels) {
   if (is_narrow(p)) return true;
+  // Rows of a product a KiB apart meet in a few sets of the cache.
+  if (p.stride[kWidth] * p.group_in() % 256 == 0) return false;
   const double taps = static_cast<double>(p.taps());
   const double flops = 2.0 * taps * static_cast<double>(lanes(p.group_out(), d));
   const double saved = taps / kGatherFloats - pixels / kRowFloats;
   return saved > flops / kCoreFlops * (1 / kRowShare - 1 / kGatherShare);
+}
+
+/// Output rows and columns, and how many pixels of all depth taps' rows are met for each of its positions.
+struct RowTile {
+  int64_t rows = 0, cols = 0;
+  double pixels = 0;
+};
+
+/// The tile that meets the fewest, of those whose input rows fit half the cache; no rows if none does.
+RowTile best_row_tile(const ConvProblem& p, const Device& d) {
+  const int64_t height = p.output(kHeight), width = p.output(kWidth), most_floats = d.cache_bytes / 2 / 4;
+  const int64_t most_positions = is_narrow(p) ? kNarrowTile : kRowTile;
+  RowTile best;
+  for (int64_t pieces = divide_up(width, kMostTileCols); pieces <= width; pieces *= 2) {
+    RowTile tile{1, divide_up(width, pieces), 0};
+    if (tile.cols < kLeastTileCols && best.rows > 0) break;
+    if (row_buffer_floats(p, 1, tile.cols) > most_floats) continue;
+    while (tile.rows < height && (tile.rows + 1) * tile.cols <= most_positions &&
+           row_buffer_floats(p, tile.rows + 1, tile.cols) <= most_floats) {
+      ++tile.rows;
+    }
+    tile.pixels = static_cast<double>(row_buffer_floats(p, tile.rows, tile.cols) / p.group_in()) /
+                  static_cast<double>(tile.rows * tile.cols);
+    if (best.rows == 0 || tile.pixels < 0.9 * best.pixels) best = tile;
+  }
+  return best;
 }
 
 /// Tiles of output rows and columns whose input rows fit the cache; false where they do not pay. Which it is
@@ -59,40 +87,34 @@ bool rows_pay(const ConvProblem& p, const Device& d, double pixels) {
 bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   const int64_t height = p.output(kHeight), width = p.output(kWidth);
   if (height * width * p.group_in() == 0) return false;
-  const int64_t most_floats = d.cache_bytes / 2 / 4;
-  int64_t cols = divide_up(width, divide_up(width, kMostTileCols)), rows = 1;
-  while (cols > 8 && row_buffer_floats(p, 1, cols) > most_floats) cols = divide_up(cols, 2);
-  while (rows < height && (rows + 1) * cols <= kRowBlock &&
-         row_buffer_floats(p, rows + 1, cols) <= most_floats) {
-    ++rows;
-  }
-  const auto pixels = [&] {
-    return static_cast<double>(row_buffer_floats(p, rows, cols) / p.group_in()) /
-           static_cast<double>(rows * cols);
-  };
-  if (row_buffer_floats(p, 1, cols) > 2 * most_floats || !rows_pay(p, d, pixels())) return false;
+  const RowTile tile = best_row_tile(p, d);
+  int64_t rows = tile.rows, cols = tile.cols, frames = p.output(kDepth);
+  if (rows == 0 || !rows_pay(p, d, tile.pixels)) return false;
   const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
   const int64_t packed_bytes = p.taps() * p.group_in() * out_lanes * 4;
   const int64_t thread_floats = row_buffer_floats(p, rows, cols) + rows * cols * panel;
   const int64_t zeros = input_span(p, kWidth, cols) * p.group_in();
-  c.workspace = packed_bytes + 4 * (d.cores * thread_floats + zeros) + 4096 + int64_t{64} * 3 * d.cores;
+  const int64_t slack = 4096 + 64 * d.cores * (p.kernel[kDepth] + 1);
+  c.workspace = packed_bytes + 4 * (d.cores * thread_floats + zeros) + slack;
   if (c.workspace > limit) return false;
   GemmPlan g;
   g.depth = is_narrow(p) ? kNarrowDepthBlock : kDepthBlock;
   g.cols = round_up(out_lanes, panel);
   // Enough tasks to keep every thread busy to the end.
   const auto tasks = [&] {
-    return p.batch * p.output(kDepth) * divide_up(height, rows) * divide_up(width, cols) *
+    return p.batch * divide_up(p.output(kDepth), frames) * divide_up(height, rows) * divide_up(width, cols) *
            divide_up(out_lanes, g.cols);
   };
+  while (tasks() < 4 * d.cores && frames > 1) frames = divide_up(frames, 2);
   while (tasks() < 4 * d.cores && rows > 1) rows = divide_up(rows, 2);
   while (tasks() < 2 * d.cores && g.cols > panel) g.cols = round_up(g.cols / 2, panel);
   while (tasks() < 2 * d.cores && cols > 16) cols = divide_up(cols, 2);
   g.rows = rows * cols;
+  g.tile_frames = frames;
   g.tile_rows = rows;
   g.tile_cols = cols;
   c.gemm = g;
-  price_gemm(p, d, gathered_floats(p, pixels(), g, d), kRowFloats, packed_bytes, c);
+  price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), kRowFloats, packed_bytes, c);
   return true;
 }
 constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
@@ -134,6 +156,28 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
 
   const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
   price_gemm(p, d, gathered_floats(p, taps, g, d), kGatherFloats, packed_bytes, c);
+  return true;
+}
+
+/// Rows of a task of all phases that fit the limit.
+bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (is_narrow(p) || !is_one_tap_per_output(p)) return false;
+  const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
+  const int64_t row_floats = p.in_channels + d.vector_width + out_lanes;
+  const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
+  GemmPlan g;
+  g.rows = kRowBlock;
+  const auto bytes = [&] { return 4 * (packed + d.cores * g.rows * row_floats) + slack; };
+  while (g.rows > 16 && (bytes() > limit || g.rows * row_floats * 4 > d.cache_bytes)) g.rows /= 2;
+  if (bytes() > limit) return false;
+  const int64_t positions = p.batch * p.stored(kDepth) * p.stored(kHeight) * p.stored(kWidth);
+  while (g.rows > 16 && divide_up(positions, g.rows) < 4 * d.cores) g.rows /= 2;
+  g.depth = kDepthBlock;
+  g.cols = out_lanes;
+  g.joined_phases = true;
+  c.gemm = g;
+  c.workspace = bytes();
+  price_gemm(p, d, static_cast<double>(positions * p.in_channels), kRowFloats, 4 * packed, c);
   return true;
 }
 
@@ -235,7 +279,11 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
       consider_grouped(p, d, limit, c);
       break;
     case Algorithm::transposed:
-      consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
+      if (fit_joined_phases(p, d, limit, c)) {
+        c.reason = "one product for all phases of the dilated input, none with zeros";
+      } else {
+        consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
+      }
       break;
     case Algorithm::implicit_gemm:
       if (fit_rows(p, d, limit, c)) {

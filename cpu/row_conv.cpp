@@ -1,12 +1,14 @@
-// Direct convolution over buffered rows. A task is a tile of one frame's output rows and columns by some
-// panels of output channels. Its products are those of row_gather.h, block by block, but neighbouring
-// outputs' pixels are a stride apart in a row, so that no tap needs a copy of its own.
+// Direct convolution over buffered rows. A task is a tile of output frames, rows and columns by some panels
+// of output channels. Its products are those of row_gather.h, block by block, but neighbouring outputs'
+// pixels are a stride apart in a row, so that no tap needs a copy of its own.
 
 #include "cpu/row_conv.h"
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "core/integers.h"
 #include "cpu/row_gather.h"
 #include "cpu/threads.h"
 #include "cpu/weight_panel.h"
@@ -28,8 +30,9 @@ class RowConv {
         w_(axis_phases(p, kWidth, false).front()),
         width_(panels_.vectors_total() * k_.width),
         block_panels_(std::max<int64_t>(1, plan.cols / (k_.panel_vectors * k_.width))),
-        tile_cols_((p.output(kWidth) + plan.tile_cols - 1) / plan.tile_cols),
-        tile_rows_((p.output(kHeight) + plan.tile_rows - 1) / plan.tile_rows) {
+        tile_frames_(divide_up(p.output(kDepth), plan.tile_frames)),
+        tile_rows_(divide_up(p.output(kHeight), plan.tile_rows)),
+        tile_cols_(divide_up(p.output(kWidth), plan.tile_cols)) {
     find_columns();
     const RowGather rows(p, input_, d_, h_, w_);
     const int64_t products = p.taps() * p.group_in();
@@ -46,9 +49,14 @@ class RowConv {
     const int64_t panel = k_.panel_vectors * k_.width;
     for (int t = 0; t < thread_count(); ++t) {
       Scratch own;
-      own.rows = workspace.floats(row_buffer_floats(p, plan.tile_rows, plan.tile_cols));
+      own.frames.resize(static_cast<size_t>(p.kernel[kDepth]));
+      own.met.resize(own.frames.size());
+      for (FrameRows& held : own.frames) {
+        held.buffer =
+            workspace.floats(row_buffer_floats(p, plan.tile_rows, plan.tile_cols) / p.kernel[kDepth]);
+      }
       own.sums = workspace.floats(plan.rows * panel);
-      scratch_.push_back(own);
+      scratch_.push_back(std::move(own));
     }
   }
 
@@ -60,27 +68,50 @@ class RowConv {
                           packed_ + width_ * starts_[b]);
       });
       const int64_t col_blocks = (panels_.count() + block_panels_ - 1) / block_panels_;
-      const int64_t frames = p_.batch * p_.output(kDepth);
-      parallel_for(frames * tile_rows_ * tile_cols_ * col_blocks, [&](int64_t i, int thread) {
-        const int64_t tile = i / col_blocks;
-        run_tile(g, tile / (tile_rows_ * tile_cols_), tile / tile_cols_ % tile_rows_, tile % tile_cols_,
-                 i % col_blocks, scratch_[static_cast<size_t>(thread)]);
+      const int64_t places = tile_rows_ * tile_cols_, tiles = p_.batch * tile_frames_ * places;
+      parallel_for(tiles * col_blocks, [&](int64_t i, int thread) {
+        const int64_t col_block = i % col_blocks, at = i / col_blocks;
+        run_tile(g, tile_at(at / places / tile_frames_, at / places % tile_frames_, at % places), col_block,
+                 scratch_[static_cast<size_t>(thread)]);
       });
     }
   }
 
  private:
-  struct Scratch {
-    float *rows, *sums;
-    std::vector<const float*> row_at;  ///< [kd][input row of the tile], null where it is padding
-    std::vector<const float*> taps;
-  };
-
-  /// Output rows [row, row_end) and columns [col, col_end) of a frame.
+  /// Output frames, rows and columns of an image, each [begin, end).
   struct Tile {
-    int64_t frame, row, row_end, col, col_end;
+    int64_t n, frame, frame_end, row, row_end, col, col_end;
+    int64_t rows() const { return row_end - row; }
     int64_t cols() const { return col_end - col; }
   };
+
+  /// The tile's rows of one input frame.
+  struct FrameRows {
+    int64_t source = -1;  ///< the frame, or -1
+    float* buffer = nullptr;
+    std::vector<const float*> rows;  ///< null where it is padding
+  };
+
+  struct Scratch {
+    std::vector<FrameRows> frames;      ///< as many as there are depth taps
+    std::vector<const FrameRows*> met;  ///< [kd]: by the current output frame; null where it is padding
+    std::vector<const float*> taps;
+    float* sums;
+  };
+
+  Tile tile_at(int64_t n, int64_t frame, int64_t place) const {
+    // Even tiles, so that none has a handful of columns.
+    const auto part = [](int64_t size, int64_t i, int64_t parts) { return size * i / parts; };
+    const int64_t row = place / tile_cols_, col = place % tile_cols_;
+    const auto [frames, height, width] = p_.output();
+    return {n,
+            part(frames, frame, tile_frames_),
+            part(frames, frame + 1, tile_frames_),
+            part(height, row, tile_rows_),
+            part(height, row + 1, tile_rows_),
+            part(width, col, tile_cols_),
+            part(width, col + 1, tile_cols_)};
+  }
 
   /// Where the positions of a padded row are read from, and how many neighbours from each on are read from
   /// neighbours, or are padding.
@@ -94,33 +125,51 @@ class RowConv {
     }
   }
 
-  void run_tile(int64_t g, int64_t frame, int64_t tile_row, int64_t tile_col, int64_t col_block,
-                Scratch& own) const {
-    // Even tiles, so that none has a handful of columns.
-    const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
-    const Tile tile{frame, height * tile_row / tile_rows_, height * (tile_row + 1) / tile_rows_,
-                    width * tile_col / tile_cols_, width * (tile_col + 1) / tile_cols_};
-    load_rows(g, tile, own);
-    for (int64_t panel = col_block * block_panels_;
-         panel < std::min(panels_.count(), (col_block + 1) * block_panels_); ++panel) {
-      run_panel(g, tile, panel, own);
+  void run_tile(int64_t g, const Tile& tile, int64_t col_block, Scratch& own) const {
+    for (FrameRows& held : own.frames) held.source = -1;
+    for (int64_t frame = tile.frame; frame < tile.frame_end; ++frame) {
+      meet_frames(g, tile, frame, own);
+      for (int64_t panel = col_block * block_panels_;
+           panel < std::min(panels_.count(), (col_block + 1) * block_panels_); ++panel) {
+        run_panel(g, tile, frame, panel, own);
+      }
     }
   }
 
-  void load_rows(int64_t g, const Tile& tile, Scratch& own) const {
-    const int64_t in_rows = input_span(p_, kHeight, tile.row_end - tile.row);
-    own.row_at.assign(static_cast<size_t>(d_.tap_count() * in_rows), nullptr);
-    float* to = own.rows;
+  /// The rows that an output frame meets: most are still held from the frame before it.
+  void meet_frames(int64_t g, const Tile& tile, int64_t frame, Scratch& own) const {
+    const auto needed = [&](int64_t source) {
+      for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
+        if (d_.source(kd, frame) == source) return true;
+      }
+      return false;
+    };
     for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
-      const int64_t sd = d_.source(kd, tile.frame % d_.count);
-      if (sd < 0) continue;
-      const Frame frame = input_.frame(tile.frame / d_.count, sd);
-      for (int64_t j = tile.row; j < tile.row_end; ++j) {
-        for (int64_t kh = 0; kh < h_.tap_count(); ++kh) {
-          const int64_t sh = h_.source(kh, j);
-          const float*& at = own.row_at[static_cast<size_t>(kd * in_rows + row_of(tile, j, kh))];
-          if (sh >= 0 && at == nullptr) at = load_row(g, frame, sh, tile, to);
-        }
+      const int64_t source = d_.source(kd, frame);
+      const FrameRows*& met = own.met[static_cast<size_t>(kd)];
+      met = nullptr;
+      if (source < 0) continue;
+      FrameRows* free = nullptr;
+      for (FrameRows& held : own.frames) {
+        if (held.source == source) met = &held;
+        if (held.source < 0 || !needed(held.source)) free = &held;
+      }
+      if (met != nullptr) continue;
+      load_frame(g, tile, source, *free);
+      met = free;
+    }
+  }
+
+  void load_frame(int64_t g, const Tile& tile, int64_t source, FrameRows& out) const {
+    out.source = source;
+    out.rows.assign(static_cast<size_t>(input_span(p_, kHeight, tile.rows())), nullptr);
+    const Frame frame = input_.frame(tile.n, source);
+    float* to = out.buffer;
+    for (int64_t j = tile.row; j < tile.row_end; ++j) {
+      for (int64_t kh = 0; kh < h_.tap_count(); ++kh) {
+        const int64_t row = h_.source(kh, j);
+        const float*& at = out.rows[static_cast<size_t>(row_of(tile, j, kh))];
+        if (row >= 0 && at == nullptr) at = load_row(g, frame, row, tile, to);
       }
     }
   }
@@ -159,7 +208,7 @@ class RowConv {
     return start;
   }
 
-  void run_panel(int64_t g, const Tile& tile, int64_t panel, Scratch& own) const {
+  void run_panel(int64_t g, const Tile& tile, int64_t frame, int64_t panel, Scratch& own) const {
     const int64_t lane = panels_.first_vector(panel) * k_.width, vectors = panels_.vectors(panel);
     const int64_t lanes = std::min(vectors * k_.width, p_.group_out() - lane);
     const int64_t channel = g * p_.group_out() + lane;
@@ -169,22 +218,22 @@ class RowConv {
     const int64_t ldc = plain ? p_.out_channels : vectors * k_.width;
     bool started = false;
     for (size_t b = 0; b < blocks_.size(); ++b) {
-      if (!reads_input(tile, blocks_[b])) continue;
+      if (!reads_input(own, blocks_[b])) continue;
       const int64_t k = static_cast<int64_t>(offsets_[b].size());
       const float* weights = packed_ + width_ * starts_[b] + (is_narrow(p_) ? 0 : lane * k);
       for (int64_t j = tile.row; j < tile.row_end; ++j) {
-        float* c = plain ? static_cast<float*>(operands_.y) + output_offset(tile, j, channel)
+        float* c = plain ? static_cast<float*>(operands_.y) + output_offset(tile, frame, j, channel)
                          : own.sums + (j - tile.row) * tile.cols() * ldc;
         multiply(tile, j, blocks_[b], weights, k, vectors, c, ldc, started, own);
       }
       started = true;
     }
     if (plain && started) return;
-    if (!started) std::fill_n(own.sums, (tile.row_end - tile.row) * tile.cols() * vectors * k_.width, 0.0f);
+    if (!started) std::fill_n(own.sums, tile.rows() * tile.cols() * vectors * k_.width, 0.0f);
     for (int64_t j = tile.row; j < tile.row_end; ++j) {
       const float* sums = own.sums + (j - tile.row) * tile.cols() * vectors * k_.width;
       for (int64_t i = 0; i < tile.cols(); ++i) {
-        const int64_t at = output_offset(tile, j, channel) + i * p_.out_channels;
+        const int64_t at = output_offset(tile, frame, j, channel) + i * p_.out_channels;
         k_.store(e, sums + i * vectors * k_.width, channel, at,
                  static_cast<char*>(operands_.y) + at * item_size(p_.out_type), lanes);
       }
@@ -192,24 +241,25 @@ class RowConv {
   }
 
   /// Whether a block's depth tap meets a frame. Blocks of several depth taps are all there is.
-  bool reads_input(const Tile& tile, const std::vector<Segment>& block) const {
-    return block.front().kd != block.back().kd || d_.source(block.front().kd, tile.frame % d_.count) >= 0;
+  bool reads_input(const Scratch& own, const std::vector<Segment>& block) const {
+    return block.front().kd != block.back().kd || own.met[static_cast<size_t>(block.front().kd)] != nullptr;
   }
 
-  int64_t output_offset(const Tile& tile, int64_t row, int64_t channel) const {
-    return ((tile.frame * p_.output(kHeight) + row) * p_.output(kWidth) + tile.col) * p_.out_channels +
-           channel;
+  int64_t output_offset(const Tile& tile, int64_t frame, int64_t row, int64_t channel) const {
+    const int64_t rows = (tile.n * p_.output(kDepth) + frame) * p_.output(kHeight) + row;
+    return (rows * p_.output(kWidth) + tile.col) * p_.out_channels + channel;
   }
 
   /// One output row of the tile times a block of a panel's weights.
   void multiply(const Tile& tile, int64_t j, const std::vector<Segment>& block, const float* weights,
                 int64_t products, int64_t vectors, float* c, int64_t ldc, bool accumulate,
                 Scratch& own) const {
-    const int64_t in_rows = input_span(p_, kHeight, tile.row_end - tile.row), channels = p_.group_in();
+    const int64_t channels = p_.group_in();
     const int64_t apart = p_.dilation[kWidth];
     own.taps.clear();
     for (const Segment& s : block) {
-      const float* row = own.row_at[static_cast<size_t>(s.kd * in_rows + row_of(tile, j, s.kh))];
+      const FrameRows* met = own.met[static_cast<size_t>(s.kd)];
+      const float* row = met == nullptr ? nullptr : met->rows[static_cast<size_t>(row_of(tile, j, s.kh))];
       if (row == nullptr) row = zeros_;
       // Neighbouring pixels are one piece.
       const int64_t end = apart == 1 ? s.kw_begin + 1 : s.kw_end;
@@ -234,7 +284,8 @@ class RowConv {
   const Kernels& k_;
   const Panels panels_;
   const AxisPhase d_, h_, w_;
-  const int64_t width_, block_panels_, tile_cols_, tile_rows_;
+  const int64_t width_, block_panels_;
+  const int64_t tile_frames_, tile_rows_, tile_cols_;  ///< how many tiles there are along each axis
   std::vector<int64_t> source_, run_;
   std::vector<std::vector<Segment>> blocks_;
   std::vector<std::vector<int64_t>> offsets_;

@@ -85,20 +85,27 @@ void narrow_block(int64_t k, Taps a, int64_t first, int64_t lda, const float* b,
   for (int r = 0; r < R; ++r) {
     for (int o = 0; o < O; ++o) sums[r][o] = Vec{};
   }
+  const auto add = [&](const float* from, const float* weights, auto&& read) __attribute__((always_inline)) {
+    Vec bs[O];
+#pragma GCC unroll 4
+    for (int o = 0; o < O; ++o) bs[o] = read(weights + o * ldb);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      Vec x = read(from + r * lda);
+      hold(x);
+#pragma GCC unroll 4
+      for (int o = 0; o < O; ++o) sums[r][o] += x * bs[o];
+    }
+  };
+  const int64_t whole = k / kWidth * kWidth, rest = k - whole;
   for (int64_t s = 0; s < a.count; ++s, b += k) {
     const float* from = a.starts[s] + first;
-    for (int64_t p = 0; p < k; p += kWidth) {
-      const bool whole = p + kWidth <= k;
-      Vec bs[O];
-#pragma GCC unroll 4
-      for (int o = 0; o < O; ++o)
-        bs[o] = whole ? load(b + o * ldb + p) : load_part<Float32>(b + o * ldb + p, k - p);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vec x = whole ? load(from + r * lda + p) : load_part<Float32>(from + r * lda + p, k - p);
-#pragma GCC unroll 4
-        for (int o = 0; o < O; ++o) sums[r][o] += x * bs[o];
-      }
+    for (int64_t p = 0; p < whole; p += kWidth) {
+      add(from + p, b + p, [](const float* at) __attribute__((always_inline)) { return load(at); });
+    }
+    if (rest > 0) {
+      add(from + whole, b + whole,
+          [rest](const float* at) __attribute__((always_inline)) { return load_part<Float32>(at, rest); });
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -113,7 +120,7 @@ template <int O>
 void narrow_rows(int64_t rows, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb, float* c,
                  int64_t ldc, bool accumulate) {
   // At least eight sums hide the multiply-adds' latency.
-  constexpr int R = SIMD_REGISTERS == 32 ? (O <= 2 ? 8 / O : 4) : (O == 1 ? 4 : 2);
+  constexpr int R = SIMD_REGISTERS == 32 ? (O <= 2 ? 8 : 9 - O) : (O == 1 ? 8 : O == 4 ? 2 : 6 - O);
   int64_t r = 0;
   for (; r + R <= rows; r += R) narrow_block<R, O>(k, a, r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
   for (; r < rows; ++r) narrow_block<1, O>(k, a, r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
