@@ -130,7 +130,7 @@ struct NormRows {
   int64_t x_stride;  ///< floats from row to row
   const float* weight;
   float eps;              ///< added to the mean square
-  Activation activation;  ///< not gelu
+  Activation activation;  ///< none, relu or silu
 };
 
 struct Kernels {
