@@ -75,6 +75,11 @@ def _conv(library: Any, layer: Layer) -> Function:
     return function
 
 
+def convolution(layer: Layer) -> Function:
+    """mlx_conv3d's conv2d or conv3d with the layer's stride, padding and so on."""
+    return functools.partial(_conv(mlx_conv3d, layer), **layer.arguments())
+
+
 def ours(data: Data, name: str = OURS, **options: Any) -> Side:
     """mlx_conv3d's conv2d or conv3d; options go to it (algorithm=, for one)."""
     run = functools.partial(_conv(mlx_conv3d, data.layer), **data.layer.arguments(), **options)

@@ -51,6 +51,14 @@ Arrays picked(const Arrays& all, const std::vector<int>& argnums) {
   return some;
 }
 
+/// Element `at` of an axis; zeros where there is none.
+mx::array element_of(const mx::array& a, int axis, int at, mx::StreamOrDevice s) {
+  if (a.shape(axis) > 0) return mx::take(a, mx::array(at), axis, s);
+  mx::Shape shape = a.shape();
+  shape.erase(shape.begin() + axis);
+  return mx::zeros(shape, a.dtype(), s);
+}
+
 /// One call for every index of what is mapped; the results are stacked along axis 0.
 std::pair<Arrays, std::vector<int>> mapped(const std::function<Arrays(const Arrays&)>& f,
                                            const Arrays& inputs, const std::vector<int>& axes,
@@ -63,7 +71,7 @@ std::pair<Arrays, std::vector<int>> mapped(const std::function<Arrays(const Arra
   for (int at = 0; at < std::max(size, 1); ++at) {
     Arrays each;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      each.push_back(axes[i] < 0 ? inputs[i] : mx::take(inputs[i], mx::array(at), axes[i], s));
+      each.push_back(axes[i] < 0 ? inputs[i] : element_of(inputs[i], axes[i], at, s));
     }
     const Arrays found = f(each);
     results.resize(found.size());

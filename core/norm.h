@@ -13,7 +13,7 @@ namespace mx = mlx::core;
 
 struct NormSpec {
   float eps = 0;
-  Activation activation = Activation::none;  ///< not gelu
+  Activation activation = Activation::none;  ///< none, relu or silu
 
   bool operator==(const NormSpec&) const = default;
 };

@@ -172,7 +172,7 @@ struct NormRows {
   int64_t x_stride;  ///< floats from row to row
   const float* weight;
   float eps;              ///< added to the mean square
-  Activation activation;  ///< not gelu
+  Activation activation;  ///< none, relu or silu
 };
 
 /// A left operand in pieces that lie anywhere: row r of piece s is the k floats at starts[s] + r*lda.

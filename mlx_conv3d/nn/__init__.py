@@ -9,4 +9,12 @@ from mlx_conv3d.nn.conversion import convert_weights
 from mlx_conv3d.nn.layers import Conv3d, ConvTranspose3d
 from mlx_conv3d.nn.norm import RMSNorm
 
-__all__ = ["CausalConv1d", "CausalConv3d", "Conv3d", "ConvTranspose3d", "RMSNorm", "StreamState", "convert_weights"]
+__all__ = [
+    "CausalConv1d",
+    "CausalConv3d",
+    "Conv3d",
+    "ConvTranspose3d",
+    "RMSNorm",
+    "StreamState",
+    "convert_weights",
+]
