@@ -137,7 +137,7 @@ def test_tiny_and_huge_numbers(which: str, scale: float) -> None:
 @pytest.mark.parametrize("which", ["x", "w"])
 def test_infinities_stay_where_they_are(which: str, value: float, dtype: str) -> None:
     """Only what meets them is infinite or no number."""
-    x, w = normal(8 * 9 * 3, 24).reshape(1, 3, 8, 9, 24), normal(40 * 27, 24).reshape(40, 3, 3, 3, 24)
+    x, w = normal(8 * 9 * 3, 12).reshape(1, 3, 8, 9, 12), normal(40 * 27, 12).reshape(40, 3, 3, 3, 12)
     {"x": x[0, 1, 2], "w": w[7, 1, 1]}[which][1, 5] = value
     kind = operands.dtype_of(dtype)
     problem = of(x.shape, w.shape, padding=1, x_type=dtype, w_type=dtype)
@@ -148,7 +148,9 @@ def test_infinities_stay_where_they_are(which: str, value: float, dtype: str) ->
     )
     with np.errstate(invalid="ignore"):
         exact, _ = operands.solve(problem, {"x": x.astype(np.float64), "w": w.astype(np.float64)})
-    assert np.array_equal(np.isfinite(y), np.isfinite(exact))
+    assert np.array_equal(
+        np.where(np.isfinite(y), 0, y), np.where(np.isfinite(exact), 0, exact), equal_nan=True
+    )
 
 
 def test_zeros_are_multiplied() -> None:
