@@ -94,8 +94,8 @@ struct GemmPlan {
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
   TilePlan tile{};             ///< used first; the rest is for data that it does not fit
-  /// Output frames, rows and columns of a task that copies the input rows it meets once, for all their taps; 0
-  /// where the inputs are gathered for each position.
+  /// Output frames, rows and columns of a task that copies the input rows it meets once, for all their taps;
+  /// 0 where the inputs are gathered for each position.
   int64_t tile_frames = 0, tile_rows = 0, tile_cols = 0;
 
   bool joined_phases = false;  ///< transposed: all phases read the same rows in one task

@@ -181,19 +181,24 @@ bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Can
   return true;
 }
 
-void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c,
+void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c,
                    const std::string& reason) {
   int64_t taps_held = p.kernel[0], extra = 0;
   if (c.algorithm == Algorithm::taps) {
     taps_held = 1;
     if (p.out_type != Dtype::float32) extra = round_up(p.out_positions() * p.out_channels * 4, 64);
   }
-  if (!fit_gemm(p, d, limit, taps_held, extra, c)) {
+  const bool whole_taps = c.algorithm == Algorithm::patchify || c.algorithm == Algorithm::implicit_gemm;
+  c.reason = reason;
+  if (whole_taps && fit_rows(p, d, limit, c)) {
+    c.reason += ", over input rows that are copied once for all taps";
+  } else if (c.algorithm == Algorithm::transposed && fit_joined_phases(p, d, limit, c)) {
+    c.reason = "one product for all phases of the dilated input, none with zeros";
+  } else if (!fit_gemm(p, d, limit, taps_held, extra, c)) {
     refuse(c, limit);
     return;
   }
-  c.reason = reason;
-  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, c);
+  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, like, c);
   if (c.algorithm == Algorithm::taps) {
     const double sums = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
     c.bytes += 8.0 * sums * static_cast<double>(p.kernel[0] - 1);
@@ -224,10 +229,11 @@ bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limi
   return true;
 }
 
-void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                      Candidate& c) {
   if (consider_grouped_kernel(p, d, limit, c)) return;
   if (!is_direct(p)) {
-    consider_gemm(p, d, limit, c, "one blocked product per group");
+    consider_gemm(p, d, limit, like, c, "one blocked product per group");
     return;
   }
   const int64_t pitch = lanes(p.out_channels, d);
@@ -257,41 +263,31 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
 
 }  // namespace
 
-void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
-                  Candidate& c) {
+void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c) {
   switch (c.algorithm) {
     case Algorithm::winograd:
-      consider_cpu_winograd(p, d, limit, only, c);
+      consider_cpu_winograd(p, d, limit, like ? like->winograd.form() : WinogradForm{}, c);
       break;
     case Algorithm::taps:
-      consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
+      consider_gemm(p, d, limit, like, c, "one 2-D convolution per depth tap, summed in fp32 in place");
       break;
     case Algorithm::temporal:
-      consider_gemm(p, d, limit, c, "one product per depth tap over whole frames, read in place");
+      consider_gemm(p, d, limit, like, c, "one product per depth tap over whole frames, read in place");
       break;
     case Algorithm::pointwise:
-      consider_gemm(p, d, limit, c, "one matrix product");
+      consider_gemm(p, d, limit, like, c, "one matrix product");
       break;
     case Algorithm::patchify:
-      consider_gemm(p, d, limit, c, "one matrix product over the patches");
+      consider_gemm(p, d, limit, like, c, "one matrix product over the patches");
       break;
     case Algorithm::grouped:
-      consider_grouped(p, d, limit, c);
+      consider_grouped(p, d, limit, like, c);
       break;
     case Algorithm::transposed:
-      if (fit_joined_phases(p, d, limit, c)) {
-        c.reason = "one product for all phases of the dilated input, none with zeros";
-      } else {
-        consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
-      }
+      consider_gemm(p, d, limit, like, c, "one product per phase of the dilated input, none with zeros");
       break;
     case Algorithm::implicit_gemm:
-      if (fit_rows(p, d, limit, c)) {
-        c.reason = "blocked product over input rows that are copied once for all taps";
-        c.cost *= 1.01;  // as above
-      } else {
-        consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
-      }
+      consider_gemm(p, d, limit, like, c, "blocked product");
       break;
     case Algorithm::stock:
       consider_stock(p, d, c);

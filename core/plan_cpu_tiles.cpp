@@ -62,14 +62,23 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
 
 }  // namespace
 
-void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                        Candidate& c) {
   if (d.matrix_gflops == 0 || p.empty() || p.taps() * p.group_in() == 0) return;
-  const TilePlan t = blocks_of(p, d);
-  const cpu::TileNeeds needs = cpu::tile_needs(p, t, c.algorithm == Algorithm::transposed);
-  const int64_t bytes = round_up(2 * needs.weight_items, 64) +
-                        d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) +
-                        4096;
-  if (bytes > limit) return;
+  if (like != nullptr && like->gemm.tile.parts == 0) return;
+  TilePlan t = blocks_of(p, d);
+  const bool split_phases = c.algorithm == Algorithm::transposed;
+  cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
+  const auto bytes = [&] {
+    return round_up(2 * needs.weight_items, 64) +
+           d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
+  };
+  while (bytes() > limit && t.rows * t.cols > 16) {
+    int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
+    longer = divide_up(longer, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
+  if (bytes() > limit) return;
   constexpr double kProducts[] = {0, 1, 3, 6};
   const double flops = 2.0 * 16 * 16 * 32 * needs.products * kProducts[t.parts];
   const double scale = d.gflops / d.cores / 135.0;
@@ -79,12 +88,12 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, Ca
                       needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
                       results / (1.5e9 * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
-  if (cost >= c.cost) return;
+  if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;
   c.flops = flops;
   c.bytes = p.operand_bytes() + 2.0 * t.parts * (2.0 * needs.packed_items + 2.0 * weights);
-  c.workspace = std::max(c.workspace, bytes);
+  c.workspace = std::max(c.workspace, bytes());
   c.reason += t.parts == 1   ? ", on bf16 tiles"
               : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
                              : ", on bf16 tiles: six products for each of fp32 data";
