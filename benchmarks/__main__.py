@@ -16,9 +16,11 @@ from . import (
     algorithms,
     gemm,
     gradients,
+    grouped,
     machine,
     metal,
     metal_accuracy,
+    native,
     others,
     roofline,
     stock,
@@ -37,6 +39,7 @@ SUBJECTS = {
     "others": others,
     "algorithms": algorithms,
     "gradients": gradients,
+    "grouped": grouped,
     "gemm": gemm,
     "streaming": streaming,
     "upsample": upsample,
@@ -154,6 +157,7 @@ def _metal(
 
 
 app.command("metal-accuracy")(metal_accuracy.command)
+app.command("native")(native.command)
 
 
 @app.command("workloads")

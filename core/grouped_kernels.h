@@ -33,8 +33,9 @@ namespace grouped_shapes {
 struct Shape {
   int in, out;
 };
-inline constexpr Shape kShapes[] = {{1, 1}, {1, 2}, {1, 4}, {2, 1},  {2, 2},   {2, 4},  {3, 3}, {4, 2},  {4, 4},
-                                    {4, 8}, {6, 6}, {8, 4}, {8, 8}, {8, 16}, {12, 12}, {16, 8}, {16, 16}};
+inline constexpr Shape kShapes[] = {{1, 1}, {1, 2},  {1, 4},   {2, 1},  {2, 2},  {2, 4},
+                                    {3, 3}, {4, 2},  {4, 4},   {4, 8},  {6, 6},  {8, 4},
+                                    {8, 8}, {8, 16}, {12, 12}, {16, 8}, {16, 16}};
 inline constexpr int kCount = sizeof(kShapes) / sizeof(kShapes[0]);
 inline constexpr GroupedKernel kDepthwise[] = {{GroupedFamily::depthwise, 2, 1, 1, {1, 3, 3}, 2},
                                                {GroupedFamily::depthwise, 3, 1, 1, {3, 3, 3}, 2},

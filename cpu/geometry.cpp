@@ -5,8 +5,7 @@
 
 namespace mlx_conv3d::cpu {
 
-std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases,
-                                   bool with_sources) {
+std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases, bool with_sources) {
   const int64_t out = p.output(axis), dilation = p.input_dilation[axis];
   const int64_t period = split_phases ? dilation / std::gcd(p.stride[axis], dilation) : 1;
   std::vector<AxisPhase> phases;

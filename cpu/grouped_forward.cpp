@@ -30,7 +30,10 @@ ConvProblem folded(const ConvProblem& p, Operands& operands) {
 class Forward {
  public:
   Forward(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, Workspace& workspace)
-      : p_(p), operands_(operands), k_(kernels()), rows_(p, plan, operands, kGroupedKernels.at[plan.kernel].rows, true, workspace) {
+      : p_(p),
+        operands_(operands),
+        k_(kernels()),
+        rows_(p, plan, operands, kGroupedKernels.at[plan.kernel].rows, true, workspace) {
     run_ = k_.grouped(plan.kernel);
     lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
     pack_weights(workspace);
@@ -60,8 +63,8 @@ class Forward {
       each(divide_up(p_.out_channels, width), products, [&](int64_t v) {
         GemmWeightPanel panel{};
         panel.w = operands_.w;
-        panel.w.data = static_cast<const char*>(panel.w.data) +
-                       v * width * panel.w.stride[0] * item_size(panel.w.type);
+        panel.w.data =
+            static_cast<const char*>(panel.w.data) + v * width * panel.w.stride[0] * item_size(panel.w.type);
         panel.offsets = offsets.data();
         panel.k = count;
         panel.out_channels = p_.out_channels - v * width;

@@ -67,7 +67,8 @@ class Gradient {
         const int64_t first = v * k_.width - rows_.vectors()[static_cast<size_t>(v)].out;
         for (int64_t l = first; l < k_.width; ++l) {
           float* to = all.data() + rows_.channel(v, static_cast<int>(l)) * products;
-          for (int64_t i = 0; i < count; ++i) to[offsets[static_cast<size_t>(i)]] += sums[(v * count + i) * k_.width + l];
+          for (int64_t i = 0; i < count; ++i)
+            to[offsets[static_cast<size_t>(i)]] += sums[(v * count + i) * k_.width + l];
         }
       }
     }
