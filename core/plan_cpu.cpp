@@ -86,7 +86,8 @@ RowTile best_row_tile(const ConvProblem& p, const Device& d) {
 /// does not depend on the number of frames (see kPlannedFrames).
 bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   const int64_t height = p.output(kHeight), width = p.output(kWidth);
-  if (height * width * p.group_in() == 0) return false;
+  // Without taps in a frame no pixel of it is met twice.
+  if (height * width * p.group_in() == 0 || p.kernel[kHeight] * p.kernel[kWidth] == 1) return false;
   const RowTile tile = best_row_tile(p, d);
   int64_t rows = tile.rows, cols = tile.cols, frames = p.output(kDepth);
   if (rows == 0 || !rows_pay(p, d, tile.pixels)) return false;
