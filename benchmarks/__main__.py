@@ -14,6 +14,7 @@ from rich.console import Console
 
 from . import (
     algorithms,
+    audio,
     gemm,
     gradients,
     machine,
@@ -23,6 +24,7 @@ from . import (
     roofline,
     stock,
     streaming,
+    training,
     transpose,
     upsample,
     vae,
@@ -37,8 +39,10 @@ SUBJECTS = {
     "others": others,
     "algorithms": algorithms,
     "gradients": gradients,
+    "training": training,
     "gemm": gemm,
     "streaming": streaming,
+    "audio": audio,
     "upsample": upsample,
     "transpose": transpose,
 }

@@ -10,6 +10,7 @@
 #include "core/apple_devices.h"
 #include "core/bindings_gpu.h"
 #include "core/bindings_metal.h"
+#include "core/norm.h"
 #include "core/ops.h"
 #include "core/plan_cache.h"
 #include "core/route.h"
@@ -283,6 +284,13 @@ NB_MODULE(_ext, m) {
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,
          conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
       "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
+  m.def(
+      "rms_norm",
+      [](const conv3d::mx::array& x, const conv3d::mx::array& weight, float eps, int activation,
+         conv3d::mx::StreamOrDevice s) {
+        return conv3d::rms_norm(x, weight, {eps, static_cast<conv3d::Activation>(activation)}, s);
+      },
+      "x"_a, "weight"_a, "eps"_a, "activation"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   // Assigning to an element of a Python array, or adding to it in place, gives the object another value.
   m.def("snapshot", [](const conv3d::mx::array& a) { return conv3d::mx::array(a); }, "a"_a);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/plan_grouped.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -77,12 +78,22 @@ inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel) {
   return winograd_depth_rows(channel_pitch) * (4 * channel_pitch + panel);
 }
 
+/// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs
+/// in each of `frames` frames, by `task_panels` panels of 32 output channels.
+struct TilePlan {
+  int parts = 0;  ///< bf16 parts that operands are split into; 0: the unit is not used
+  int64_t rows = 0, cols = 0, frames = 0;
+  int64_t task_panels = 0;
+  int64_t panels = 0;  ///< whose sums are held at a time
+};
+
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
 struct GemmPlan {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
+  TilePlan tile{};             ///< used first; the rest is for data that it does not fit
   /// Output frames, rows and columns of a task that copies the input rows it meets once, for all their taps; 0
   /// where the inputs are gathered for each position.
   int64_t tile_frames = 0, tile_rows = 0, tile_cols = 0;
@@ -114,6 +125,7 @@ struct Candidate {
   int64_t workspace = 0;
   WinogradPlan winograd;
   GemmPlan gemm;
+  GroupedPlan grouped;
 };
 
 struct Plan {
@@ -150,17 +162,26 @@ inline constexpr int64_t kDirectPositions = 32;
 inline constexpr int kNarrowOutputs = 4;
 inline bool is_narrow(const ConvProblem& problem) { return problem.group_out() <= kNarrowOutputs; }
 
-/// How dL/dw is walked: tasks of `depth` products (taps x input channels) by `cols` output channels, the
-/// output positions cut into `splits` parts whose sums are added at the end.
+/// How dL/dw is walked: in the transform domain, or by tasks of `depth` products (taps x input channels) by
+/// `cols` output channels, the output positions cut into `splits` parts whose sums are added at the end.
 struct WeightGradientPlan {
   int64_t rows = 0;  ///< positions packed at a time
   int64_t depth = 0;
   int64_t cols = 0;
   int64_t splits = 1;
-  bool direct = false;  ///< few channels per group: lane by lane, no GEMM
+  bool direct = false;    ///< few channels per group: lane by lane, no GEMM
+  GroupedPlan grouped;    ///< with a kernel: its rows, no GEMM
+  WinogradPlan winograd;  ///< tiles > 0: the sums are taken in the transform domain
+  int64_t in_slice = 0;   ///< of winograd: input channels whose sums are held at a time
+  double cost = 0;        ///< modelled seconds; 0 for direct
   int64_t workspace = 0;
 };
-WeightGradientPlan make_weight_gradient_plan(const ConvProblem& problem, const Device& device, int64_t limit);
+/// Of Winograd's dL/dw: whether its products' vectors run along the input channels, with rows of output
+/// channels, or the other way round, whichever leaves fewer lanes empty.
+bool gradient_rows_are_outputs(const ConvProblem& problem, int vector_width);
+/// Pure. `winograd` forces the transform domain, or keeps it out; it is ignored where it is not legal.
+WeightGradientPlan make_weight_gradient_plan(const ConvProblem& problem, const Device& device, int64_t limit,
+                                             std::optional<bool> winograd = std::nullopt);
 
 /// The workspace limit of this process, in bytes.
 inline constexpr int64_t kDefaultWorkspaceLimit = int64_t{256} << 20;

@@ -1,4 +1,4 @@
-// Blocked products, direct kernels and weight gradients on a CPU.
+// Blocked products and direct kernels on a CPU.
 
 #include "core/plan_cpu.h"
 
@@ -117,6 +117,7 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), kRowFloats, packed_bytes, c);
   return true;
 }
+constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
 
 /// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
 /// once.
@@ -192,6 +193,7 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
     return;
   }
   c.reason = reason;
+  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, c);
   if (c.algorithm == Algorithm::taps) {
     const double sums = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
     c.bytes += 8.0 * sums * static_cast<double>(p.kernel[0] - 1);
@@ -202,7 +204,28 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 
+/// By one of kGroupedKernels; false where there is none, or its workspace is too large.
+bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  c.grouped = make_grouped_plan(p, d);
+  if (c.grouped.kernel < 0) return false;
+  const ConvProblem folded = fold_rows(p);
+  c.workspace = std::max(grouped_workspace(p, d, c.grouped),
+                         grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+  if (c.workspace > limit) {
+    c.grouped = {};
+    return false;
+  }
+  c.flops = p.direct_flops() / phases(p);
+  c.bytes = p.operand_bytes();
+  const double idle = static_cast<double>(round_up(p.out_channels, d.vector_width)) /
+                      static_cast<double>(std::max<int64_t>(1, p.out_channels));
+  c.cost = c.flops * idle / (d.gflops * 1e9 * kGroupedShare) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
+  c.reason = "kernel " + name_of(kGroupedKernels.at[c.grouped.kernel]);
+  return true;
+}
+
 void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (consider_grouped_kernel(p, d, limit, c)) return;
   if (!is_direct(p)) {
     consider_gemm(p, d, limit, c, "one blocked product per group");
     return;
@@ -258,6 +281,7 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
     case Algorithm::transposed:
       if (fit_joined_phases(p, d, limit, c)) {
         c.reason = "one product for all phases of the dilated input, none with zeros";
+        consider_cpu_tiles(p, d, limit, c);
       } else {
         consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
       }
@@ -265,6 +289,7 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
     case Algorithm::implicit_gemm:
       if (fit_rows(p, d, limit, c)) {
         c.reason = "blocked product over input rows that are copied once for all taps";
+        consider_cpu_tiles(p, d, limit, c);
         c.cost *= 1.01;  // as above
       } else {
         consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
@@ -274,38 +299,6 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Wi
       consider_stock(p, d, c);
       break;
   }
-}
-
-WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit) {
-  WeightGradientPlan g;
-  const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
-  g.direct = is_direct(p);
-  if (g.direct) {
-    const int64_t pitch = lanes(p.out_channels, d);
-    g.rows = kDirectPositions;
-    g.workspace = d.cores * 4 * (pitch * p.taps() * p.group_in() + g.rows * pitch) + slack;
-    if (g.workspace <= limit) return g;
-    g.direct = false;
-  }
-  const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
-  const int64_t products = p.taps() * p.group_in();
-  g.rows = 256;
-  g.depth = std::clamp<int64_t>(p.kernel[2] * p.group_in(), 1, 288);
-  g.cols = std::min(round_up(out_lanes, panel), round_up(int64_t{512}, panel));
-  const auto thread_bytes = [&] {
-    return d.cores * 4 * (g.rows * (g.depth + d.vector_width + g.cols) + g.depth * g.cols);
-  };
-  while (thread_bytes() + slack > limit / 2 && g.cols > panel) g.cols = round_up(g.cols / 2, panel);
-  while (thread_bytes() + slack > limit / 2 && g.rows > 16) g.rows /= 2;
-  const int64_t tasks = divide_up(products, g.depth) * divide_up(out_lanes, g.cols);
-  const int64_t split_bytes = products * out_lanes * 4;
-  // Few products: the positions are cut as well, so that all threads have work.
-  if (tasks < 4 * d.cores) g.splits = divide_up(4 * d.cores, std::max<int64_t>(1, tasks));
-  g.splits = std::min(g.splits, divide_up(p.out_positions(), 4 * g.rows));
-  while (g.splits > 1 && g.splits * split_bytes + thread_bytes() + slack > limit) --g.splits;
-  g.splits = std::max<int64_t>(1, g.splits);
-  g.workspace = thread_bytes() + (g.splits > 1 ? g.splits * split_bytes : 0) + slack;
-  return g;
 }
 
 }  // namespace mlx_conv3d

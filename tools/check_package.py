@@ -1,6 +1,7 @@
 """Checks a source distribution and a wheel: what they hold, and that the wheel works where nothing else is.
 
 python tools/check_package.py dist
+python tools/check_package.py --wheels wheelhouse     only what the wheels hold, however many
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def check_wheel(path: Path) -> list[str]:
         wrong = [
             f"lacks {pattern}" for pattern in IN_WHEEL if not any(re.fullmatch(pattern, n) for n in names)
         ]
-        wrong += [f"holds {n}" for n in names if not n.startswith("mlx_conv3d")]
+        wrong += [f"holds {n}" for n in names if not n.startswith(("mlx_conv3d/", "mlx_conv3d-"))]
         extensions = [n for n in names if n.endswith(".so")]
         for name in extensions:
             binary = wheel.read(name)
@@ -83,7 +84,17 @@ def use(wheel: Path) -> None:
         subprocess.run([str(Path(folder, "bin", "mlx-conv3d")), "--version"], check=True, cwd=folder)
 
 
+def check_wheels(folder: Path) -> int:
+    """Checks what each wheel of a folder holds."""
+    wheels = sorted(folder.glob("*.whl"))
+    wrong = [what for wheel in wheels for what in check_wheel(wheel)] or ([] if wheels else ["no wheels"])
+    print(*(wrong or [f"{wheel.name} is complete" for wheel in wheels]), sep="\n")
+    return 1 if wrong else 0
+
+
 def main() -> int:
+    if sys.argv[1] == "--wheels":
+        return check_wheels(Path(sys.argv[2]))
     folder = Path(sys.argv[1])
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     wrong = check_wheel(wheel) + check_sdist(sdist)

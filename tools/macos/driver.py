@@ -1,6 +1,6 @@
 """The compiler driver of the cross-build: zig compiles, ld64.lld links against stubs, undefined symbols are errors.
 
-build.py writes scripts that call it as `driver.py TOOLS c++ ARGUMENTS...`; TOOLS is the folder that it has filled.
+macos_tools.py writes scripts that call it as `driver.py TOOLS c++ ARGUMENTS...`; TOOLS is the folder of one MLX.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def main() -> int:
     )
     environment = {
         **os.environ,
-        "ZIG_GLOBAL_CACHE_DIR": f"{tools}/zig",
-        "ZIG_LOCAL_CACHE_DIR": f"{tools}/zig",
+        "ZIG_GLOBAL_CACHE_DIR": f"{tools}/../zig",
+        "ZIG_LOCAL_CACHE_DIR": f"{tools}/../zig",
     }
     return subprocess.run(command, env=environment).returncode
 
