@@ -12,7 +12,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 VIEWS = ("channels_first", "sliced", "stepped", "reversed", "broadcast", "offset")
 WEIGHT_LAYOUTS = ("contiguous", "channels_first", "sliced", "offset")
 MODES = ("zeros", "edge", "reflect")
-ACTIVATIONS = ("relu", "silu", "gelu")
+ACTIVATIONS = ("relu", "silu", "gelu", "sigmoid", "tanh")
 MOST_PRODUCTS = 3_000_000
 
 DRAWN: set[Problem] = set()
@@ -472,6 +472,23 @@ PICKED: dict[str, Problem] = {
     "patch embedding": of((9, 2, 14, 14, 3), (64, 2, 14, 14, 3), stride=(2, 14, 14), bias=True),
     "patches with a rest": of((2, 5, 9, 10, 5), (7, 2, 4, 3, 5), stride=(2, 4, 3)),
     "one output channel": of((1, 3, 8, 8, 64), (1, 1, 1, 1, 64), bias=True),
+    "rows, one channel": of((1, 6, 13, 70, 1), (48, *CUBE, 1), padding=1),
+    "rows, stem": of((2, 3, 18, 21, 3), (33, 3, 7, 7, 3), padding=(1, 3, 3), stride=(1, 2, 2), bias=True),
+    "rows, dilated": of(
+        (1, 7, 12, 15, 20),
+        (24, *CUBE, 20),
+        padding=((4, 0), (1, 2), (3, 0)),
+        dilation=2,
+        lead=2,
+        modes=("edge", "reflect", "edge"),
+        x_type="bfloat16",
+        w_type="bfloat16",
+        extra_type="bfloat16",
+    ),
+    "rows, of one image": of((1, 5, 20, 40, 2), (16, 5, 5, 5, 2), layout="sliced"),
+    "rows, three outputs": of((1, 4, 9, 33, 40), (3, *CUBE, 40), residual=True, activation="silu"),
+    "rows, long sums": of((1, 3, 6, 9, 300), (2, 3, 5, 5, 300), padding=2),
+    "rows, strided beyond the kernel": of((1, 4, 11, 17, 6), (8, 2, 2, 2, 6), stride=(3, 4, 1), padding=1),
     "depthwise": of((1, 4, 9, 9, 48), (48, *CUBE, 1), padding=1, groups=48),
     "depthwise multiplier": of((1, 4, 9, 9, 12), (36, *CUBE, 1), padding=1, groups=12),
     "large groups": of((1, 3, 8, 8, 128), (128, *CUBE, 64), padding=1, groups=2),
@@ -480,6 +497,15 @@ PICKED: dict[str, Problem] = {
         (2, 37, 33), (33, 4, 1), padding=((3, 0),), groups=33, activation="silu", bias=True
     ),
     "upsampling": of((1, 3, 5, 5, 16), (16, 2, 2, 2, 16), padding=1, input_dilation=2, flip=True),
+    "joined phases": of((2, 3, 4, 5, 40), (32, 2, 2, 2, 40), padding=1, input_dilation=2, flip=True),
+    "joined phases, cropped": of(
+        (1, 3, 5, 6, 300),
+        (20, 1, 3, 2, 300),
+        padding=(0, (1, 2), (0, 1)),
+        input_dilation=(1, 3, 2),
+        x_type="float16",
+        w_type="float16",
+    ),
     "phases without taps": of(
         (1, 3, 3, 3, 4), (4, 2, 1, 2, 4), padding=(1, 0, 1), input_dilation=3, flip=True
     ),
