@@ -79,6 +79,12 @@ def test_pairs_of_frames_are_planned(name: str) -> None:
     assert operands.plan_of(PICKED[name], algorithm="winograd").depth_tile == 2
 
 
+@pytest.mark.parametrize("name", [name for name in PICKED if name.startswith("rows")])
+def test_buffered_rows_are_planned(name: str) -> None:
+    """The problems picked for rows that are copied once do run over them, if not on a matrix unit."""
+    assert "copied once" in operands.plan_of(PICKED[name], algorithm="implicit_gemm").reason
+
+
 def test_every_algorithm_is_met() -> None:
     """Plans know the named algorithms only, and each one is legal for some problem here."""
     legal: set[str] = set()
