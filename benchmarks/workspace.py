@@ -13,7 +13,7 @@ from . import sides
 from .child import Task, child
 from .harness import Side
 from .report import speedup
-from .run import Run
+from .run import Run, evenly
 from .workloads import ITEMSIZE, Layer
 
 TITLE = "Memory beside the operands, and the speed under a small workspace limit"
@@ -21,6 +21,7 @@ USES_TORCH = False
 GFLOP = 40.0
 MEBIBYTE = 1 << 20
 SMALL = 32 * MEBIBYTE
+USUAL = 6  # 3x3x3 layers from few channels to many
 KINDS = ("3x3x3", "1x1x1", "3x1x1", "strided 3x3x3")
 SLACK = 1.05
 LEAST_SPEED = 0.7
@@ -30,7 +31,9 @@ def measure(run: Run) -> None:
     if not Path("/proc/self/status").exists():
         raise sides.Missing("resident memory is read from /proc, which this system does not have")
     default = mlx_conv3d.get_workspace_limit()
-    layers = _extremes(run.layers(GFLOP, lambda layer: layer.kind in KINDS))
+    known = run.layers(GFLOP, lambda layer: layer.kind in KINDS)
+    usual = evenly([layer for layer in known if layer.kind == KINDS[0]], USUAL)
+    layers = list(dict.fromkeys([*_extremes(known), *usual]))
     over, slow = [], []
     for dtype in run.dtypes("float32", "bfloat16"):
         for layer in (each.with_dtype(dtype) for each in layers):

@@ -12,8 +12,11 @@ using namespace cpu_model;
 
 namespace {
 
-/// Of the multiply-add peak, what the two kinds of products reach.
-constexpr double kGradientShare = 0.70, kGatheredGradientShare = 0.55;
+// Measured on AVX-512: the share of the multiply-add peak that either kind of products reaches; floats per
+// second and thread of sums in the transform domain, of gathered inputs and dL/dy, and of gathered sums that
+// become dL/dw; seconds for one run of neighbouring inputs.
+constexpr double kGradientShare = 1.0, kGatheredGradientShare = 1.2;
+constexpr double kSumFloats = 2.0e9, kCopiedFloats = 5.0e9, kFinishedFloats = 0.35e9, kRunSeconds = 25e-9;
 
 /// What rounding to cache lines may add.
 int64_t gradient_slack(const Device& d) { return 4096 + int64_t{64} * 3 * d.cores; }
@@ -51,12 +54,16 @@ WeightGradientPlan plan_gathered(const ConvProblem& p, const Device& d, int64_t 
   const double scale = d.gflops / d.cores / 135.0;
   const double rows = static_cast<double>(p.out_positions()) / (p.input_dilated() ? phases(p) : 1);
   const double gathered = rows * static_cast<double>(products * p.groups) * divide_up(out_lanes, g.cols);
-  g.cost =
-      2.0 * rows * static_cast<double>(products * out_lanes * p.groups) /
-          (d.gflops * 1e9 * kGatheredGradientShare) +
-      gathered / (1.5e9 * d.cores * scale) +
-      static_cast<double>(g.splits * products * out_lanes * p.groups) / (kWeightFloats * d.cores * scale) +
-      2 * static_cast<double>(p.groups) * kStepSeconds;
+  const double all_lanes = static_cast<double>(out_lanes * p.groups);
+  const double walks = rows * static_cast<double>(divide_up(products, g.depth));
+  // A short row of products leaves registers of the block empty.
+  const double filled = std::min(1.0, static_cast<double>(g.depth) / 8);
+  g.cost = 2.0 * rows * static_cast<double>(products) * all_lanes /
+               (d.gflops * 1e9 * kGatheredGradientShare * filled) +
+           (gathered + walks * all_lanes) / (kCopiedFloats * d.cores * scale) +
+           walks * static_cast<double>(p.groups) * kRunSeconds / d.cores +
+           static_cast<double>(g.splits * products) * all_lanes / (kFinishedFloats * d.cores * scale) +
+           2 * static_cast<double>(p.groups) * kStepSeconds;
   return g;
 }
 
@@ -132,7 +139,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
   g.cost = flops / (d.gflops * 1e9 * kGradientShare) +
            (x_floats + dy_floats) / (kTransformFloats * d.cores * scale) +
            depth_floats / (kDepthFloats * d.cores * scale) +
-           (all_sums * (1 + 0.25 * chunks)) / (kWeightFloats * d.cores * scale) +
+           all_sums * (1 + 0.25 * chunks) / (kSumFloats * d.cores * scale) +
            (4 * chunks * in_slices * out_slices + 2) * kStepSeconds;
   return true;
 }

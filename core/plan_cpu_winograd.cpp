@@ -13,6 +13,8 @@ using namespace cpu_model;
 
 namespace {
 
+constexpr int64_t kFewTiles = 4;
+
 int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
                               const Device& d) {
   return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * p.in_channels *
@@ -38,8 +40,9 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
   // them.
   int64_t slice = std::max<int64_t>(1, p.out_channels);
-  while (!p.prepared && slice > panel && winograd_weight_bytes(p, form, slice, d) > limit / 4 * 3) {
-    slice = round_up(divide_up(slice, 2), panel);
+  for (int64_t n = 2;
+       !p.prepared && slice > panel && winograd_weight_bytes(p, form, slice, d) > limit / 4 * 3; ++n) {
+    slice = round_up(divide_up(p.out_channels, n), panel);
   }
   const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
   const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
@@ -112,11 +115,12 @@ WinogradChunk fit_winograd_chunk(int64_t tiles, int64_t all_frames, int depth_m,
       t = divide_up(t, 2);
     }
   }
+  // Tiles first: neighbouring chunks of frames both transform the frames that they share.
   while (chunk_bytes(t, f) > room && (t > 1 || f > depth_m)) {
-    if (f > depth_m) {
-      f = halved(f);
-    } else {
+    if (t > kFewTiles || f <= depth_m) {
       t = divide_up(t, 2);
+    } else {
+      f = halved(f);
     }
   }
   if (chunk_bytes(t, f) > room) return {};

@@ -45,6 +45,7 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
 
 void run_weight_gradient(const ConvProblem& problem, const WeightGradientPlan& plan, const Operands& operands,
                          Dtype dy_type, const void* dy, void* dw) {
+  const OneThread one(is_small(problem));
   Workspace workspace(plan.workspace);
   weight_gradient(problem, plan, operands, dy_type, dy, dw, workspace);
 }
