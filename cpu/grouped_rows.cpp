@@ -173,6 +173,7 @@ void StagedRows::run(int64_t i, int thread, const std::function<void(const Block
   find_rows(first, last, t);
 
   Block block{};
+  const bool nothing = phase.axis.taps.empty();  // every tap falls between the pixels
   block.phase = piece.phase;
   block.begin = piece.begin;
   block.end = piece.end;
@@ -202,7 +203,7 @@ void StagedRows::run(int64_t i, int thread, const std::function<void(const Block
           const int64_t of_row = (oh - first + later) * h_.tap_count() + ih - later;
           const int64_t row = h_.tap_count() == 0 ? -1 : t.row_slot[static_cast<size_t>(of_row)];
           t.rows[static_cast<size_t>(kd * in_rows + ih)] =
-              slot < 0 || row < 0 ? nullptr : t.at[static_cast<size_t>(slot * band_rows_ + row)];
+              nothing || slot < 0 || row < 0 ? nullptr : t.at[static_cast<size_t>(slot * band_rows_ + row)];
         }
       }
       block.row = (n * d_.count + od) * h_.count + oh;
