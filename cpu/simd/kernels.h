@@ -110,6 +110,8 @@ struct Segments {
   int64_t a_step = 0, b_step = 0;  ///< floats
 };
 
+struct TileKernels;
+
 struct Kernels {
   const char* isa;
   int width;                       ///< floats per vector
@@ -150,9 +152,11 @@ struct Kernels {
   /// In place: (even, odd) = (even + odd, even - odd) for `rows` rows of n floats.
   void (*winograd_depth_butterfly)(int64_t rows, int64_t n, float* even, int64_t even_stride, float* odd,
                                    int64_t odd_stride);
+
+  const TileKernels* tiles = nullptr;  ///< of a matrix unit, or null: see tile_kernels.h
 };
 
-/// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).
+/// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|amx|neon lowers it).
 const Kernels& kernels();
 
 /// Widths of the panels that cover `out_channels`, widest first but never a lone single vector where two
