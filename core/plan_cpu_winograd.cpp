@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "core/cpu_model.h"
@@ -15,8 +16,9 @@ namespace {
 
 int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
                               const Device& d) {
-  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * p.in_channels *
-         lanes(out_channels, d) * 4;
+  const int64_t channels = form.parts > 0 ? round_up(p.in_channels, kMatrixDepth) : p.in_channels;
+  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * channels *
+         lanes(out_channels, d) * (form.parts > 0 ? 2 * form.parts : 4);
 }
 
 /// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
@@ -35,7 +37,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const int64_t tiles = std::max<int64_t>(
       1, p.batch * WinogradAxis(p, form, kHeight).tiles * WinogradAxis(p, form, kWidth).tiles);
   const int64_t all_frames = std::max<int64_t>(1, p.output(0));
-  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
+  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width, form.parts);
 
   // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
   // them.
@@ -44,9 +46,11 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
     slice = round_up(divide_up(slice, 2), panel);
   }
   const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
-  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
+  const int64_t depth_bytes =
+      form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel, form.parts) + 64 : 0;
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
-    return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
+    return 4 * (winograd_input_floats(form, winograd_input_frames(p, f) * t, pitch) +
+                t * products * f * lanes(slice, d));
   };
   const int64_t slack = 4096;
   const int64_t room = limit - weight_bytes - depth_bytes - slack;
@@ -97,6 +101,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
   const double transformed_floats = p.prepared ? 0 : weight_floats;
   c.winograd = {form.m, t, f, slice, form.depth_m, form.pixels};
+  c.winograd.parts = form.parts;
   c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
   // Each element of a transform is a sum of about as many terms in each of the two directions.
   const double terms = form.side() - 1;
@@ -126,7 +131,8 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      const WinogradForm form{m, kind, depth_m};
+      const int parts = std::getenv("AMXW") ? p.out_type == Dtype::float32 ? 3 : 2 : 0;
+      const WinogradForm form{m, kind, depth_m, parts};
       if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
       Candidate at = c;
       if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;

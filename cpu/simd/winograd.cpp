@@ -1,86 +1,17 @@
-// The three transforms of a tile, one vector of channels at a time. The matrices are compile-time constants,
-// so the zeros and ones in them cost nothing.
+// The three transforms of a tile to fp32.
 
-#include "core/winograd.h"
-
-#include "cpu/simd/convert.h"
 #include "cpu/simd/winograd.h"
+
+#include "cpu/simd/winograd_transforms.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
 
-template <int N>
-struct Index {
-  static constexpr int value = N;
-};
-template <int I, int N, class F>
-SIMD_INLINE void unroll(F&& f) {
-  if constexpr (I < N) {
-    f(Index<I>{});
-    unroll<I + 1, N>(static_cast<F&&>(f));
-  }
-}
-
-/// sum + coefficient * v, where the coefficient is known to the compiler.
-template <int Row, int Col, int Rows, int Cols, const float (&Matrix)[Rows][Cols], bool First>
-SIMD_INLINE Vec term(Vec sum, Vec v) {
-  constexpr float c = Matrix[Row][Col];
-  if constexpr (First) {
-    if constexpr (c == 1.0f) return v;
-    if constexpr (c == -1.0f) return -v;
-    return c * v;
-  } else {
-    if constexpr (c == 1.0f) return sum + v;
-    if constexpr (c == -1.0f) return sum - v;
-    return sum + c * v;
-  }
-}
-
-template <int Row, int Rows, int Cols, const float (&Matrix)[Rows][Cols]>
-constexpr int first_nonzero() {
-  for (int i = 0; i < Cols; ++i) {
-    if (Matrix[Row][i] != 0.0f) return i;
-  }
-  return Cols;
-}
-
-/// out[r * out_step] = sum_c Matrix[r][c] * in[c * in_step]
-template <int Rows, int Cols, const float (&Matrix)[Rows][Cols], int InStep, int OutStep>
-SIMD_INLINE void apply(const Vec* in, Vec* out) {
-  unroll<0, Rows>([&](auto row) {
-    constexpr int r = decltype(row)::value;
-    constexpr int first = first_nonzero<r, Rows, Cols, Matrix>();
-    Vec sum = term<r, first, Rows, Cols, Matrix, true>(Vec{}, in[first * InStep]);
-    unroll<first + 1, Cols>([&](auto col) {
-      constexpr int c = decltype(col)::value;
-      if constexpr (Matrix[r][c] != 0.0f) sum = term<r, c, Rows, Cols, Matrix, false>(sum, in[c * InStep]);
-    });
-    out[r * OutStep] = sum;
-  });
-}
-
 template <class Form, class T>
 void input(const WinogradInputTile& tile) {
-  constexpr int t = Form::pixels;
-  const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(tile.rows);
-  for (int64_t c = 0; c < tile.channels; c += kWidth) {
-    const int64_t left = tile.channels - c;
-    Vec columns[t * t];
-    for (int j = 0; j < t; ++j) {
-      Vec d[t];
-      for (int i = 0; i < t; ++i) {
-        const auto* p = pixels[i * t + j] + c;
-        d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
-      }
-      apply<t, t, Form::Bt, 1, t>(d, columns + j);
-    }
-    float* out = tile.out + c;
-    for (int i = 0; i < t; ++i) {
-      Vec row[t];
-      apply<t, t, Form::Bt, 1, 1>(columns + i * t, row);
-      for (int j = 0; j < t; ++j) store(out + (i * t + j) * tile.xi_stride, row[j]);
-    }
-  }
+  auto* out = static_cast<float*>(tile.out);
+  const auto write = [&](int xi, int64_t c, Vec v) { store(out + xi * tile.xi_stride + c, v); };
+  transform_pixels<Form, T>(tile.rows, tile.channels, write);
 }
 
 template <class Form, class T>
@@ -113,85 +44,22 @@ void output(const WinogradOutputTile& tile) {
   }
 }
 
-/// One vector of output channels, one input channel: its taps to the weights of all products.
-template <class Form, bool Streaming>
-SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
-  constexpr int t = Form::products, k = Form::taps;
-  Vec columns[t * k];
-  for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
-  for (int i = 0; i < t; ++i) {
-    Vec row[t];
-    apply<t, k, Form::G, 1, 1>(columns + i * k, row);
-    for (int j = 0; j < t; ++j) {
-      float* to = out + (i * t + j) * xi_stride;
-      Streaming ? store_streaming(to, row[j]) : store(to, row[j]);
-    }
-  }
-}
-
-/// One vector of output channels, one input channel: all depth terms. Taps are ordered by depth, row, column.
-template <class Form, int Depths, bool Streaming>
-SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeightPanel& panel) {
-  if constexpr (Depths == 1) {
-    weight_vector<Form, Streaming>(taps, out, panel.xi_stride);
-  } else {
-    constexpr int frequencies = Winograd<2>::pixels, plane = Form::taps * Form::taps;
-    Vec combined[frequencies * plane];
-    for (int tap = 0; tap < plane; ++tap) {
-      apply<frequencies, 3, Winograd<2>::G, plane, plane>(taps + tap, combined + tap);
-    }
-    for (int f = 0; f < frequencies; ++f) {
-      weight_vector<Form, Streaming>(combined + f * plane, out + kDepthSlot[f] * panel.depth_stride,
-                                     panel.xi_stride);
-    }
-  }
-}
-
-constexpr int64_t kNoTap = INT64_MIN;
-
 template <class Form, int Depths, bool Streaming, class T>
 void weight_panel(const WinogradWeightPanel& panel) {
-  constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
-  const int64_t* stride = panel.w.stride;
-  const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  const int last = panel.side - 1;
-  int64_t tap_offset[all];
-  for (int tap = 0; tap < all; ++tap) {
-    const int depth = tap / plane, row = tap / k % k, col = tap % k;
-    const int64_t from_depth = panel.flip ? Depths - 1 - depth : depth;
-    const int64_t from_row = panel.flip ? last - row : row, from_col = panel.flip ? last - col : col;
-    // A kernel may have fewer taps than the form.
-    const bool exists = row <= last && col <= last;
-    tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
-  }
-  for (int v = 0; v < panel.vectors; ++v) {
-    const int64_t first = v * kWidth;
-    const int64_t lanes = panel.out_channels - first < kWidth ? panel.out_channels - first : kWidth;
-    float* out = panel.out + first;
-    int64_t c = 0;
-    if (stride[4] == 1) {
-      for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[all][kWidth] = {};
-        for (int tap = 0; tap < all; ++tap) {
-          if (tap_offset[tap] == kNoTap) continue;
-          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
-        }
-        for (int i = 0; i < kWidth; ++i) {
-          Vec taps[all];
-          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
-          weight_depths<Form, Depths, Streaming>(taps, out + (c + i) * panel.vectors * kWidth, panel);
-        }
-      }
+  auto* out = static_cast<float*>(panel.out);
+  read_taps<Form, Depths, T>(panel, [&](int vector, int64_t c, const Vec* taps) {
+    float* first = out + (c * panel.vectors + vector) * kWidth;
+    constexpr int plane = Form::taps * Form::taps;
+    Vec combined[depth_terms<Depths> * plane];
+    combine_depths<Form, Depths>(taps, combined);
+    for (int term = 0; term < depth_terms<Depths>; ++term) {
+      float* term_out = first + (Depths == 1 ? 0 : kDepthSlot[term]) * panel.depth_stride;
+      transform_taps<Form>(combined + term * plane, [&](int product, Vec v) {
+        float* to = term_out + product * panel.xi_stride;
+        Streaming ? store_streaming(to, v) : store(to, v);
+      });
     }
-    for (; c < panel.channels; ++c) {
-      Vec taps[all] = {};
-      for (int tap = 0; tap < all; ++tap) {
-        if (tap_offset[tap] == kNoTap) continue;
-        taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
-      }
-      weight_depths<Form, Depths, Streaming>(taps, out + c * panel.vectors * kWidth, panel);
-    }
-  }
+  });
 }
 
 template <class Form, class T>
@@ -203,22 +71,6 @@ void weight(int depth_m, const WinogradWeightPanel& panel) {
     depth_m == 2 ? weight_panel<Form, 3, false, T>(panel) : weight_panel<Form, 1, false, T>(panel);
   }
 }
-
-/// Chooses `f<Form, T>(...)` by a run-time form.
-#define SIMD_BY_FORM(form, T, f, ...)                              \
-  if (form.pixels == Pixels::doubled) {                            \
-    if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
-    if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
-    return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
-  }                                                                \
-  if (form.pixels == Pixels::dilated) {                            \
-    if (form.m == 4) return f<WinogradDilated<4>, T>(__VA_ARGS__); \
-    if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
-    return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
-  }                                                                \
-  if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
-  if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
-  f<Winograd<6>, T>(__VA_ARGS__);
 
 template <class T>
 void input_any(WinogradForm form, const WinogradInputTile& tile) {
