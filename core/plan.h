@@ -103,12 +103,22 @@ inline int64_t winograd_input_floats(const WinogradForm& form, int64_t rows, int
   return (form.parts * winograd_part_stride(elements) + 16 * channel_pitch) / 2;
 }
 
+/// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs in
+/// each of `frames` frames, by `task_panels` panels of 32 output channels.
+struct TilePlan {
+  int parts = 0;  ///< bf16 parts that operands are split into; 0: the unit is not used
+  int64_t rows = 0, cols = 0, frames = 0;
+  int64_t task_panels = 0;
+  int64_t panels = 0;  ///< whose sums are held at a time
+};
+
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
 struct GemmPlan {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
+  TilePlan tile{};             ///< used first; the rest is for data that it does not fit
 };
 
 struct Candidate {

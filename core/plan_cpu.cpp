@@ -78,6 +78,7 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
     return;
   }
   c.reason = reason;
+  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, c);
   if (c.algorithm == Algorithm::taps) {
     const double sums = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
     c.bytes += 8.0 * sums * static_cast<double>(p.kernel[0] - 1);

@@ -11,4 +11,7 @@ void consider_cpu(const ConvProblem& problem, const Device& device, int64_t limi
 void consider_cpu_winograd(const ConvProblem& problem, const Device& device, int64_t limit,
                            const WinogradForm& only, Candidate& candidate);
 
+/// Puts a legal candidate's products on the matrix unit, where there is one and that is faster.
+void consider_cpu_tiles(const ConvProblem& problem, const Device& device, int64_t limit, Candidate& candidate);
+
 }  // namespace mlx_conv3d

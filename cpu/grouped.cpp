@@ -4,8 +4,8 @@
 #include <numeric>
 #include <utility>
 
-#include "cpu/gather_gemm.h"
 #include "cpu/threads.h"
+#include "cpu/tile_gemm.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -183,7 +183,7 @@ void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& o
   if (is_direct(problem)) {
     direct(problem, operands, workspace);
   } else {
-    gather_gemm(problem, plan, operands, {}, workspace);
+    blocked_products(problem, plan, operands, {}, workspace);
   }
 }
 

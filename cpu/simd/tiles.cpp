@@ -26,6 +26,14 @@ SIMD_INLINE Pair load_pair(BFloat16, const uint16_t* p, uint32_t mask) {
   return widen(_mm512_maskz_loadu_epi16(mask, p));
 }
 
+/// 32 items of a row that mostly lies in memory, and further rows behind it.
+template <class Item>
+SIMD_INLINE void fetch_ahead(const Item* p) {
+  constexpr int kAhead = 2048;
+  __builtin_prefetch((const char*)p + kAhead);
+  if constexpr (sizeof(Item) == 4) __builtin_prefetch((const char*)p + kAhead + 64);
+}
+
 template <class T, int Parts>
 uint32_t split_rows(const TileRows& t) {
   __m512i most = _mm512_setzero_si512();
@@ -33,6 +41,7 @@ uint32_t split_rows(const TileRows& t) {
     const auto* from = static_cast<const typename T::Item*>(t.src) + r * t.src_stride;
     uint16_t* to = t.out + r * t.out_stride;
     for (int64_t i = 0; i < t.padded; i += kTileDepth) {
+      fetch_ahead(from + i);
       const Pair x = load_pair(T(), from + i, mask_of(t.n - i));
       most = larger(most, x);
       __m512i parts[Parts];
@@ -53,6 +62,7 @@ uint32_t copy_rows(const TileRows& t) {
     const auto* from = static_cast<const uint16_t*>(t.src) + r * t.src_stride;
     uint16_t* to = t.out + r * t.out_stride;
     for (int64_t i = 0; i < t.padded; i += kTileDepth) {
+      fetch_ahead(from + i);
       const __m512i x = _mm512_maskz_loadu_epi16(mask_of(t.n - i), from + i);
       most = _mm512_max_epu16(most, _mm512_and_si512(x, magnitude));
       _mm512_mask_storeu_epi16(to + i, mask_of(t.padded - i), x);
@@ -193,6 +203,20 @@ SIMD_INLINE void multiply_loaded() {
   if constexpr (R == 2 && N == 2) _tile_dpbf16ps(3, 5, 7);
 }
 template <int R, int N>
+SIMD_INLINE void load_sums(const float* c, int64_t stride) {
+  _tile_loadd(0, c, stride * 4);
+  if constexpr (N == 2) _tile_loadd(1, c + kTileSide, stride * 4);
+  if constexpr (R == 2) _tile_loadd(2, c + kTileSide * stride, stride * 4);
+  if constexpr (R == 2 && N == 2) _tile_loadd(3, c + kTileSide * stride + kTileSide, stride * 4);
+}
+template <int R, int N>
+SIMD_INLINE void clear_sums() {
+  _tile_zero(0);
+  if constexpr (N == 2) _tile_zero(1);
+  if constexpr (R == 2) _tile_zero(2);
+  if constexpr (R == 2 && N == 2) _tile_zero(3);
+}
+template <int R, int N>
 SIMD_INLINE void store_sums(float* c, int64_t stride) {
   _tile_stored(0, c, stride * 4);
   if constexpr (N == 2) _tile_stored(1, c + kTileSide, stride * 4);
@@ -208,7 +232,15 @@ SIMD_INLINE void step(const uint16_t* a, int64_t stride, int64_t part_stride, co
                         __attribute__((always_inline)) { load_left<R>(a + part * part_stride, stride); };
   const auto right = [&](int part) __attribute__((always_inline)) { load_right<N>(b + part * kNext); };
   if constexpr (Parts == 1) {
-    left(0), right(0), multiply_loaded<R, N>();
+    // Loads between the products: nothing waits for all four.
+    _tile_loadd(6, b, kTileDepth * 2);
+    _tile_loadd(4, a, stride * 2);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (N == 2) _tile_loadd(7, b + kTileItems, kTileDepth * 2);
+    if constexpr (N == 2) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (R == 2) _tile_loadd(5, a + kTileSide * stride, stride * 2);
+    if constexpr (R == 2) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (R == 2 && N == 2) _tile_dpbf16ps(3, 5, 7);
   } else if constexpr (Parts == 2) {
     left(0), right(1), multiply_loaded<R, N>();
     right(0), multiply_loaded<R, N>();
@@ -223,29 +255,69 @@ SIMD_INLINE void step(const uint16_t* a, int64_t stride, int64_t part_stride, co
   }
 }
 
-template <int R, int N, int Parts>
-void block(const TileProduct& t, int64_t row, int64_t rows) {
-  _tile_zero(0);
-  if constexpr (N == 2) _tile_zero(1);
-  if constexpr (R == 2) _tile_zero(2);
-  if constexpr (R == 2 && N == 2) _tile_zero(3);
-  const uint16_t* a = t.a + row * t.a_stride;
-  const int64_t stride = t.a_stride, part_stride = t.a_part_stride;
-  for (int64_t s = 0; s < t.step_count; ++s) {
-    step<R, N, Parts>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * (Parts * N * kTileItems));
-  }
-  float* c = t.c + row * t.c_stride;
-  if (!t.accumulate && rows == R * kTileSide) return store_sums<R, N>(c, t.c_stride);
-  alignas(64) float sums[R * kTileSide * N * kTileSide];
-  store_sums<R, N>(sums, N * kTileSide);
-  for (int64_t r = 0; r < rows; ++r) {
+/// What is behind the last row is not read or written where it lies, but in a copy.
+template <int R, int N>
+struct Copy {
+  static constexpr int64_t kStride = N * kTileSide;
+  alignas(64) float sums[R * kTileSide * kStride];
+
+  void take(const float* c, int64_t stride, int64_t rows) {
+    for (int64_t r = 0; r < R * kTileSide; ++r) {
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      float* to = c + r * t.c_stride + n * kTileSide;
-      const Vec v = load(sums + (r * N + n) * kTileSide);
-      store(to, t.accumulate ? load(to) + v : v);
+      for (int n = 0; n < N; ++n) {
+        store(sums + r * kStride + n * kTileSide, r < rows ? load(c + r * stride + n * kTileSide) : Vec{});
+      }
     }
   }
+  void give(float* c, int64_t stride, int64_t rows, bool add) const {
+    for (int64_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        float* to = c + r * stride + n * kTileSide;
+        const Vec v = load(sums + r * kStride + n * kTileSide);
+        store(to, add ? load(to) + v : v);
+      }
+    }
+  }
+};
+
+template <int R, int N, int Parts>
+void block(const TileProduct& t, int64_t row, int64_t rows) {
+  // One product in three or six would round the sums as often as all of a block's: these are summed apart.
+  constexpr bool kApart = Parts > 1;
+  const bool whole = rows == R * kTileSide;
+  Copy<R, N> copy;
+  float* c = t.c + row * t.c_stride;
+  if (kApart || !t.accumulate) {
+    clear_sums<R, N>();
+  } else if (whole) {
+    load_sums<R, N>(c, t.c_stride);
+  } else {
+    copy.take(c, t.c_stride, rows);
+    load_sums<R, N>(copy.sums, copy.kStride);
+  }
+  const uint16_t* a = t.a + row * t.a_stride;
+  const int64_t stride = t.a_stride, part_stride = t.a_part_stride;
+  // The next rows' sums lie in the L2 cache, the next panel in L3: fetched while these products are taken.
+  const bool fetch = !kApart && t.accumulate && R == 2;
+  const int64_t sums_ahead = fetch ? (2 * kTileSide + t.step_count - 1) / t.step_count : 0;
+  const float* sums = c + R * kTileSide * t.c_stride;
+  constexpr int64_t kLine = 32, kStepItems = Parts * N * kTileItems;
+  const int64_t blocks = (t.rows + 2 * kTileSide - 1) / (2 * kTileSide), block = row / (2 * kTileSide);
+  const int64_t lines = t.next ? (kStepItems / kLine + blocks - 1) / blocks : 0;
+  const uint16_t* next = t.next + block * lines * t.step_count * kLine;
+  for (int64_t s = 0; s < t.step_count; ++s) {
+    for (int64_t i = 0; i < sums_ahead; ++i, sums += t.c_stride) {
+      __builtin_prefetch(sums, 1, 3);
+      if constexpr (N == 2) __builtin_prefetch(sums + kTileSide, 1, 3);
+    }
+    for (int64_t i = 0; i < lines; ++i, next += kLine) __builtin_prefetch(next, 0, 2);
+    step<R, N, Parts>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * kStepItems);
+  }
+  const bool add = kApart && t.accumulate;
+  if (whole && !add) return store_sums<R, N>(c, t.c_stride);
+  store_sums<R, N>(copy.sums, copy.kStride);
+  copy.give(c, t.c_stride, rows, add);
 }
 
 template <int N, int Parts>
