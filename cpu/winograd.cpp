@@ -18,8 +18,8 @@ namespace {
 constexpr int64_t kDepthBlock =
     192;  ///< products summed in registers at a time: B's part of them stays in L1
 
-constexpr int64_t kBlockSteps = 12;  ///< the same on a matrix unit, in steps
-constexpr int64_t kTileRows = 192;   ///< rows whose parts stay in a core's cache
+constexpr int64_t kBlockSteps = 32;  ///< the same on a matrix unit, in steps
+constexpr int64_t kTileRows = 192;  ///< rows whose parts stay in a core's cache
 
 /// A chunk's output frames in pairs, numbered 2*pair and 2*pair + 1 less `odd`. In the products the first
 /// frames of all pairs come before the second ones, so that each are one run of rows.
@@ -294,7 +294,10 @@ class Runner {
     const std::vector<int64_t>& products = products_of_[static_cast<size_t>(frequency)];
     const int64_t count = static_cast<int64_t>(products.size());
     const int64_t starts[] = {first, whole, whole_end, last};
-    for (int64_t task = 0; task < count * panels.count(); ++task) {
+    // Two terms at a time with all panels: they stay in the cache.
+    const int64_t tasks = count * panels.count();
+    for (int64_t i = 0; i < 2 * tasks; ++i) {
+      const int64_t pass = i / tasks, task = i % tasks;
       const int64_t product = products[static_cast<size_t>(task / panels.count())],
                     panel = task % panels.count();
       const int64_t lane = panels.first_vector(panel) * k_.width;
@@ -312,10 +315,10 @@ class Runner {
           const int64_t term = kDepthSlot[depth_frequency];
           const int64_t from = term * term_stride + (row - first) * channels_;
           if (plan_.parts > 0) {
-            const uint16_t* b = tile_panel(weights, product, panels, panel, 4) +
-                                term * tile_panel_items(step_count_, plan_.parts, vectors);
-            multiply_steps(rows, vectors, parts + from, depth_part_, term_steps_, b, sums, stride,
-                           accumulate);
+            const int64_t items = tile_panel_items(step_count_, plan_.parts, vectors);
+            const uint16_t* b = tile_panel(weights, product, panels, panel, 4) + term * items;
+            multiply_steps(rows, vectors, parts + from, depth_part_, term_steps_, b, sums, stride, accumulate,
+                           b + (term % 2 == 0 ? 1 : 3) * items);
           } else {
             const float* b = weights + (product * lanes + lane) * 4 * p_.in_channels;
             multiply_channels(rows, vectors, scratch + from, b + term * p_.in_channels * ldb, sums, stride,
@@ -323,11 +326,14 @@ class Runner {
           }
         };
         // even = P1 + P2 + P0, odd = P1 - P2 + P3: the sum and the difference share two products.
-        multiply_term(1, even, even_stride, false);
-        multiply_term(2, odd, odd_stride, false);
-        k_.winograd_depth_butterfly(rows, ldb, even, even_stride, odd, odd_stride);
-        if (has_even) multiply_term(0, even, even_stride, true);
-        if (has_odd) multiply_term(3, odd, odd_stride, true);
+        if (pass == 0) {
+          multiply_term(1, even, even_stride, false);
+          multiply_term(2, odd, odd_stride, false);
+          k_.winograd_depth_butterfly(rows, ldb, even, even_stride, odd, odd_stride);
+        } else {
+          if (has_even) multiply_term(0, even, even_stride, true);
+          if (has_odd) multiply_term(3, odd, odd_stride, true);
+        }
       }
     }
   }
@@ -364,25 +370,30 @@ class Runner {
         for (int64_t panel = 0; panel < panels.count(); ++panel) {
           float* c =
               products_ + (product * frames * tiles + row) * lanes + panels.first_vector(panel) * k_.width;
-          multiply_steps(end - row, panels.vectors(panel), a, input_part_stride(frames_in * tiles), steps,
-                         tile_panel(weights, product, panels, panel, p_.kernel[kDepth]), c, lanes, false);
+          const uint16_t* b = tile_panel(weights, product, panels, panel, p_.kernel[kDepth]);
+          multiply_steps(
+              end - row, panels.vectors(panel), a, input_part_stride(frames_in * tiles), steps, b, c, lanes,
+              false,
+              b + tile_panel_items(p_.kernel[kDepth] * step_count_, plan_.parts, panels.vectors(panel)));
         }
       }
       row = end;
     }
   }
 
-  /// c (+)= a times b over the steps, in blocks.
+  /// c (+)= a times b over the steps, in blocks. `next` is what will be read after them.
   void multiply_steps(int64_t rows, int tiles, const uint16_t* a, int64_t part_stride,
                       const std::vector<TileStep>& steps, const uint16_t* b, float* c, int64_t ldc,
-                      bool accumulate) const {
+                      bool accumulate, const uint16_t* next) const {
     const auto count = static_cast<int64_t>(steps.size());
     // One at least: without products the sums are zero.
     const int64_t pieces = std::max<int64_t>(1, divide_up(count, kBlockSteps));
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t from = count * piece / pieces, to = count * (piece + 1) / pieces;
+      const uint16_t* then =
+          to < count ? b + tile_panel_items(steps[static_cast<size_t>(to)].b, plan_.parts, tiles) : next;
       k_.tiles->multiply({plan_.parts, tiles, rows, a, channels_, part_stride, steps.data() + from, to - from,
-                          b, c, ldc, accumulate || piece > 0});
+                          b, then, c, ldc, accumulate || piece > 0});
     }
   }
 
