@@ -165,6 +165,7 @@ nb::dict to_dict(const Candidate& c) {
   d["flops"] = c.flops;
   d["bytes"] = c.bytes;
   d["workspace"] = c.workspace;
+  d["parts"] = c.algorithm == Algorithm::winograd ? 0 : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
     d["pixels"] = name_of(c.winograd.pixels);

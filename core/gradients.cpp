@@ -124,6 +124,12 @@ mx::array activation_slope(Activation activation, const mx::array& z, mx::Stream
                        mx::exp(mx::multiply(mx::array(-0.5f), mx::multiply(z, z, s), s), s), s);
       return mx::add(cdf, mx::multiply(z, density, s), s);
     }
+    case Activation::sigmoid: {
+      const mx::array sig = mx::sigmoid(z, s);
+      return mx::multiply(sig, mx::subtract(one, sig, s), s);
+    }
+    case Activation::tanh:
+      return mx::subtract(one, mx::square(mx::tanh(z, s), s), s);
     case Activation::none:
       break;
   }

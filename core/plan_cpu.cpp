@@ -66,7 +66,7 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   return true;
 }
 
-void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c,
+void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c,
                    const std::string& reason) {
   int64_t taps_held = p.kernel[0], extra = 0;
   if (c.algorithm == Algorithm::taps) {
@@ -78,7 +78,7 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
     return;
   }
   c.reason = reason;
-  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, c);
+  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, like, c);
   if (c.algorithm == Algorithm::taps) {
     const double sums = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
     c.bytes += 8.0 * sums * static_cast<double>(p.kernel[0] - 1);
@@ -89,9 +89,10 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 
-void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                      Candidate& c) {
   if (!is_direct(p)) {
-    consider_gemm(p, d, limit, c, "one blocked product per group");
+    consider_gemm(p, d, limit, like, c, "one blocked product per group");
     return;
   }
   const int64_t pitch = lanes(p.out_channels, d);
@@ -121,32 +122,31 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
 
 }  // namespace
 
-void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
-                  Candidate& c) {
+void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c) {
   switch (c.algorithm) {
     case Algorithm::winograd:
-      consider_cpu_winograd(p, d, limit, only, c);
+      consider_cpu_winograd(p, d, limit, like ? like->winograd.form() : WinogradForm{}, c);
       break;
     case Algorithm::taps:
-      consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
+      consider_gemm(p, d, limit, like, c, "one 2-D convolution per depth tap, summed in fp32 in place");
       break;
     case Algorithm::temporal:
-      consider_gemm(p, d, limit, c, "one product per depth tap over whole frames, read in place");
+      consider_gemm(p, d, limit, like, c, "one product per depth tap over whole frames, read in place");
       break;
     case Algorithm::pointwise:
-      consider_gemm(p, d, limit, c, "one matrix product");
+      consider_gemm(p, d, limit, like, c, "one matrix product");
       break;
     case Algorithm::patchify:
-      consider_gemm(p, d, limit, c, "one matrix product over the patches");
+      consider_gemm(p, d, limit, like, c, "one matrix product over the patches");
       break;
     case Algorithm::grouped:
-      consider_grouped(p, d, limit, c);
+      consider_grouped(p, d, limit, like, c);
       break;
     case Algorithm::transposed:
-      consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
+      consider_gemm(p, d, limit, like, c, "one product per phase of the dilated input, none with zeros");
       break;
     case Algorithm::implicit_gemm:
-      consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
+      consider_gemm(p, d, limit, like, c, "blocked product with inputs gathered block by block");
       break;
     case Algorithm::stock:
       consider_stock(p, d, c);

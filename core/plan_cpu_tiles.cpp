@@ -12,8 +12,8 @@ using namespace cpu_model;
 
 namespace {
 
-constexpr int64_t kSlabFrame = int64_t{1} << 20,
-                  kSums = int64_t{1} << 20;  ///< bytes of the L2 cache for each
+constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
+constexpr int64_t kBlockOutputs = 384;
 
 /// bf16 data are multiplied as they are. Two parts hold fp16 and leave out 2^-18 of a product, which rounding
 /// the result to 16 bits hides; three are as exact as fp32.
@@ -29,14 +29,16 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   t.parts = parts_of(p);
   const int64_t panels = divide_up(p.group_out(), 32), width = p.output(kWidth), height = p.output(kHeight);
   t.cols = divide_up(width, divide_up(width, 96));
-  const int64_t outputs = t.parts == 1 ? 768 : 384;
-  t.rows = std::clamp<int64_t>(outputs / t.cols, 1, height);
+  t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
+  // Frames that one block of steps meets.
+  const int64_t frame_steps = p.kernel[kHeight] * p.kernel[kWidth] * divide_up(p.group_in(), 32);
+  const int64_t frames = std::min(p.kernel[kDepth], divide_up(cpu::tile_block_steps(t.parts), frame_steps));
   const auto slab_bytes = [&] {
-    return 2 * t.parts * round_up(p.group_in(), 32) *
+    return frames * 2 * t.parts * round_up(p.group_in(), 32) *
            ((t.rows - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1) *
            ((t.cols - 1) * p.stride[kWidth] + (p.kernel[kWidth] - 1) * p.dilation[kWidth] + 1);
   };
-  while (slab_bytes() > kSlabFrame && t.rows * t.cols > 64) {
+  while (slab_bytes() > kSlabBytes && t.rows * t.cols > 64) {
     if (t.rows > t.cols / 8 && t.rows > 1) {
       t.rows = divide_up(t.rows, 2);
     } else {
@@ -54,20 +56,29 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
   while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
-  t.panels = std::clamp<int64_t>(kSums / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
+  t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
   return t;
 }
 
 }  // namespace
 
-void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                        Candidate& c) {
   if (d.matrix_gflops == 0 || p.empty() || p.taps() * p.group_in() == 0) return;
-  const TilePlan t = blocks_of(p, d);
-  const cpu::TileNeeds needs = cpu::tile_needs(p, t, c.algorithm == Algorithm::transposed);
-  const int64_t bytes = round_up(2 * needs.weight_items, 64) +
-                        d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) +
-                        4096;
-  if (bytes > limit) return;
+  if (like != nullptr && like->gemm.tile.parts == 0) return;
+  TilePlan t = blocks_of(p, d);
+  const bool split_phases = c.algorithm == Algorithm::transposed;
+  cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
+  const auto bytes = [&] {
+    return round_up(2 * needs.weight_items, 64) +
+           d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
+  };
+  while (bytes() > limit && t.rows * t.cols > 16) {
+    int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
+    longer = divide_up(longer, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
+  if (bytes() > limit) return;
   constexpr double kProducts[] = {0, 1, 3, 6};
   const double flops = 2.0 * 16 * 16 * 32 * needs.products * kProducts[t.parts];
   const double scale = d.gflops / d.cores / 135.0;
@@ -77,12 +88,12 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, Ca
                       needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
                       results / (1.5e9 * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
-  if (cost >= c.cost) return;
+  if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;
   c.flops = flops;
   c.bytes = p.operand_bytes() + 2.0 * t.parts * (2.0 * needs.packed_items + 2.0 * weights);
-  c.workspace = std::max(c.workspace, bytes);
+  c.workspace = std::max(c.workspace, bytes());
   c.reason += t.parts == 1   ? ", on bf16 tiles"
               : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
                              : ", on bf16 tiles: six products for each of fp32 data";

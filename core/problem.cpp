@@ -153,6 +153,10 @@ const char* name_of(Activation activation) {
       return "silu";
     case Activation::gelu:
       return "gelu";
+    case Activation::sigmoid:
+      return "sigmoid";
+    case Activation::tanh:
+      return "tanh";
   }
   return "?";
 }

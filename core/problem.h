@@ -8,7 +8,7 @@ namespace mlx_conv3d {
 
 enum class Dtype : uint8_t { float32, float16, bfloat16 };
 enum class PadMode : uint8_t { zeros, edge, reflect };
-enum class Activation : uint8_t { none, relu, silu, gelu };
+enum class Activation : uint8_t { none, relu, silu, gelu, sigmoid, tanh };
 
 /// Frames, rows, columns (D, H, W).
 using Size3 = std::array<int64_t, 3>;

@@ -97,6 +97,10 @@ mx::array activate(Activation activation, const mx::array& z, mx::StreamOrDevice
       const mx::array erf = mx::erf(mx::multiply(z, number(0.7071067811865475f), s), s);
       return mx::multiply(mx::multiply(z, number(0.5f), s), mx::add(erf, number(1.0f), s), s);
     }
+    case Activation::sigmoid:
+      return mx::sigmoid(z, s);
+    case Activation::tanh:
+      return mx::tanh(z, s);
     case Activation::none:
       break;
   }

@@ -10,10 +10,19 @@
 #include "cpu/workspace.h"
 
 namespace mlx_conv3d::cpu {
+namespace {
+
+// About 10 us of work, in which a sleeping thread does not even wake up.
+constexpr double kSmallFlops = 1e6;
+
+bool is_small(const ConvProblem& p) { return p.direct_flops() < kSmallFlops; }
+
+}  // namespace
 
 void run(const ConvProblem& problem, const Candidate& plan, const Operands& operands) {
   if (problem.empty()) return;
   advise_huge_pages(operands.y, problem.out_positions() * problem.out_channels * item_size(problem.out_type));
+  const OneThread one(is_small(problem));
   Workspace workspace(plan.workspace);
   switch (plan.algorithm) {
     case Algorithm::winograd:

@@ -10,7 +10,7 @@
 
 namespace mlx_conv3d::cpu {
 
-SlabAxis::SlabAxis(const ConvProblem& p, int axis, const AxisPhase& phase) : stride(1), span(0) {
+SlabAxis::SlabAxis(const ConvProblem& p, int axis, const AxisPhase& phase) : stride(1), span(1) {
   if (phase.starts.empty() || phase.count == 0) return;
   const int64_t origin = *std::min_element(phase.starts.begin(), phase.starts.end());
   // Coordinates that no tap meets are left out: every other one of a dilated kernel's or input's.

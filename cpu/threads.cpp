@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -51,67 +52,79 @@ class Pool {
   int size() const { return count_; }
 
   void run(int64_t count, const std::function<void(int64_t, int)>& body) {
+    if (static_cast<uint64_t>(count) > kMostItems) throw std::length_error("parallel_for: too many items");
     std::lock_guard<std::mutex> turn(turn_);
     start();
     body_ = &body;
     end_ = count;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(sleep_);
-      generation_.fetch_add(1, std::memory_order_release);
+      loop_ = (loop_ + 1) % kLoops;
+      ticket_.store(loop_ * (kMostItems + 1) + static_cast<uint64_t>(count), std::memory_order_release);
     }
     wake_.notify_all();
-    work(0);
-    while (busy_.load(std::memory_order_acquire) > 0) relax();
-    body_ = nullptr;
+    work(loop_, 0);
+    while (done_.load(std::memory_order_acquire) < count) relax();
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
   void start() {
     if (!workers_.empty() || count_ == 1) return;
-    for (int i = 1; i < count_; ++i) workers_.emplace_back([this, i] { loop(i); }).detach();
+    for (int i = 1; i < count_; ++i) workers_.emplace_back([this, i] { wait_and_work(i); }).detach();
   }
 
-  void loop(int thread) {
+  uint64_t loop_number() const { return ticket_.load(std::memory_order_acquire) / (kMostItems + 1); }
+
+  void wait_and_work(int thread) {
     uint64_t seen = 0;
     while (true) {
-      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin)
-        relax();
-      if (generation_.load(std::memory_order_acquire) == seen) {
+      for (int spin = 0; spin < kSpins && loop_number() == seen; ++spin) relax();
+      if (loop_number() == seen) {
         std::unique_lock<std::mutex> lock(sleep_);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+        wake_.wait(lock, [&] { return loop_number() != seen; });
       }
-      seen = generation_.load(std::memory_order_acquire);
-      work(thread);
-      busy_.fetch_sub(1, std::memory_order_release);
+      seen = loop_number();
+      work(seen, thread);
     }
   }
 
-  void work(int thread) {
-    try {
-      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < end_;) (*body_)(i, thread);
-    } catch (...) {
-      std::lock_guard<std::mutex> lock(sleep_);
-      if (!error_) error_ = std::current_exception();
-      next_.store(end_, std::memory_order_relaxed);
+  /// Items of this loop, until none is left or it is over. A thread that wakes up late finds no item and so
+  /// never touches a loop that has returned; nobody waits for it.
+  void work(uint64_t loop, int thread) {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while (ticket / (kMostItems + 1) == loop && ticket % (kMostItems + 1) > 0) {
+      if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+      const int64_t item = end_ - static_cast<int64_t>(ticket % (kMostItems + 1));
+      try {
+        (*body_)(item, thread);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(sleep_);
+        if (!error_) error_ = std::current_exception();
+      }
+      done_.fetch_add(1, std::memory_order_release);
+      ticket = ticket_.load(std::memory_order_acquire);
     }
   }
 
+  /// The number of the loop, and below it how many of its items nobody has taken.
+  static constexpr uint64_t kMostItems = (uint64_t{1} << 40) - 1, kLoops = uint64_t{1} << 24;
   static constexpr int kSpins = 4000;
 
   const int count_;
   std::vector<std::thread> workers_;
   std::mutex turn_, sleep_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<int64_t> done_{0};
+  uint64_t loop_ = 0;
   int64_t end_ = 0;
   const std::function<void(int64_t, int)>* body_ = nullptr;
   std::exception_ptr error_;
 };
+
+thread_local bool alone = false;
 
 Pool* the_pool = nullptr;
 std::once_flag once;
@@ -132,10 +145,13 @@ Pool& pool() {
 
 int thread_count() { return pool().size(); }
 
+OneThread::OneThread(bool wanted) : before_(alone) { alone = alone || wanted; }
+OneThread::~OneThread() { alone = before_; }
+
 void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body) {
   if (count <= 0) return;
   Pool& p = pool();
-  if (count == 1 || p.size() == 1) {
+  if (count == 1 || p.size() == 1 || alone) {
     for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }

@@ -14,4 +14,16 @@ int thread_count();
 /// in the body is rethrown here. Must not be nested.
 void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body);
 
+/// While it lives, this thread's loops are its own, for work that is done before another thread is awake.
+class OneThread {
+ public:
+  explicit OneThread(bool wanted);
+  ~OneThread();
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const bool before_;
+};
+
 }  // namespace mlx_conv3d::cpu

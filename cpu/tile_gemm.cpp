@@ -15,10 +15,6 @@ namespace {
 
 constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
 
-/// Steps between which sums lie in memory. A single product takes the tiles no longer than loading them from
-/// the L2 cache does, so that a block of the panel should stay in L1; six round a sum six times, and the
-/// block's sums are added to those before.
-int64_t block_steps(int parts) { return parts == 1 ? 16 : parts == 2 ? 48 : 32; }
 /// Of a row of taps, the channels that are taken with all of them before the next ones are.
 constexpr int64_t kRowSteps = 12;
 
@@ -34,6 +30,8 @@ struct TilePhase {
         slab_w(p, kWidth, w),
         layout(slab_d, slab_h, slab_w, p.group_in(), plan.parts, std::min(plan.rows, h.count),
                std::min(plan.cols, w.count)) {
+    // Some phases of a dilated input meet no tap along an axis.
+    if (w.tap_count() == 0) return;
     for (int64_t kd = 0; kd < d.tap_count(); ++kd) {
       for (int64_t kh = 0; kh < h.tap_count(); ++kh) {
         if (layout.merged) {
@@ -79,7 +77,7 @@ struct TilePhase {
   void begin_group(int64_t count, int parts) {
     const int64_t held = static_cast<int64_t>(steps.size());
     const int64_t begin = block_ends.empty() ? 0 : block_ends.back();
-    if (held > begin && held + count - begin > block_steps(parts)) block_ends.push_back(held);
+    if (held > begin && held + count - begin > tile_block_steps(parts)) block_ends.push_back(held);
   }
 
   /// A row of taps: all of them meet some channels while these are in the L1 cache.
@@ -209,7 +207,7 @@ class TileGemm {
     std::vector<TileStep> steps;
     std::vector<size_t> ends;
     for (; frame < frame_end; ++frame) {
-      for (int64_t kd = 0; kd < phase_.d.tap_count(); ++kd) {
+      for (int64_t kd = 0; !phase_.steps.empty() && kd < phase_.d.tap_count(); ++kd) {
         const int64_t u = depth_at(frame, kd), source = phase_.slab_d.sources[u], slot = u % layout_.frames;
         if (source < 0 || held[slot] == u) continue;
         const uint32_t largest =

@@ -17,6 +17,11 @@ bool tile_gemm(const ConvProblem& problem, const TilePlan& plan, const Operands&
 void blocked_products(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
                       const GatherGemmOptions& options, Workspace& workspace);
 
+/// Steps of 32 products between which sums lie in memory. A single product takes the tiles no longer than
+/// loading them from the L2 cache does, so that a block of the panel should stay in L1; six round a sum six
+/// times, so that a block's sum begins anew and is added to those before.
+inline int64_t tile_block_steps(int parts) { return parts == 1 ? 16 : parts == 2 ? 48 : 32; }
+
 /// What a run takes.
 struct TileNeeds {
   int64_t weight_items = 0;  ///< packed, of one group

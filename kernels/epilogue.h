@@ -34,6 +34,8 @@ METAL_FUNC float activate(float v) {
   if (activation == 1) return metal::fmax(v, 0.0f);
   if (activation == 2) return v / (1.0f + metal::precise::exp(-v));
   if (activation == 3) return 0.5f * v * (1.0f + error_function(v * 0.70710678118654752f));
+  if (activation == 4) return 1.0f / (1.0f + metal::precise::exp(-v));
+  if (activation == 5) return metal::precise::tanh(v);
   return v;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ Padding: TypeAlias = int | Sequence[int | tuple[int, int]]
 PaddingMode: TypeAlias = str | Sequence[str]
 
 PADDING_MODES = ("zeros", "edge", "reflect")
-ACTIVATIONS = ("none", "relu", "silu", "gelu")
+ACTIVATIONS = ("none", "relu", "silu", "gelu", "sigmoid", "tanh")
 ALGORITHMS = (
     "auto",
     "winograd",
@@ -45,7 +46,7 @@ class Parameters:
     odd_frame: bool = False  # and an odd number of them was computed before
 
     def as_kwargs(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        return self.__dict__
 
     def key(self) -> tuple[Any, ...]:
         """The same, hashable."""
@@ -135,6 +136,43 @@ def parameters(
     upsample: IntOrSequence = 1,
     per_frame: bool = False,
     odd_frame: bool = False,
+) -> Parameters:
+    """All parameters of a convolution, checked; what was parsed before is not parsed again.
+
+    Raises:
+        ValueError, TypeError: a value that makes no sense, by its name.
+    """
+    given = locals()
+    try:
+        # Unlike a hash, it tells 1 from True and 1.0, also in a tuple, and refuses any other type.
+        key = marshal.dumps(tuple(given.values()), 2)
+    except ValueError:
+        return _parse(**given)
+    found = _PARSED.get(key)
+    if found is None:
+        if len(_PARSED) >= MOST_PARSED:
+            _PARSED.clear()
+        found = _PARSED[key] = _parse(**given)
+    return found
+
+
+MOST_PARSED = 1024
+_PARSED: dict[bytes, Parameters] = {}
+
+
+def _parse(
+    dims: int,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    input_dilation: Any,
+    groups: Any,
+    padding_mode: Any,
+    activation: Any,
+    flip: Any,
+    upsample: Any,
+    per_frame: bool,
+    odd_frame: bool,
 ) -> Parameters:
     pad_lo, pad_hi = paddings(padding, dims)
     return Parameters(

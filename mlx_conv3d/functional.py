@@ -85,7 +85,7 @@ def conv3d(
         dilation: positions between the kernel's taps.
         groups: channel groups; C and O must be divisible by it.
         bias: (O,), added to every position.
-        activation: None, "relu", "silu" or "gelu" (the exact one, by erf).
+        activation: None, "relu", "silu", "gelu" (the exact one, by erf), "sigmoid" or "tanh".
         residual: an array of the output's shape, added after the activation.
         padding_mode: what stands in the padding: "zeros", "edge" or "reflect" (as numpy.pad), one or one per axis.
         upsample: x is read as if every pixel (an int, or two for rows and columns) or every frame and pixel (three)

@@ -12,7 +12,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 VIEWS = ("channels_first", "sliced", "stepped", "reversed", "broadcast", "offset")
 WEIGHT_LAYOUTS = ("contiguous", "channels_first", "sliced", "offset")
 MODES = ("zeros", "edge", "reflect")
-ACTIVATIONS = ("relu", "silu", "gelu")
+ACTIVATIONS = ("relu", "silu", "gelu", "sigmoid", "tanh")
 MOST_PRODUCTS = 3_000_000
 
 DRAWN: set[Problem] = set()

@@ -251,6 +251,10 @@ def activate(z: Array, name: str | None) -> Array:
         return np.maximum(z, 0)
     if name == "silu":
         return z * sigmoid(z)
+    if name == "sigmoid":
+        return sigmoid(z)
+    if name == "tanh":
+        return np.tanh(z)
     assert name == "gelu"
     return z * 0.5 * (1 + erf(z / math.sqrt(2)))
 
@@ -263,6 +267,10 @@ def activation_slope(z: Array, name: str | None) -> Array:
     if name == "silu":
         s = sigmoid(z)
         return s * (1 + z * (1 - s))
+    if name == "sigmoid":
+        return sigmoid(z) * (1 - sigmoid(z))
+    if name == "tanh":
+        return 1 - np.tanh(z) ** 2
     assert name == "gelu"
     return 0.5 * (1 + erf(z / math.sqrt(2))) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 

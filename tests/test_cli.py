@@ -77,7 +77,7 @@ def test_plan_options(
         ([*SHAPES, "--padding", "1:2:3"], "--padding must look like 1 or 2:0,1,1"),
         ([*SHAPES, "--dtype", "float64"], "--dtype must be one of float32, float16, bfloat16"),
         ([*SHAPES, "--padding-mode", "wrap"], "padding_mode must be one of"),
-        ([*SHAPES, "--activation", "tanh"], "activation must be None, relu, silu, gelu"),
+        ([*SHAPES, "--activation", "mish"], "activation must be None, relu, silu, gelu"),
         ([*SHAPES, "--algorithm", "fft"], "algorithm must be one of"),
         ([*SHAPES, "--algorithm", "patchify"], "patchify cannot run this problem: it needs a stride equal"),
         ([*SHAPES, "--device", "tpu"], "tpu"),

@@ -77,6 +77,15 @@ def test_streaming_on_padded_layers(streaming: Any) -> None:
     assert mx.allclose(video, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_wavenet_stream(groups: int) -> None:
+    said = run("wavenet_stream/main.py", "--batch", "2", "--seconds", "0.02", "--groups", str(groups))
+    assert "the bits of the whole recording: True" in said
+    difference = re.search(r"largest difference from stock MLX: (\S+) of", said)
+    assert difference is not None
+    assert float(difference[1]) < 1e-5
+
+
 def test_real_widths(streaming: Any) -> None:
     layers = streaming.decoder.Decoder()
     shapes = {tuple(a.shape) for _, a in layers_of(layers)}

@@ -176,6 +176,8 @@ SMOOTH = {
         modes=("edge", "reflect", "zeros"),
         stride=(1, 2, 1),
     ),
+    "sigmoid": of((1, 2, 6, 6, 8), (8, *CUBE, 8), padding=1, bias=True, activation="sigmoid"),
+    "tanh": of((1, 2, 6, 6, 8), (8, *CUBE, 8), padding=1, bias=True, activation="tanh"),
     "gelu": of((1, 2, 6, 6, 8), (8, *CUBE, 8), padding=1, bias=True, activation="gelu"),
     "grouped": of((2, 3, 6, 6, 6), (6, *CUBE, 1), padding=1, groups=6, bias=True, activation="silu"),
     "grouped 1-D": of((2, 19, 6), (9, 4, 2), padding=((3, 0),), groups=3, stride=2),

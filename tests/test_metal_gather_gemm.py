@@ -278,7 +278,7 @@ def cases(draw: st.DrawFn) -> Case:
         modes=tuple(draw(st.sampled_from(mode)) for _ in range(3)),
         groups=groups,
         flip=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu", "silu", "gelu"])),
+        activation=draw(st.sampled_from([None, "relu", "silu", "gelu", "sigmoid", "tanh"])),
         bias=draw(st.booleans()),
         residual=draw(st.booleans()),
         lead=small(2, 0),

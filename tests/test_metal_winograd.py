@@ -67,7 +67,7 @@ def test_upsampling(upsample: tuple[int, ...], mode: str) -> None:
     check(replace(SMALL, x=(1, 2, 4, 5, 5), upsample=upsample, modes=(mode,) * 3, padding=padding, lead=1))
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_epilogue(activation: str | None, dtype: str) -> None:
     check(replace(SMALL, dtype=dtype, activation=activation, bias=True, residual=True, lead=1))

@@ -156,6 +156,45 @@ def fresh(of: nn.Conv3d, x: mx.array) -> mx.array:
     return copy.deepcopy(of)(x)
 
 
+def test_causal_series_by_stock_mlx() -> None:
+    made, x = nn.CausalConv1d(6, 8, 3, dilation=4, groups=2), normal(2, 20, 6)
+    made.bias = normal(8)
+    past = mx.concatenate([mx.zeros((2, 8, 6)), x], axis=1)
+    expected = mx.conv1d(past, made.weight, dilation=4, groups=2, stream=mx.cpu) + made.bias
+    assert made.weight.shape == (8, 3, 3)
+    assert made.kernel_size == (3,)
+    assert mx.allclose(made(x, residual=expected), 2 * expected, atol=1e-5)
+    assert repr(made) == (
+        "CausalConv1d(6, 8, kernel_size=(3,), stride=1, dilation=4, time_padding=zeros, groups=2, bias=True)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kernel_size": 0}, ValueError, "kernel_size must be positive"),
+        ({"stride": (1, 1)}, ValueError, "stride must have 1 entries"),
+        ({"dilation": 1.5}, TypeError, "dilation must be an int"),
+        ({"groups": 3}, ValueError, "in_channels must be divisible by groups"),
+    ],
+)
+def test_causal_series_refuses(options: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        nn.CausalConv1d(**{"in_channels": 4, "out_channels": 6, "kernel_size": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (mx.zeros((2, 4)), ValueError, r"x must have 3 dimensions \(N, L, C\)"),
+        (None, TypeError, "x must be an mx.array"),
+    ],
+)
+def test_causal_series_refuses_inputs(x: object, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        nn.CausalConv1d(4, 4, 3)(x)
+
+
 def winograd_layer() -> tuple[nn.CausalConv3d, mx.array]:
     return layer(16, 16, 3, padding=1), normal(1, 4, 12, 12, 16)
 
@@ -404,7 +443,7 @@ def test_wrong_inputs() -> None:
         with pytest.raises(ValueError, match="channels"):
             made(mx.zeros((1, frames, 5, 5, 3)))
     with pytest.raises(ValueError, match="activation"):
-        made(mx.zeros((1, 1, 5, 5, 4)), activation="tanh")
+        made(mx.zeros((1, 1, 5, 5, 4)), activation="mish")
 
 
 def test_layers_are_described() -> None:

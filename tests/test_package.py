@@ -184,7 +184,7 @@ def test_make_says_in_one_line_what_to_install(goal: str, arguments: tuple[str, 
 
 # ---- instruction sets --------------------------------------------------------------------------------------
 
-WIDENING = ("sse42", "avx2", "avx512")
+WIDENING = ("sse42", "avx2", "avx512", "amx")
 
 
 def narrower() -> list[str]:

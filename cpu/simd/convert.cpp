@@ -67,7 +67,10 @@ void pack(const GemmWeightPanel& panel) {
 }  // namespace
 
 Vec activate_curved(Activation activation, Vec v) {
-  if (activation == Activation::silu) return v / (1.0f + exp(-v));
+  // exp() ends at 2.4e38, which a huge v would divide to something.
+  if (activation == Activation::silu) return select(v < -88.0f, Vec{}, v / (1.0f + exp(-v)));
+  if (activation == Activation::sigmoid) return 1.0f / (1.0f + exp(-v));
+  if (activation == Activation::tanh) return tanh(v);
   Vec out = v;
   for (int i = 0; i < kWidth; ++i) out[i] = 0.5f * v[i] * (1.0f + erff(v[i] * 0.70710678118654752f));
   return out;

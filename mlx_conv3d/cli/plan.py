@@ -65,7 +65,7 @@ def plan(
     upsample: Annotated[
         str, typer.Option(help="Nearest-neighbour, in front: 2 for rows and columns, or like 1,2,2.")
     ] = "1",
-    activation: Annotated[str, typer.Option(help="relu, silu or gelu.")] = "",
+    activation: Annotated[str, typer.Option(help="relu, silu, gelu, sigmoid or tanh.")] = "",
     bias: Annotated[bool, typer.Option("--bias", help="With a bias.")] = False,
     residual: Annotated[bool, typer.Option("--residual", help="With a residual.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="With the kernel flipped.")] = False,

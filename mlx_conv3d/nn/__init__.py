@@ -3,8 +3,8 @@
 They are `mlx.nn.Module`s like any other; see docs/nn.md.
 """
 
-from mlx_conv3d.nn.causal import CausalConv3d, StreamState
+from mlx_conv3d.nn.causal import CausalConv1d, CausalConv3d, StreamState
 from mlx_conv3d.nn.conversion import convert_weights
 from mlx_conv3d.nn.layers import Conv3d, ConvTranspose3d
 
-__all__ = ["CausalConv3d", "Conv3d", "ConvTranspose3d", "StreamState", "convert_weights"]
+__all__ = ["CausalConv1d", "CausalConv3d", "Conv3d", "ConvTranspose3d", "StreamState", "convert_weights"]

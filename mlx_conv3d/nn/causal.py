@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext, functional
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
+from mlx_conv3d.functional import Weight
 from mlx_conv3d.nn.layers import ConvolutionLayer, mode_names, positive
 
 TIME_PADDINGS = ("zeros", "edge")
@@ -81,7 +82,7 @@ class CausalConv3d(ConvolutionLayer):
     @property
     def reach(self) -> int:
         """How many frames before its own input frame an output frame reads."""
-        return int(self.dilation[0] * (self.kernel_size[0] - 1))
+        return int(self.dilation[0] * (self.weight.shape[1] - 1))
 
     def __call__(
         self, x: mx.array, *, activation: str | None = None, residual: mx.array | None = None
@@ -193,6 +194,96 @@ class CausalConv3d(ConvolutionLayer):
         kept = _held(at) + frames - at.skipped - max(0, passed)
         second = at.second != (outputs % 2 == 1)
         return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept), second)
+
+
+class CausalConv1d(CausalConv3d):
+    """A 1-D convolution that pads time in front only: audio and other series, whole or as a stream of buffers.
+
+    `CausalConv3d` for frames of one position: x (N, L, C), weight (O, K, C/groups) as mlx.nn.Conv1d has it, and
+    `step` with a state of the last dilation*(K - 1) samples.
+
+    Args:
+        in_channels, out_channels: C and O.
+        kernel_size, stride, dilation: ints.
+        groups: channel groups; C and O must be divisible by it.
+        bias: whether there is one.
+        time_padding: what stands before the series: "zeros", or "edge" for its first sample, repeated.
+
+    Raises:
+        ValueError, TypeError: an argument that makes no sense, by its name.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        time_padding: str = "zeros",
+    ) -> None:
+        (kernel,) = positive("kernel_size", kernel_size, 1)
+        (step,) = positive("stride", stride, 1)
+        (apart,) = positive("dilation", dilation, 1)
+        super().__init__(
+            in_channels,
+            out_channels,
+            (kernel, 1, 1),
+            (step, 1, 1),
+            dilation=(apart, 1, 1),
+            groups=groups,
+            bias=bias,
+            time_padding=time_padding,
+        )
+        self.weight = self.weight.reshape(self.weight.shape[0], kernel, -1)
+
+    def _described(self) -> dict[str, Any]:
+        return {"stride": self.stride[0], "dilation": self.dilation[0], "time_padding": self.time_padding}
+
+    def __call__(
+        self, x: mx.array, *, activation: str | None = None, residual: mx.array | None = None
+    ) -> mx.array:
+        """activation(conv(x) + bias) + residual for a whole series (N, L, C)."""
+        y = super().__call__(_as_frames("x", x), activation=activation, residual=_frames_or_none(residual))
+        return _as_series(y)
+
+    def step(
+        self,
+        chunk: mx.array,
+        state: StreamState | None = None,
+        *,
+        activation: str | None = None,
+        residual: mx.array | None = None,
+    ) -> tuple[mx.array, StreamState]:
+        """The output samples (N, oL, O) that a stream's next buffer (N, L, C) completes, and the state after it.
+
+        As `CausalConv3d.step`.
+        """
+        frames = _as_frames("chunk", chunk)
+        y, after = super().step(frames, state, activation=activation, residual=_frames_or_none(residual))
+        return _as_series(y), after
+
+    def _weight(self) -> Weight:
+        return mx.expand_dims(self.weight, (2, 3))
+
+
+def _as_frames(name: str, series: mx.array) -> mx.array:
+    if not isinstance(series, mx.array):
+        raise TypeError(f"{name} must be an mx.array, got {type(series).__name__}")
+    if series.ndim != 3:
+        raise ValueError(f"{name} must have 3 dimensions (N, L, C), got shape {tuple(series.shape)}")
+    return mx.expand_dims(series, (2, 3))
+
+
+def _frames_or_none(residual: mx.array | None) -> mx.array | None:
+    return None if residual is None else _as_frames("residual", residual)
+
+
+def _as_series(frames: mx.array) -> mx.array:
+    return mx.squeeze(frames, (2, 3))
 
 
 def _held(state: StreamState) -> int:

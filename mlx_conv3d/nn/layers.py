@@ -63,9 +63,8 @@ class ConvolutionLayer(Module):  # type: ignore[misc]
             self._transforms.clear()
 
     @property
-    def kernel_size(self) -> tuple[int, int, int]:
-        depth, height, width = self.weight.shape[1:4]
-        return depth, height, width
+    def kernel_size(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape[1:-1])
 
     def _weight(self) -> Weight:
         return self._transforms.of(self.weight) if self.keep_transforms else self.weight
