@@ -165,19 +165,17 @@ nb::dict to_dict(const Candidate& c) {
   d["flops"] = c.flops;
   d["bytes"] = c.bytes;
   d["workspace"] = c.workspace;
-  d["parts"] = c.algorithm == Algorithm::winograd ? 0 : c.gemm.tile.parts;
+  d["parts"] = c.algorithm == Algorithm::winograd ? c.winograd.parts : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
     d["pixels"] = name_of(c.winograd.pixels);
     d["depth_tile"] = c.winograd.depth_m;
-    d["parts"] = c.winograd.parts;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
     d["weight_rows"] = c.winograd.weight_rows;
   } else {
     d["tile"] = 0;
     d["pixels"] = "";
     d["depth_tile"] = 0;
-    d["parts"] = c.gemm.tile.parts;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
     d["weight_rows"] = 0;
   }
@@ -267,8 +265,9 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
-        "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0},
-        "algorithm"_a = "auto", "stream"_a = nb::none());
+        "lead"_a = nb::none(), "packed"_a = nb::none(),
+        "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0}, "algorithm"_a = "auto",
+        "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 
 #include "core/cpu_model.h"
@@ -14,11 +13,15 @@ using namespace cpu_model;
 
 namespace {
 
+/// Input channels as the products take them.
+int64_t product_channels(const ConvProblem& p, WinogradForm form) {
+  return form.parts > 0 ? round_up(p.in_channels, kMatrixDepth) : p.in_channels;
+}
+
 int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
                               const Device& d) {
-  const int64_t channels = form.parts > 0 ? round_up(p.in_channels, kMatrixDepth) : p.in_channels;
-  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * channels *
-         lanes(out_channels, d) * (form.parts > 0 ? 2 * form.parts : 4);
+  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) *
+         product_channels(p, form) * lanes(out_channels, d) * (form.parts > 0 ? 2 * form.parts : 4);
 }
 
 /// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
@@ -111,12 +114,23 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
             4.0 * (transformed_floats + weight_floats * chunks);
   const double scale = d.gflops / d.cores / 135.0;
-  c.cost = product_flops / (d.gflops * 1e9 * kProductShare) +
+  const bool tiled = form.parts > 0;
+  const double product_rate =
+      tiled ? d.matrix_gflops * kWinogradTileShare / kTileProducts[form.parts] : d.gflops * kProductShare;
+  c.cost = product_flops * static_cast<double>(product_channels(p, form)) /
+               static_cast<double>(std::max<int64_t>(1, p.in_channels)) / (product_rate * 1e9) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           depth_floats / (kDepthFloats * d.cores * scale) +
-           transformed_floats / (kWeightFloats * d.cores * scale) +
+           depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d.cores * scale) +
+           transformed_floats / ((tiled ? kTileWeightFloats : kWeightFloats) * d.cores * scale) +
            (3 * chunks * slices + slices) * kStepSeconds;
   return true;
+}
+
+/// bf16 parts for a matrix unit; 0 where there is none. A transformed bf16 number needs two, whose error
+/// rounding the result hides; rounding to fp16 does not.
+int tile_parts(const ConvProblem& p, const Device& d) {
+  if (d.matrix_gflops == 0 || p.in_channels == 0) return 0;
+  return p.out_type == Dtype::bfloat16 ? 2 : 3;
 }
 
 }  // namespace
@@ -131,11 +145,13 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      const int parts = std::getenv("AMXW") ? p.out_type == Dtype::float32 ? 3 : 2 : 0;
-      const WinogradForm form{m, kind, depth_m, parts};
-      if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
-      Candidate at = c;
-      if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+      if (depth_m == 2 && !fits_depth_winograd(p)) continue;
+      for (int parts : {0, tile_parts(p, d)}) {
+        const WinogradForm form{m, kind, depth_m, parts};
+        if (only.m != 0 && form != only) continue;
+        Candidate at = c;
+        if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+      }
     }
   }
   if (std::isinf(best.cost)) {
@@ -150,7 +166,10 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
              " with the depth taps summed in the transform domain" +
              (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
-             " direct FLOPs per 100 executed";
+             " direct FLOPs per 100 executed" +
+             (c.winograd.parts == 0   ? ""
+              : c.winograd.parts == 2 ? ", each as three products of bf16 tiles"
+                                      : ", each as six products of bf16 tiles");
 }
 
 }  // namespace mlx_conv3d

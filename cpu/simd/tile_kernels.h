@@ -59,7 +59,7 @@ struct TileProduct {
   int64_t step_count;
   const uint16_t* b;
   const uint16_t* next;  ///< what will be read next, as much as step_count steps, to be fetched; or null
-  float* c;  ///< only `rows` rows are touched, of 16*tiles columns each
+  float* c;              ///< only `rows` rows are touched, of 16*tiles columns each
   int64_t c_stride;
   bool accumulate;  ///< of one part on from c; else the sum over the steps is taken first, then added
 };
