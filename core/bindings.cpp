@@ -24,12 +24,12 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-/// A WinogradForm as Python has it: outputs of a tile, of which pixels, outputs along depth.
-using PackedForm = std::tuple<int, std::string, int>;
+/// A WinogradForm as Python has it: outputs of a tile, of which pixels, outputs along depth, bf16 parts.
+using PackedForm = std::tuple<int, std::string, int, int>;
 WinogradForm to_form(const PackedForm& form) {
-  const auto& [m, name, depth_m] = form;
+  const auto& [m, name, depth_m, parts] = form;
   for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
-    if (name == name_of(pixels)) return {m, pixels, depth_m};
+    if (name == name_of(pixels)) return {m, pixels, depth_m, parts};
   }
   throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
 }
@@ -187,7 +187,7 @@ nb::dict to_dict(const Candidate& c) {
   d["flops"] = c.flops;
   d["bytes"] = c.bytes;
   d["workspace"] = c.workspace;
-  d["parts"] = c.algorithm == Algorithm::winograd ? 0 : c.gemm.tile.parts;
+  d["parts"] = c.algorithm == Algorithm::winograd ? c.winograd.parts : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
     d["pixels"] = name_of(c.winograd.pixels);
@@ -287,8 +287,9 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
         "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
         "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
-        "lead"_a = nb::none(), "packed"_a = nb::none(), "packed_form"_a = conv3d::PackedForm{0, "single", 1},
-        "algorithm"_a = "auto", "stream"_a = nb::none());
+        "lead"_a = nb::none(), "packed"_a = nb::none(),
+        "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0}, "algorithm"_a = "auto",
+        "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
         "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
         "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,

@@ -23,6 +23,10 @@ constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel lo
 constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
 constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
 
+// Of AMX under winograd: the products between smaller transforms, these and their weights per thread.
+constexpr double kWinogradTileShare = 0.42, kTileDepthFloats = 3.3e9, kTileWeightFloats = 0.9e9;
+constexpr double kTileProducts[] = {0, 1, 3, 6};  ///< of parts that one product takes
+
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.
 inline int64_t lanes(int64_t n, const Device& device) {
   return round_up(std::max<int64_t>(1, n), device.vector_width);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/integers.h"
 #include "core/plan_grouped.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
@@ -34,6 +35,9 @@ const char* name_of(Algorithm algorithm);
 /// nullopt for an unknown name.
 std::optional<Algorithm> algorithm_named(const std::string& name);
 
+/// Products that one step of a matrix unit sums.
+inline constexpr int64_t kMatrixDepth = 32;
+
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
@@ -46,8 +50,9 @@ struct WinogradPlan {
   int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
                         ///< for every chunk; 0: all of them, made once; only on Metal
   bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
+  int parts = 0;           ///< see WinogradForm
 
-  WinogradForm form() const { return {m, pixels, depth_m}; }
+  WinogradForm form() const { return {m, pixels, depth_m, parts}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.
@@ -61,21 +66,42 @@ inline bool fits_depth_winograd(const ConvProblem& p) {
 }
 /// Transformed weights along depth: taps, or frequencies.
 inline int64_t winograd_depth_terms(int64_t depth_taps, int depth_m) { return depth_m == 2 ? 4 : depth_taps; }
-/// Floats from one transformed tile to the next: whole vectors, off the strides that meet in one cache set.
-inline int64_t winograd_channel_pitch(int64_t channels, int vector_width) {
-  const int64_t whole = (channels + vector_width - 1) / vector_width * vector_width;
-  return whole % 512 == 0 && whole > 0 ? whole + vector_width : whole;
+/// Elements from one transformed tile to the next: whole vectors, or steps of a matrix unit, off the strides
+/// that meet in one cache set.
+inline int64_t winograd_channel_pitch(int64_t channels, int vector_width, int parts = 0) {
+  const int64_t unit = parts > 0 ? kMatrixDepth : vector_width;
+  const int64_t whole = round_up(channels, unit);
+  return whole % 512 == 0 && whole > 0 ? whole + unit : whole;
 }
 
+/// Items from one bf16 part of `items` to the next, which starts in another cache set.
+inline int64_t winograd_part_stride(int64_t items) { return round_up(items, 2048) + 320; }
+
 /// Rows (tiles of pairs of frames) whose depth frequencies a thread holds at a time.
-inline int64_t winograd_depth_rows(int64_t channel_pitch) {
-  return std::clamp<int64_t>((int64_t{1} << 20) / (16 * std::max<int64_t>(1, channel_pitch)), 48, 192);
+inline int64_t winograd_depth_rows(int64_t channel_pitch, int parts = 0) {
+  const int64_t pitch = std::max<int64_t>(1, channel_pitch);
+  if (parts > 0) return std::clamp<int64_t>((int64_t{3} << 19) / (8 * parts * pitch) / 32 * 32, 64, 512);
+  return std::clamp<int64_t>((int64_t{1} << 20) / (16 * pitch), 48, 192);
+}
+/// Items that one part of them takes: a matrix unit reads rows up to the next multiple of 16.
+inline int64_t winograd_depth_part(int64_t channel_pitch, int parts) {
+  return winograd_part_stride((winograd_depth_rows(channel_pitch, parts) + 16) * channel_pitch);
 }
 
 /// Floats that a thread needs for them: four terms, and of frames without a partner the products with a
 /// panel.
-inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel) {
-  return winograd_depth_rows(channel_pitch) * (4 * channel_pitch + panel);
+inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel, int parts = 0) {
+  const int64_t rows = winograd_depth_rows(channel_pitch, parts);
+  const int64_t term =
+      parts > 0 ? parts * winograd_depth_part(channel_pitch, parts) / 2 : rows * channel_pitch;
+  return 4 * term + rows * panel;
+}
+
+/// Floats that hold the transformed tiles of `rows` (frame, tile) of all frequencies.
+inline int64_t winograd_input_floats(const WinogradForm& form, int64_t rows, int64_t channel_pitch) {
+  const int64_t elements = form.all_pixels() * rows * channel_pitch;
+  if (form.parts == 0 || form.depth_m == 2) return elements;
+  return (form.parts * winograd_part_stride(elements) + 16 * channel_pitch) / 2;
 }
 
 /// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs

@@ -79,8 +79,7 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
     needs = cpu::tile_needs(p, t, split_phases);
   }
   if (bytes() > limit) return;
-  constexpr double kProducts[] = {0, 1, 3, 6};
-  const double flops = 2.0 * 16 * 16 * 32 * needs.products * kProducts[t.parts];
+  const double flops = 2.0 * 16 * 16 * 32 * needs.products * kTileProducts[t.parts];
   const double scale = d.gflops / d.cores / 135.0;
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);

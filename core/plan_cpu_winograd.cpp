@@ -15,10 +15,15 @@ namespace {
 
 constexpr int64_t kFewTiles = 4;
 
+/// Input channels as the products take them.
+int64_t product_channels(const ConvProblem& p, WinogradForm form) {
+  return form.parts > 0 ? round_up(p.in_channels, kMatrixDepth) : p.in_channels;
+}
+
 int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
                               const Device& d) {
-  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) * p.in_channels *
-         lanes(out_channels, d) * 4;
+  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) *
+         product_channels(p, form) * lanes(out_channels, d) * (form.parts > 0 ? 2 * form.parts : 4);
 }
 
 /// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
@@ -35,7 +40,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const int64_t panel = d.panel_vectors * d.vector_width;
   const int64_t tiles = winograd_tiles(p, form);
   const int64_t all_frames = std::max<int64_t>(1, p.output(0));
-  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
+  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width, form.parts);
 
   // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
   // them.
@@ -45,9 +50,11 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
     slice = round_up(divide_up(p.out_channels, n), panel);
   }
   const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
-  const int64_t depth_bytes = form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel) + 64 : 0;
+  const int64_t depth_bytes =
+      form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel, form.parts) + 64 : 0;
   const auto chunk_bytes = [&](int64_t t, int64_t f) {
-    return t * 4 * (pixels * winograd_input_frames(p, f) * pitch + products * f * lanes(slice, d));
+    return 4 * (winograd_input_floats(form, winograd_input_frames(p, f) * t, pitch) +
+                t * products * f * lanes(slice, d));
   };
   const int64_t slack = 4096;
   const int64_t room = limit - weight_bytes - depth_bytes - slack;
@@ -73,6 +80,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
   const double transformed_floats = p.prepared ? 0 : weight_floats;
   c.winograd = {form.m, t, f, slice, form.depth_m, form.pixels};
+  c.winograd.parts = form.parts;
   c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
   // Each element of a transform is a sum of about as many terms in each of the two directions.
   const double terms = form.side() - 1;
@@ -82,12 +90,23 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
             4.0 * (transformed_floats + weight_floats * chunks);
   const double scale = d.gflops / d.cores / 135.0;
-  c.cost = product_flops / (d.gflops * 1e9 * kProductShare) +
+  const bool tiled = form.parts > 0;
+  const double product_rate =
+      tiled ? d.matrix_gflops * kWinogradTileShare / kTileProducts[form.parts] : d.gflops * kProductShare;
+  c.cost = product_flops * static_cast<double>(product_channels(p, form)) /
+               static_cast<double>(std::max<int64_t>(1, p.in_channels)) / (product_rate * 1e9) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           depth_floats / (kDepthFloats * d.cores * scale) +
-           transformed_floats / (kWeightFloats * d.cores * scale) +
+           depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d.cores * scale) +
+           transformed_floats / ((tiled ? kTileWeightFloats : kWeightFloats) * d.cores * scale) +
            (3 * chunks * slices + slices) * kStepSeconds;
   return true;
+}
+
+/// bf16 parts for a matrix unit; 0 where there is none. A transformed bf16 number needs two, whose error
+/// rounding the result hides; rounding to fp16 does not.
+int tile_parts(const ConvProblem& p, const Device& d) {
+  if (d.matrix_gflops == 0 || p.in_channels == 0) return 0;
+  return p.out_type == Dtype::bfloat16 ? 2 : 3;
 }
 
 }  // namespace
@@ -140,10 +159,13 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
-      const WinogradForm form{m, kind, depth_m};
-      if ((depth_m == 2 && !fits_depth_winograd(p)) || (only.m != 0 && form != only)) continue;
-      Candidate at = c;
-      if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+      if (depth_m == 2 && !fits_depth_winograd(p)) continue;
+      for (int parts : {0, tile_parts(p, d)}) {
+        const WinogradForm form{m, kind, depth_m, parts};
+        if (only.m != 0 && form != only) continue;
+        Candidate at = c;
+        if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+      }
     }
   }
   if (std::isinf(best.cost)) {
@@ -158,7 +180,10 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
              " with the depth taps summed in the transform domain" +
              (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
-             " direct FLOPs per 100 executed";
+             " direct FLOPs per 100 executed" +
+             (c.winograd.parts == 0   ? ""
+              : c.winograd.parts == 2 ? ", each as three products of bf16 tiles"
+                                      : ", each as six products of bf16 tiles");
 }
 
 }  // namespace mlx_conv3d

@@ -15,6 +15,7 @@ struct WinogradForm {
   int m = 0;  ///< outputs of a tile along an axis; 0 for none
   Pixels pixels = Pixels::single;
   int depth_m = 1;  ///< 2: F(2, 3) along depth as well, for pairs of output frames
+  int parts = 0;    ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
 
   bool operator==(const WinogradForm&) const = default;
 

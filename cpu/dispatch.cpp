@@ -87,8 +87,8 @@ const Kernels& kernels() {
 }
 
 // n vectors as w, w, ..., then what is left; a remainder of 1 is spread as 2 + 2 instead of 3 + 1.
-Panels::Panels(int64_t out_channels, const Kernels& k)
-    : total_((out_channels + k.width - 1) / k.width), widest_(k.panel_vectors) {
+Panels::Panels(int64_t out_channels, int width, int widest)
+    : total_((out_channels + width - 1) / width), widest_(widest) {
   if (total_ < widest_) {
     wide_ = 0;
     count_ = total_ > 0 ? 1 : 0;

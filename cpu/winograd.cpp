@@ -7,10 +7,11 @@
 #include "cpu/winograd.h"
 
 #include <algorithm>
-#include <cstring>
+#include <atomic>
 #include <memory>
 
 #include "cpu/threads.h"
+#include "cpu/winograd_pairs.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -18,27 +19,8 @@ namespace {
 constexpr int64_t kDepthBlock =
     192;  ///< products summed in registers at a time: B's part of them stays in L1
 
-constexpr int64_t kStreamedFloats = int64_t{1} << 21;
-
-/// A chunk's output frames in pairs, numbered 2*pair and 2*pair + 1 less `odd`. In the products the first
-/// frames of all pairs come before the second ones, so that each are one run of rows.
-struct Pairs {
-  int64_t frames;
-  int64_t odd;  ///< 1 where the first pair has only its second frame
-
-  int64_t count() const { return (odd + frames + 1) / 2; }
-  int64_t evens() const { return count() - odd; }
-  int64_t odds() const { return frames - evens(); }
-  bool has_even(int64_t pair) const { return pair >= odd; }
-  bool has_odd(int64_t pair) const { return pair < odds(); }
-  /// Of row (pair, tile), its place among the products.
-  int64_t even_row(int64_t row, int64_t tiles) const { return row - odd * tiles; }
-  int64_t odd_row(int64_t row, int64_t tiles) const { return evens() * tiles + row; }
-  int64_t row(int64_t frame, int64_t tile, int64_t tiles) const {
-    const int64_t at = (odd + frame) / 2 * tiles + tile;
-    return (odd + frame) % 2 == 0 ? even_row(at, tiles) : odd_row(at, tiles);
-  }
-};
+constexpr int64_t kBlockSteps = 32;  ///< the same on a matrix unit, in steps
+constexpr int64_t kTileRows = 192;   ///< rows whose parts stay in a core's cache
 
 class Runner {
  public:
@@ -52,24 +34,34 @@ class Runner {
         depth_(axis_phases(p, kDepth, false).front()),
         tile_rows_(p, form_, kHeight),
         tile_cols_(p, form_, kWidth),
-        channels_(winograd_channel_pitch(p.in_channels, k_.width)),
+        channels_(winograd_channel_pitch(p.in_channels, k_.width, plan.parts)),
         products_of_(static_cast<size_t>(form_.all_pixels())),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
     for (int i = 0; i < form_.all_products(); ++i) {
       products_of_[static_cast<size_t>(form_.frequency(i))].push_back(i);
     }
     const int64_t slice = std::min(plan.out_slice, p.out_channels);
-    const int64_t lanes = Panels(slice, k_).vectors_total() * k_.width;
+    const Panels panels = winograd_panels(form_, slice, k_);
     if (operands.packed_w == nullptr) {
       weights_ = workspace.floats(winograd_weights_size(form_, slice, p.kernel[kDepth], p.in_channels));
     }
-    const int64_t frames_in = winograd_input_frames(p, plan.frames);
-    inputs_ = workspace.floats(form_.all_pixels() * frames_in * plan.tiles * channels_);
-    products_ = workspace.floats(form_.all_products() * plan.frames * plan.tiles * lanes);
+    const int64_t rows_in = winograd_input_frames(p, plan.frames) * plan.tiles;
+    inputs_ = workspace.floats(winograd_input_floats(form_, rows_in, channels_));
+    products_ =
+        workspace.floats(form_.all_products() * plan.frames * plan.tiles * panels.vectors_total() * k_.width);
     if (plan.depth_m == 2) {
-      depth_rows_ = winograd_depth_rows(channels_);
-      depth_scratch_ =
-          workspace.floats(thread_count() * winograd_depth_floats(channels_, k_.panel_vectors * k_.width));
+      depth_rows_ = winograd_depth_rows(channels_, plan.parts);
+      depth_part_ = winograd_depth_part(channels_, plan.parts);
+      depth_floats_ = winograd_depth_floats(channels_, panels.widest() * k_.width, plan.parts);
+      depth_scratch_ = workspace.floats(thread_count() * depth_floats_);
+    }
+    if (plan.parts > 0) {
+      step_count_ = divide_up(p.in_channels, kTileDepth);
+      for (int64_t s = 0; s < step_count_; ++s) term_steps_.push_back({s * kTileDepth, s});
+      for (std::vector<TileStep>& steps :
+           tap_steps_ = std::vector<std::vector<TileStep>>(static_cast<size_t>(thread_count()))) {
+        steps.reserve(static_cast<size_t>(p.kernel[kDepth] * step_count_));
+      }
     }
   }
 
@@ -118,33 +110,48 @@ class Runner {
   void chunk(int64_t first_frame, int64_t frames, int64_t first_tile, int64_t tiles, int64_t o,
              int64_t out_channels, const float* weights) {
     const int64_t frames_in = winograd_input_frames(p_, frames);
-    parallel_for(frames_in * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
-      const int64_t frame = i % frames_in, group = i / frames_in * kTileGroup;
-      for (int64_t t = group; t < std::min(tiles, group + kTileGroup); ++t) {
-        transform_input(first_frame, frame, frames_in, first_tile, t, tiles);
-      }
-    });
-    const Panels panels(out_channels, k_);
+    const auto transform_inputs = [&](float scale) {
+      std::atomic<uint32_t> largest{0};
+      parallel_for(frames_in * divide_up(tiles, kTileGroup), [&](int64_t i, int) {
+        const int64_t frame = i % frames_in, group = i / frames_in * kTileGroup;
+        uint32_t met = 0;
+        for (int64_t t = group; t < std::min(tiles, group + kTileGroup); ++t) {
+          met = std::max(met, transform_input(first_frame, frame, frames_in, first_tile, t, tiles, scale));
+        }
+        uint32_t most = largest.load(std::memory_order_relaxed);
+        while (most < met && !largest.compare_exchange_weak(most, met, std::memory_order_relaxed)) {
+        }
+      });
+      return largest.load(std::memory_order_relaxed);
+    };
+    const float scale = winograd_tile_scale(transform_inputs(1.0f));
+    if (scale != 1.0f) transform_inputs(scale);
+    const Panels panels = winograd_panels(form_, out_channels, k_);
     const Pairs pairs{frames, plan_.depth_m == 2 && p_.odd_frame && first_frame == 0 ? 1 : 0};
     // The products of a frequency one after the other: its tiles stay in the cache.
     if (plan_.depth_m == 2) {
-      const int64_t rows = pairs.count() * tiles, pieces = (rows + depth_rows_ - 1) / depth_rows_;
+      const int64_t rows = pairs.count() * tiles, pieces = divide_up(rows, depth_rows_);
       parallel_for(form_.all_pixels() * pieces, [&](int64_t i, int thread) {
         const int64_t piece = i % pieces;
-        float* scratch =
-            depth_scratch_ + thread * winograd_depth_floats(channels_, k_.panel_vectors * k_.width);
         multiply_pairs(i / pieces, panels, pairs, tiles, rows * piece / pieces, rows * (piece + 1) / pieces,
-                       weights, scratch, scratch + 4 * depth_rows_ * channels_);
+                       weights, depth_scratch_ + thread * depth_floats_);
+      });
+    } else if (plan_.parts > 0) {
+      const int64_t rows = frames * tiles, pieces = divide_up(rows, kTileRows);
+      parallel_for(form_.all_pixels() * pieces, [&](int64_t i, int thread) {
+        const int64_t piece = i % pieces;
+        multiply_parts(i / pieces, panels, first_frame, frames, frames_in, tiles, rows * piece / pieces,
+                       rows * (piece + 1) / pieces, weights, tap_steps_[static_cast<size_t>(thread)]);
       });
     } else {
-      // The products of a frequency one after the other: its tiles stay in the cache.
       parallel_for(form_.all_pixels() * panels.count(), [&](int64_t i, int) {
         for (int64_t product : products_of_[static_cast<size_t>(i / panels.count())]) {
           multiply(product, i % panels.count(), panels, first_frame, frames, frames_in, tiles, weights);
         }
       });
     }
-    parallel_for(frames * ((tiles + kTileGroup - 1) / kTileGroup), [&](int64_t i, int) {
+    if (plan_.parts > 0) undo_scale(scale, winograd_tile_weights(weights).scale, frames * tiles, panels);
+    parallel_for(frames * divide_up(tiles, kTileGroup), [&](int64_t i, int) {
       const int64_t frame = i % frames, group = i / frames * kTileGroup;
       for (int64_t t = group; t < std::min(tiles, group + kTileGroup); ++t) {
         transform_output(first_frame, frame, pairs, first_tile, t, tiles, o, out_channels, panels);
@@ -157,18 +164,19 @@ class Runner {
     return first_frame * p_.stride[kDepth] - p_.pad_lo[kDepth];
   }
 
-  void transform_input(int64_t first_frame, int64_t frame, int64_t frames_in, int64_t first_tile, int64_t t,
-                       int64_t tiles) const {
+  /// Of a matrix unit's form, returns the bits of the largest magnitude and multiplies by `scale`.
+  uint32_t transform_input(int64_t first_frame, int64_t frame, int64_t frames_in, int64_t first_tile,
+                           int64_t t, int64_t tiles, float scale) const {
     const TileAt at = tile_at(first_tile + t);
     const int64_t sd = p_.source_index(kDepth, depth_origin(first_frame) + frame);
-    float* out = inputs_ + (frame * tiles + t) * channels_;
+    const int64_t at_row = (frame * tiles + t) * channels_;
     const int64_t xi_stride = frames_in * tiles * channels_;
     if (sd < 0) {
       // multiply() leaves frames of padding out; pairs take them as they are.
       for (int64_t xi = 0; plan_.depth_m == 2 && xi < form_.all_pixels(); ++xi) {
-        std::fill_n(out + xi * xi_stride, channels_, 0.0f);
+        std::fill_n(inputs_ + at_row + xi * xi_stride, channels_, 0.0f);
       }
-      return;
+      return 0;
     }
     const Frame source = input_.frame(at.n, sd);
     const void* pixels[kMostPixels];
@@ -190,9 +198,16 @@ class Runner {
     WinogradInputTile tile{};
     tile.rows = pixels;
     tile.channels = p_.in_channels;
-    tile.out = out;
     tile.xi_stride = xi_stride;
-    k_.winograd_input(form_, p_.x_type, tile);
+    tile.out = inputs_ + at_row;
+    if (plan_.parts == 0) {
+      k_.winograd_input(form_, p_.x_type, tile);
+      return 0;
+    }
+    if (plan_.depth_m == 2) return k_.tiles->winograd_input(form_, p_.x_type, tile, {0, scale, 0});
+    tile.out = input_parts() + at_row;
+    return k_.tiles->winograd_input(form_, p_.x_type, tile,
+                                    {plan_.parts, scale, input_part_stride(frames_in * tiles)});
   }
 
   void multiply(int64_t product, int64_t panel, const Panels& panels, int64_t first_frame, int64_t frames,
@@ -204,12 +219,8 @@ class Runner {
     const float* a = inputs_ + form_.frequency(static_cast<int>(product)) * frames_in * tiles * channels_;
     const float* b = weights + (product * lanes + lane) * products;
     float* c = products_ + product * frames * tiles * lanes + lane;
-    // Runs of output frames that meet the same depth taps: with padding in time the first and last frames do
-    // not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
     for (int64_t begin = 0; begin < frames;) {
-      int64_t end = begin + 1;
-      const bool joined = p_.stride[kDepth] == 1;
-      while (joined && end < frames && same_taps(first_frame + begin, first_frame + end)) ++end;
+      const int64_t end = end_of_run(first_frame, begin, frames);
       bool accumulate = false;
       for (int64_t kd = 0; kd < p_.kernel[kDepth];) {
         if (depth_.source(kd, first_frame + begin) < 0) {
@@ -236,14 +247,24 @@ class Runner {
 
   /// Rows [first, last) of (pair of frames, tile): F(2, 3) along depth.
   void multiply_pairs(int64_t frequency, const Panels& panels, const Pairs& pairs, int64_t tiles,
-                      int64_t first, int64_t last, const float* weights, float* a, float* alone) const {
-    const int64_t frame_stride = tiles * channels_, term_stride = depth_rows_ * channels_;
+                      int64_t first, int64_t last, const float* weights, float* scratch) const {
+    const int64_t frame_stride = tiles * channels_;
+    const int64_t term_stride = plan_.parts > 0 ? plan_.parts * depth_part_ : depth_rows_ * channels_;
+    auto* parts = reinterpret_cast<uint16_t*>(scratch);
+    float* alone = scratch + (plan_.parts > 0 ? 2 : 4) * term_stride;
     const float* inputs = inputs_ + frequency * (pairs.frames + 2) * frame_stride;
     for (int64_t row = first; row < last;) {
       const int64_t pair = row / tiles, end = std::min(last, (pair + 1) * tiles);
       const int64_t from = (2 * pair - pairs.odd) * frame_stride + (row - pair * tiles) * channels_;
-      k_.winograd_depth_input(pairs.has_even(pair), pairs.has_odd(pair), (end - row) * channels_,
-                              inputs + from, frame_stride, a + (row - first) * channels_, term_stride);
+      const int64_t to = (row - first) * channels_, count = (end - row) * channels_;
+      if (plan_.parts > 0) {
+        k_.tiles->winograd_depth_input(pairs.has_even(pair), pairs.has_odd(pair), count, inputs + from,
+                                       frame_stride, parts + to, term_stride,
+                                       {plan_.parts, 1.0f, depth_part_});
+      } else {
+        k_.winograd_depth_input(pairs.has_even(pair), pairs.has_odd(pair), count, inputs + from, frame_stride,
+                                scratch + to, term_stride);
+      }
       row = end;
     }
     const int64_t lanes = panels.vectors_total() * k_.width;
@@ -254,13 +275,15 @@ class Runner {
     const std::vector<int64_t>& products = products_of_[static_cast<size_t>(frequency)];
     const int64_t count = static_cast<int64_t>(products.size());
     const int64_t starts[] = {first, whole, whole_end, last};
-    for (int64_t task = 0; task < count * panels.count(); ++task) {
+    // Two terms at a time with all panels: they stay in the cache.
+    const int64_t tasks = count * panels.count();
+    for (int64_t i = 0; i < 2 * tasks; ++i) {
+      const int64_t pass = i / tasks, task = i % tasks;
       const int64_t product = products[static_cast<size_t>(task / panels.count())],
                     panel = task % panels.count();
       const int64_t lane = panels.first_vector(panel) * k_.width;
       const int vectors = panels.vectors(panel);
       const int64_t ldb = vectors * k_.width;
-      const float* b = weights + (product * lanes + lane) * 4 * p_.in_channels;
       float* c = products_ + product * pairs.frames * tiles * lanes + lane;
       for (int part = 0; part < 3; ++part) {
         const int64_t row = starts[part], rows = starts[part + 1] - row;
@@ -271,17 +294,98 @@ class Runner {
         const int64_t even_stride = has_even ? lanes : ldb, odd_stride = has_odd ? lanes : ldb;
         const auto multiply_term = [&](int depth_frequency, float* sums, int64_t stride, bool accumulate) {
           const int64_t term = kDepthSlot[depth_frequency];
-          multiply_channels(rows, vectors, a + term * term_stride + (row - first) * channels_,
-                            b + term * p_.in_channels * ldb, sums, stride, accumulate);
+          const int64_t from = term * term_stride + (row - first) * channels_;
+          if (plan_.parts > 0) {
+            const int64_t items = tile_panel_items(step_count_, plan_.parts, vectors);
+            const uint16_t* b = tile_panel(weights, product, panels, panel, 4) + term * items;
+            multiply_steps(rows, vectors, parts + from, depth_part_, term_steps_, b, sums, stride, accumulate,
+                           b + (term % 2 == 0 ? 1 : 3) * items);
+          } else {
+            const float* b = weights + (product * lanes + lane) * 4 * p_.in_channels;
+            multiply_channels(rows, vectors, scratch + from, b + term * p_.in_channels * ldb, sums, stride,
+                              accumulate);
+          }
         };
         // even = P1 + P2 + P0, odd = P1 - P2 + P3: the sum and the difference share two products.
-        multiply_term(1, even, even_stride, false);
-        multiply_term(2, odd, odd_stride, false);
-        k_.winograd_depth_butterfly(rows, ldb, even, even_stride, odd, odd_stride);
-        if (has_even) multiply_term(0, even, even_stride, true);
-        if (has_odd) multiply_term(3, odd, odd_stride, true);
+        if (pass == 0) {
+          multiply_term(1, even, even_stride, false);
+          multiply_term(2, odd, odd_stride, false);
+          k_.winograd_depth_butterfly(rows, ldb, even, even_stride, odd, odd_stride);
+        } else {
+          if (has_even) multiply_term(0, even, even_stride, true);
+          if (has_odd) multiply_term(3, odd, odd_stride, true);
+        }
       }
     }
+  }
+
+  uint16_t* input_parts() const { return reinterpret_cast<uint16_t*>(inputs_); }
+  int64_t input_part_stride(int64_t rows_in) const {
+    return winograd_part_stride(form_.all_pixels() * rows_in * channels_);
+  }
+
+  const uint16_t* tile_panel(const float* weights, int64_t product, const Panels& panels, int64_t panel,
+                             int64_t terms) const {
+    const int64_t column = product * panels.vectors_total() + panels.first_vector(panel);
+    return winograd_tile_weights(weights).items + column * terms * step_count_ * plan_.parts * kTileItems;
+  }
+
+  /// Rows [first, last) of (frame, tile) of a frequency, on a matrix unit. `steps` is scratch.
+  void multiply_parts(int64_t frequency, const Panels& panels, int64_t first_frame, int64_t frames,
+                      int64_t frames_in, int64_t tiles, int64_t first, int64_t last, const float* weights,
+                      std::vector<TileStep>& steps) const {
+    const int64_t lanes = panels.vectors_total() * k_.width;
+    const uint16_t* inputs = input_parts() + frequency * frames_in * tiles * channels_;
+    for (int64_t row = first; row < last;) {
+      const int64_t frame = row / tiles;
+      const int64_t end = std::min(last, end_of_run(first_frame, frame, frames) * tiles);
+      const uint16_t* a = inputs + (row + (p_.stride[kDepth] - 1) * frame * tiles) * channels_;
+      steps.clear();
+      for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
+        if (depth_.source(kd, first_frame + frame) < 0) continue;
+        for (const TileStep& step : term_steps_) {
+          steps.push_back({kd * p_.dilation[kDepth] * tiles * channels_ + step.a, kd * step_count_ + step.b});
+        }
+      }
+      for (int64_t product : products_of_[static_cast<size_t>(frequency)]) {
+        for (int64_t panel = 0; panel < panels.count(); ++panel) {
+          float* c =
+              products_ + (product * frames * tiles + row) * lanes + panels.first_vector(panel) * k_.width;
+          const uint16_t* b = tile_panel(weights, product, panels, panel, p_.kernel[kDepth]);
+          multiply_steps(
+              end - row, panels.vectors(panel), a, input_part_stride(frames_in * tiles), steps, b, c, lanes,
+              false,
+              b + tile_panel_items(p_.kernel[kDepth] * step_count_, plan_.parts, panels.vectors(panel)));
+        }
+      }
+      row = end;
+    }
+  }
+
+  /// c (+)= a times b over the steps, in blocks. `next` is what will be read after them.
+  void multiply_steps(int64_t rows, int tiles, const uint16_t* a, int64_t part_stride,
+                      const std::vector<TileStep>& steps, const uint16_t* b, float* c, int64_t ldc,
+                      bool accumulate, const uint16_t* next) const {
+    const auto count = static_cast<int64_t>(steps.size());
+    // One at least: without products the sums are zero.
+    const int64_t pieces = std::max<int64_t>(1, divide_up(count, kBlockSteps));
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t from = count * piece / pieces, to = count * (piece + 1) / pieces;
+      const uint16_t* then =
+          to < count ? b + tile_panel_items(steps[static_cast<size_t>(to)].b, plan_.parts, tiles) : next;
+      k_.tiles->multiply({plan_.parts, tiles, rows, a, channels_, part_stride, steps.data() + from, to - from,
+                          b, then, c, ldc, accumulate || piece > 0});
+    }
+  }
+
+  /// Takes the factors that numbers out of the matrix unit's range were multiplied by from the products.
+  void undo_scale(float input_scale, float weight_scale, int64_t rows, const Panels& panels) const {
+    if (input_scale == 1.0f && weight_scale == 1.0f) return;
+    const int64_t n = rows * panels.vectors_total() * k_.width;
+    parallel_for(form_.all_products(), [&](int64_t product, int) {
+      float* sums = products_ + product * n;
+      for (int64_t i = 0; i < n; ++i) sums[i] = sums[i] / input_scale / weight_scale;
+    });
   }
 
   /// Depth taps that are summed in registers together: `count` of them, `step` apart.
@@ -313,6 +417,15 @@ class Runner {
       k_.gemm(false, rows, vectors, to - from, a + from, channels_, b + from * ldb, ldb, c, ldc,
               accumulate || piece > 0, segments);
     }
+  }
+
+  /// Behind the run of output frames that meet the same depth taps: with padding in time the first and last
+  /// frames do not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
+  int64_t end_of_run(int64_t first_frame, int64_t begin, int64_t frames) const {
+    int64_t end = begin + 1;
+    const bool joined = p_.stride[kDepth] == 1;
+    while (joined && end < frames && same_taps(first_frame + begin, first_frame + end)) ++end;
+    return end;
   }
 
   bool same_taps(int64_t frame, int64_t other) const {
@@ -363,7 +476,10 @@ class Runner {
   std::vector<std::vector<int64_t>> products_of_;  ///< [frequency]
   const std::unique_ptr<char[]> zeros_;
   float *weights_ = nullptr, *inputs_ = nullptr, *products_ = nullptr, *depth_scratch_ = nullptr;
-  int64_t depth_rows_ = 0;
+  int64_t depth_rows_ = 0, depth_part_ = 0, depth_floats_ = 0;
+  int64_t step_count_ = 0;
+  std::vector<TileStep> term_steps_;              ///< over all input channels
+  std::vector<std::vector<TileStep>> tap_steps_;  ///< scratch, [thread]
 };
 
 }  // namespace
@@ -371,47 +487,6 @@ class Runner {
 void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands,
               Workspace& workspace) {
   Runner(problem, plan, operands, workspace).run();
-}
-
-int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t depth_taps, int64_t channels) {
-  const Kernels& k = kernels();
-  return form.all_products() * Panels(out_channels, k).vectors_total() * k.width *
-         winograd_depth_terms(depth_taps, form.depth_m) * channels;
-}
-
-void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
-                      int64_t side, int64_t channels, bool flip, float* out) {
-  const Kernels& k = kernels();
-  const Panels panels(out_channels, k);
-  const int64_t lanes = panels.vectors_total() * k.width;
-  const int64_t products = winograd_depth_terms(depth_taps, form.depth_m) * channels;
-  // F(2, 3) makes its four terms of all three taps at once.
-  const int64_t depths = form.depth_m == 2 ? 1 : depth_taps;
-  // More than a core's cache holds is not there any more when it is multiplied.
-  const bool aligned = reinterpret_cast<uintptr_t>(out) % (sizeof(float) * static_cast<size_t>(k.width)) == 0;
-  const bool streaming =
-      aligned && winograd_weights_size(form, out_channels, depth_taps, channels) > kStreamedFloats;
-  constexpr int64_t kPieceChannels = 32;
-  const int64_t pieces = (channels + kPieceChannels - 1) / kPieceChannels;
-  parallel_for(panels.count() * depths * pieces, [&](int64_t i, int) {
-    const int64_t piece = i % pieces, kd = i / pieces % depths, panel = i / pieces / depths;
-    const int64_t lane = panels.first_vector(panel) * k.width, c = channels * piece / pieces;
-    WinogradWeightPanel part{};
-    part.w = w;
-    const int64_t from_kd = flip ? depths - 1 - kd : kd;
-    part.w.data = static_cast<const char*>(w.data) +
-                  (lane * w.stride[0] + from_kd * w.stride[1] + c * w.stride[4]) * item_size(w.type);
-    part.out_channels = out_channels - lane;
-    part.channels = channels * (piece + 1) / pieces - c;
-    part.side = static_cast<int>(side);
-    part.flip = flip;
-    part.vectors = panels.vectors(panel);
-    part.out = out + lane * products + (kd * channels + c) * part.vectors * k.width;
-    part.xi_stride = lanes * products;
-    part.streaming = streaming;
-    part.depth_stride = channels * part.vectors * k.width;
-    k.winograd_weight(form, part);
-  });
 }
 
 }  // namespace mlx_conv3d::cpu

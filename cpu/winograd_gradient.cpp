@@ -184,7 +184,8 @@ class Gradient {
   }
 
   static void fill_zeros(const WinogradInputTile& to, int64_t products, int64_t pitch) {
-    for (int64_t xi = 0; xi < products; ++xi) std::fill_n(to.out + xi * to.xi_stride, pitch, 0.0f);
+    auto* out = static_cast<float*>(to.out);
+    for (int64_t xi = 0; xi < products; ++xi) std::fill_n(out + xi * to.xi_stride, pitch, 0.0f);
   }
 
   /// Of every pair of frames the four frequencies of F(2, 3): all of x's, and of dL/dy's those that are not

@@ -36,7 +36,7 @@ def conv(
     residual: mx.array | None = None,
     lead: mx.array | None = None,
     packed: mx.array | None = None,
-    packed_form: tuple[int, str, int] = (0, "single", 1),
+    packed_form: tuple[int, str, int, int] = (0, "single", 1, 0),
     algorithm: str = "auto",
     stream: _Stream = None,
 ) -> mx.array: ...
@@ -110,7 +110,7 @@ def stock_weight_gradient(
     lead: mx.array | None = None,
     stream: _Stream = None,
 ) -> mx.array: ...
-def pack_weights(w: mx.array, form: tuple[int, str, int], flip: bool, stream: _Stream = None) -> mx.array: ...
+def pack_weights(w: mx.array, form: tuple[int, str, int, int], flip: bool, stream: _Stream = None) -> mx.array: ...
 def rms_norm(
     x: mx.array, weight: mx.array, eps: float, activation: int, stream: _Stream = None
 ) -> mx.array: ...

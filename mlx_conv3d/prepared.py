@@ -11,8 +11,8 @@ from mlx_conv3d import _ext
 if TYPE_CHECKING:
     from mlx_conv3d._arguments import Parameters
 
-# m, the kind of pixels, frames computed together: WinogradForm in core/winograd_form.h.
-Form: TypeAlias = tuple[int, str, int]
+# m, the kind of pixels, frames computed together, bf16 parts: WinogradForm in core/winograd_form.h.
+Form: TypeAlias = tuple[int, str, int, int]
 MOST_FORMS = 256
 
 
@@ -20,8 +20,9 @@ class PreparedWeight:
     """Weights together with their Winograd transforms, made at first use and kept.
 
     `weight` is the original array; gradients flow to it. Shape, dtype and ndim are its own. The transforms take
-    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results), and a
-    third more where the plan works on pairs of frames; plans of different forms each keep their own.
+    about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results), a third
+    more where the plan works on pairs of frames, and half as much again where a matrix unit multiplies three bf16
+    parts of each; plans of different forms each keep their own.
     """
 
     def __init__(self, weight: mx.array) -> None:
@@ -107,7 +108,8 @@ class PreparedWeight:
                 algorithm=algorithm,
             )
             winograd = chosen.algorithm == "winograd"
-            self._forms[key] = (chosen.tile, chosen.pixels, chosen.depth_tile) if winograd else None
+            form = chosen.tile, chosen.pixels, chosen.depth_tile, chosen.parts
+            self._forms[key] = form if winograd else None
         return self._forms[key]
 
 

@@ -58,7 +58,9 @@ def test_products_of_tiles(name: str, types: tuple[str, str]) -> None:
     made = operands.make(problem)
     exact, scale = operands.solve(problem, made.exact)
     algorithms = {
-        c.algorithm: c.parts for c in operands.plan_of(problem).candidates if c.legal and c.parts > 0
+        c.algorithm: c.parts
+        for c in operands.plan_of(problem).candidates
+        if c.legal and c.parts > 0 and c.algorithm != "winograd"
     }
     assert set(algorithms.values()) == ({PARTS[types]} if TILED else set())
     for algorithm in ["auto", *(() if problem.general else algorithms)]:

@@ -5,9 +5,15 @@
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
 
+/// What a block fetches meanwhile, a little with every step of k: many fetches at once would stall it.
+struct Prefetch {
+  const char* at;
+  int64_t step;  ///< bytes
+};
+
 template <int R, int V, bool Transposed>
 void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-           bool accumulate, const Segments& segments) {
+           bool accumulate, const Segments& segments, Prefetch next) {
   Vec sums[R][V];
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
@@ -16,7 +22,8 @@ void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, 
   }
   for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
     const float* row = b;
-    for (int64_t p = 0; p < k; ++p, row += ldb) {
+    for (int64_t p = 0; p < k; ++p, row += ldb, next.at += next.step) {
+      __builtin_prefetch(next.at, 0, 2);
       Vec bs[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) bs[v] = load(row + v * kWidth);
@@ -39,7 +46,7 @@ void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, 
 }
 
 using Block = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool,
-                       const Segments&);
+                       const Segments&, Prefetch);
 
 template <int R, int V, bool T>
 struct FillTable {
@@ -78,13 +85,17 @@ void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a,
   // Even row blocks: 9 rows are 5 + 4, not 8 + 1, since a short block wastes the multipliers' latency.
   int64_t blocks = (rows + most - 1) / most;
   // What follows b is mostly the next product's: each row block fetches a part of it.
-  constexpr int64_t kLine = 16;
-  const float* next = b + k * ldb;
-  const int64_t ahead = transposed || blocks == 0 ? 0 : (k * vectors * kWidth / kLine + blocks - 1) / blocks;
+  constexpr int64_t kLine = 64;
+  Prefetch next{reinterpret_cast<const char*>(b), 0};
+  if (!transposed && blocks > 0) {
+    const int64_t panel = vectors * kWidth * static_cast<int64_t>(sizeof(float));
+    next.at += k * panel;
+    next.step = panel / blocks < kLine ? panel / blocks : kLine;
+  }
   for (; blocks > 0; --blocks) {
-    for (int64_t line = 0; line < ahead; ++line, next += kLine) __builtin_prefetch(next, 0, 2);
     const int64_t r = (rows + blocks - 1) / blocks;
-    table[r](k, a, lda, b, ldb, c, ldc, accumulate, segments);
+    table[r](k, a, lda, b, ldb, c, ldc, accumulate, segments, next);
+    next.at += k * next.step;
     a += r * a_step;
     c += r * ldc;
     rows -= r;

@@ -23,8 +23,8 @@ struct WinogradInputTile {
   const void* const* rows;  ///< all pixels of the tile, row by row, each a pointer to its first channel
                             ///< (zeros stand in for padding)
   int64_t channels;
-  float* out;         ///< element (xi, c) at out + xi*xi_stride + c; channels are rounded up to whole vectors
-  int64_t xi_stride;  ///< floats
+  void* out;          ///< fp32: element (xi, c) at out + xi*xi_stride + c, channels rounded up to whole vectors
+  int64_t xi_stride;  ///< elements of out
 };
 
 struct WinogradOutputTile {
@@ -60,7 +60,7 @@ struct WinogradWeightPanel {
   int side;              ///< rows and columns of the kernel
   bool flip;             ///< reverse them, and its depth where depth_m is 2
   int vectors;           ///< the panel's width
-  float* out;            ///< channel c of product xi at out + xi*xi_stride + c*vectors*width
+  void* out;             ///< fp32: channel c of product xi at out + xi*xi_stride + c*vectors*width
   int64_t xi_stride;
 };
 
@@ -264,12 +264,14 @@ const Kernels& kernels();
 /// Widths of the panels that cover `out_channels`, widest first but never a lone single vector where two
 /// narrower panels do as well.
 struct Panels {
-  Panels(int64_t out_channels, const Kernels& k);
+  Panels(int64_t out_channels, const Kernels& k) : Panels(out_channels, k.width, k.panel_vectors) {}
+  Panels(int64_t out_channels, int width, int widest);
   int64_t count() const { return count_; }
   int64_t vectors_total() const { return total_; }
   /// For panel >= count(): vectors_total().
   int64_t first_vector(int64_t panel) const;
   int vectors(int64_t panel) const;
+  int widest() const { return widest_; }
 
  private:
   int64_t total_, count_, wide_;

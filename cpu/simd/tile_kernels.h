@@ -64,12 +64,33 @@ struct TileProduct {
   bool accumulate;  ///< of one part on from c; else the sum over the steps is taken first, then added
 };
 
+/// How a Winograd transform stores what a matrix unit multiplies.
+struct TileParts {
+  int parts;            ///< 0: fp32
+  float scale;          ///< a power of two, by which every number is multiplied
+  int64_t part_stride;  ///< items
+};
+
 struct TileKernels {
   /// Both return the bits of the largest magnitude that they met (as an fp32 number; larger than any for a
   /// NaN): see tiles_hold.
   uint32_t (*split)(const TileRows& rows);
   uint32_t (*pack)(const TileWeightPanel& panel);
   void (*multiply)(const TileProduct& product);
+
+  // Winograd's transforms as in Kernels, to bf16 parts (part p of an element lies p*part_stride behind its
+  // part 0). They return the bits of the largest magnitude stored, as `split` does.
+
+  /// Channels are rounded up to whole steps.
+  uint32_t (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile,
+                             const TileParts& parts);
+  /// n is a number of whole steps.
+  void (*winograd_depth_input)(bool has_first, bool has_last, int64_t n, const float* in,
+                               int64_t frame_stride, uint16_t* out, int64_t out_stride,
+                               const TileParts& parts);
+  /// One step's input channels, as TileWeightPanel lays them out: the panel's strides are items and its
+  /// vectors tiles.
+  uint32_t (*winograd_weight)(WinogradForm form, const WinogradWeightPanel& panel, const TileParts& parts);
 };
 
 /// Whether an operand whose largest magnitude has these bits can be split without loss and multiplied

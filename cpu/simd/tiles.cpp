@@ -2,28 +2,17 @@
 
 #include <immintrin.h>
 
-#include "cpu/simd/simd.h"
+#include "cpu/simd/bf16_parts.h"
 #include "cpu/simd/tile_kernels.h"
+#include "cpu/simd/tile_winograd.h"
 
 namespace mlx_conv3d::cpu {
 namespace SIMD_NAMESPACE {
 namespace {
 
-/// 32 fp32 numbers.
-struct Pair {
-  __m512 low, high;
-};
-
 SIMD_INLINE uint32_t mask_of(int64_t n) {
   return n >= 32 ? ~uint32_t{0} : n <= 0 ? 0 : (uint32_t{1} << n) - 1;
 }
-
-SIMD_INLINE Pair widen(__m512i bf16) {
-  return {
-      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(bf16)), 16)),
-      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bf16, 1)), 16))};
-}
-SIMD_INLINE __m512i narrow(Pair x) { return (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low); }
 
 SIMD_INLINE Pair load_pair(Float32, const float* p, uint32_t mask) {
   return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p),
@@ -35,24 +24,6 @@ SIMD_INLINE Pair load_pair(Float16, const uint16_t* p, uint32_t mask) {
 }
 SIMD_INLINE Pair load_pair(BFloat16, const uint16_t* p, uint32_t mask) {
   return widen(_mm512_maskz_loadu_epi16(mask, p));
-}
-
-SIMD_INLINE __m512i larger(__m512i most, __m512 x) {
-  return _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
-}
-SIMD_INLINE __m512i larger(__m512i most, Pair x) { return larger(larger(most, x.low), x.high); }
-
-/// x as a sum of bf16 numbers, the largest first. Three hold all 24 bits of x.
-template <int Parts>
-SIMD_INLINE void split(Pair x, __m512i* parts) {
-#pragma GCC unroll 3
-  for (int p = 0; p < Parts; ++p) {
-    parts[p] = narrow(x);
-    if (p + 1 < Parts) {
-      const Pair taken = widen(parts[p]);
-      x = {_mm512_sub_ps(x.low, taken.low), _mm512_sub_ps(x.high, taken.high)};
-    }
-  }
 }
 
 /// 32 items of a row that mostly lies in memory, and further rows behind it.
@@ -153,10 +124,7 @@ struct Packer {
       split<Parts>(Pair{even, odd}, parts);
 #pragma GCC unroll 3
       for (int p = 0; p < Parts; ++p) {
-        const Pair x = widen(parts[p]);
-        const __m512i both =
-            _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x.low), 16), _mm512_castps_si512(x.high));
-        _mm512_storeu_si512(out + p * panel.tiles * kTileItems + i * kTileSide, both);
+        _mm512_storeu_si512(out + p * panel.tiles * kTileItems + i * kTileSide, interleave(parts[p]));
       }
     }
   }
@@ -412,6 +380,11 @@ void multiply(const TileProduct& product) {
 }  // namespace SIMD_NAMESPACE
 
 extern const TileKernels tile_kernels_amx;
-const TileKernels tile_kernels_amx = {SIMD_NAMESPACE::split, SIMD_NAMESPACE::pack, SIMD_NAMESPACE::multiply};
+const TileKernels tile_kernels_amx = {SIMD_NAMESPACE::split,
+                                      SIMD_NAMESPACE::pack,
+                                      SIMD_NAMESPACE::multiply,
+                                      SIMD_NAMESPACE::winograd_input_parts,
+                                      SIMD_NAMESPACE::winograd_depth_parts,
+                                      SIMD_NAMESPACE::winograd_weight_parts};
 
 }  // namespace mlx_conv3d::cpu

@@ -1,36 +1,17 @@
-// The three transforms of a tile, one vector of channels at a time. The matrices are compile-time constants,
-// so the zeros and ones in them cost nothing.
+// The three transforms of a tile to fp32.
 
 #include "cpu/simd/winograd.h"
 
-#include "cpu/simd/convert.h"
-#include "cpu/simd/winograd_apply.h"
+#include "cpu/simd/winograd_transforms.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
 
 template <class Form, class T>
 void input(const WinogradInputTile& tile) {
-  constexpr int t = Form::pixels;
-  const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(tile.rows);
-  for (int64_t c = 0; c < tile.channels; c += kWidth) {
-    const int64_t left = tile.channels - c;
-    Vec columns[t * t];
-    for (int j = 0; j < t; ++j) {
-      Vec d[t];
-      for (int i = 0; i < t; ++i) {
-        const auto* p = pixels[i * t + j] + c;
-        d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
-      }
-      apply<t, t, Form::Bt, 1, t>(d, columns + j);
-    }
-    float* out = tile.out + c;
-    for (int i = 0; i < t; ++i) {
-      Vec row[t];
-      apply<t, t, Form::Bt, 1, 1>(columns + i * t, row);
-      for (int j = 0; j < t; ++j) store(out + (i * t + j) * tile.xi_stride, row[j]);
-    }
-  }
+  auto* out = static_cast<float*>(tile.out);
+  const auto write = [&](int xi, int64_t c, Vec v) { store(out + xi * tile.xi_stride + c, v); };
+  transform_pixels<Form, T>(tile.rows, tile.channels, write);
 }
 
 template <class Form, class T>
@@ -63,85 +44,22 @@ void output(const WinogradOutputTile& tile) {
   }
 }
 
-/// One vector of output channels, one input channel: its taps to the weights of all products.
-template <class Form, bool Streaming>
-SIMD_INLINE void weight_vector(const Vec* taps, float* out, int64_t xi_stride) {
-  constexpr int t = Form::products, k = Form::taps;
-  Vec columns[t * k];
-  for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
-  for (int i = 0; i < t; ++i) {
-    Vec row[t];
-    apply<t, k, Form::G, 1, 1>(columns + i * k, row);
-    for (int j = 0; j < t; ++j) {
-      float* to = out + (i * t + j) * xi_stride;
-      Streaming ? store_streaming(to, row[j]) : store(to, row[j]);
-    }
-  }
-}
-
-/// One vector of output channels, one input channel: all depth terms. Taps are ordered by depth, row, column.
-template <class Form, int Depths, bool Streaming>
-SIMD_INLINE void weight_depths(const Vec* taps, float* out, const WinogradWeightPanel& panel) {
-  if constexpr (Depths == 1) {
-    weight_vector<Form, Streaming>(taps, out, panel.xi_stride);
-  } else {
-    constexpr int frequencies = Winograd<2>::pixels, plane = Form::taps * Form::taps;
-    Vec combined[frequencies * plane];
-    for (int tap = 0; tap < plane; ++tap) {
-      apply<frequencies, 3, Winograd<2>::G, plane, plane>(taps + tap, combined + tap);
-    }
-    for (int f = 0; f < frequencies; ++f) {
-      weight_vector<Form, Streaming>(combined + f * plane, out + kDepthSlot[f] * panel.depth_stride,
-                                     panel.xi_stride);
-    }
-  }
-}
-
-constexpr int64_t kNoTap = INT64_MIN;
-
 template <class Form, int Depths, bool Streaming, class T>
 void weight_panel(const WinogradWeightPanel& panel) {
-  constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
-  const int64_t* stride = panel.w.stride;
-  const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  const int last = panel.side - 1;
-  int64_t tap_offset[all];
-  for (int tap = 0; tap < all; ++tap) {
-    const int depth = tap / plane, row = tap / k % k, col = tap % k;
-    const int64_t from_depth = panel.flip ? Depths - 1 - depth : depth;
-    const int64_t from_row = panel.flip ? last - row : row, from_col = panel.flip ? last - col : col;
-    // A kernel may have fewer taps than the form.
-    const bool exists = row <= last && col <= last;
-    tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
-  }
-  for (int v = 0; v < panel.vectors; ++v) {
-    const int64_t first = v * kWidth;
-    const int64_t lanes = panel.out_channels - first < kWidth ? panel.out_channels - first : kWidth;
-    float* out = panel.out + first;
-    int64_t c = 0;
-    if (stride[4] == 1) {
-      for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[all][kWidth] = {};
-        for (int tap = 0; tap < all; ++tap) {
-          if (tap_offset[tap] == kNoTap) continue;
-          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
-        }
-        for (int i = 0; i < kWidth; ++i) {
-          Vec taps[all];
-          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
-          weight_depths<Form, Depths, Streaming>(taps, out + (c + i) * panel.vectors * kWidth, panel);
-        }
-      }
+  auto* out = static_cast<float*>(panel.out);
+  read_taps<Form, Depths, T>(panel, [&](int vector, int64_t c, const Vec* taps) {
+    float* first = out + (c * panel.vectors + vector) * kWidth;
+    constexpr int plane = Form::taps * Form::taps;
+    Vec combined[depth_terms<Depths> * plane];
+    combine_depths<Form, Depths>(taps, combined);
+    for (int term = 0; term < depth_terms<Depths>; ++term) {
+      float* term_out = first + (Depths == 1 ? 0 : kDepthSlot[term]) * panel.depth_stride;
+      transform_taps<Form>(combined + term * plane, [&](int product, Vec v) {
+        float* to = term_out + product * panel.xi_stride;
+        Streaming ? store_streaming(to, v) : store(to, v);
+      });
     }
-    for (; c < panel.channels; ++c) {
-      Vec taps[all] = {};
-      for (int tap = 0; tap < all; ++tap) {
-        if (tap_offset[tap] == kNoTap) continue;
-        taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
-      }
-      weight_depths<Form, Depths, Streaming>(taps, out + c * panel.vectors * kWidth, panel);
-    }
-  }
+  });
 }
 
 template <class Form, class T>

@@ -24,7 +24,7 @@ void cotangent(const WinogradInputTile& tile) {
       }
       apply<M, t, Form::At, 1, M, true>(d, columns + j);
     }
-    float* out = tile.out + o;
+    float* out = static_cast<float*>(tile.out) + o;
     for (int i = 0; i < t; ++i) {
       Vec row[t];
       apply<M, t, Form::At, 1, 1, true>(columns + i * M, row);

@@ -1,0 +1,129 @@
+#pragma once
+
+// The transforms of a tile, one vector of channels at a time, for whoever stores the results. The matrices
+// are compile-time constants, so the zeros and ones in them cost nothing.
+
+#include "core/winograd.h"
+#include "cpu/simd/convert.h"
+#include "cpu/simd/winograd_apply.h"
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+
+/// Calls store(xi, c, v) with a vector of channels from c of each frequency.
+template <class Form, class T, class Store>
+SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, Store& store) {
+  constexpr int t = Form::pixels;
+  const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(rows);
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    const int64_t left = channels - c;
+    Vec columns[t * t];
+    for (int j = 0; j < t; ++j) {
+      Vec d[t];
+      for (int i = 0; i < t; ++i) {
+        const auto* p = pixels[i * t + j] + c;
+        d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
+      }
+      apply<t, t, Form::Bt, 1, t>(d, columns + j);
+    }
+    for (int i = 0; i < t; ++i) {
+      Vec row[t];
+      apply<t, t, Form::Bt, 1, 1>(columns + i * t, row);
+      for (int j = 0; j < t; ++j) store(i * t + j, c, row[j]);
+    }
+  }
+}
+
+/// One vector of output channels, one input channel: calls store(product, v) with its taps' weights.
+template <class Form, class Store>
+SIMD_INLINE void transform_taps(const Vec* taps, Store&& store) {
+  constexpr int t = Form::products, k = Form::taps;
+  Vec columns[t * k];
+  for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
+  for (int i = 0; i < t; ++i) {
+    Vec row[t];
+    apply<t, k, Form::G, 1, 1>(columns + i * k, row);
+    for (int j = 0; j < t; ++j) store(i * t + j, row[j]);
+  }
+}
+
+/// Terms along depth of so many depth taps that are transformed together.
+template <int Depths>
+constexpr int depth_terms = Depths == 1 ? 1 : Winograd<2>::pixels;
+
+/// Taps, ordered by depth, row, column, to the taps of each term along depth.
+template <class Form, int Depths>
+SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
+  constexpr int plane = Form::taps * Form::taps;
+  for (int tap = 0; tap < plane; ++tap) {
+    if constexpr (Depths == 1) {
+      combined[tap] = taps[tap];
+    } else {
+      apply<depth_terms<Depths>, 3, Winograd<2>::G, plane, plane>(taps + tap, combined + tap);
+    }
+  }
+}
+
+/// Reads a panel's taps: calls transform(vector, c, taps) for every vector of output channels and every input
+/// channel, in this order.
+template <class Form, int Depths, class T, class Transform>
+SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transform) {
+  constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
+  constexpr int64_t kNoTap = INT64_MIN;
+  const int64_t* stride = panel.w.stride;
+  const auto* w = static_cast<const typename T::Item*>(panel.w.data);
+  const int last = panel.side - 1;
+  int64_t tap_offset[all];
+  for (int tap = 0; tap < all; ++tap) {
+    const int depth = tap / plane, row = tap / k % k, col = tap % k;
+    const int64_t from_depth = panel.flip ? Depths - 1 - depth : depth;
+    const int64_t from_row = panel.flip ? last - row : row, from_col = panel.flip ? last - col : col;
+    // A kernel may have fewer taps than the form.
+    const bool exists = row <= last && col <= last;
+    tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
+  }
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = v * kWidth, left = panel.out_channels - first;
+    const int64_t lanes = left < 0 ? 0 : left < kWidth ? left : kWidth;
+    int64_t c = 0;
+    if (stride[4] == 1) {
+      for (; c + kWidth <= panel.channels; c += kWidth) {
+        Vec block[all][kWidth] = {};
+        for (int tap = 0; tap < all; ++tap) {
+          if (tap_offset[tap] == kNoTap) continue;
+          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
+        }
+        for (int i = 0; i < kWidth; ++i) {
+          Vec taps[all];
+          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
+          transform(v, c + i, taps);
+        }
+      }
+    }
+    for (; c < panel.channels; ++c) {
+      Vec taps[all] = {};
+      for (int tap = 0; tap < all; ++tap) {
+        if (tap_offset[tap] == kNoTap) continue;
+        taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
+      }
+      transform(v, c, taps);
+    }
+  }
+}
+
+/// Chooses `f<Form, T>(...)` by a run-time form.
+#define SIMD_BY_FORM(form, T, f, ...)                              \
+  if (form.pixels == Pixels::doubled) {                            \
+    if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
+    if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
+    return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
+  }                                                                \
+  if (form.pixels == Pixels::dilated) {                            \
+    if (form.m == 4) return f<WinogradDilated<4>, T>(__VA_ARGS__); \
+    if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
+    return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
+  }                                                                \
+  if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
+  if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
+  f<Winograd<6>, T>(__VA_ARGS__);
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
