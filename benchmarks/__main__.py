@@ -17,9 +17,11 @@ from . import (
     audio,
     gemm,
     gradients,
+    grouped,
     machine,
     metal,
     metal_accuracy,
+    native,
     others,
     profile,
     roofline,
@@ -42,6 +44,7 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "training": training,
+    "grouped": grouped,
     "gemm": gemm,
     "streaming": streaming,
     "audio": audio,
@@ -190,6 +193,7 @@ def _metal(
 
 
 app.command("metal-accuracy")(metal_accuracy.command)
+app.command("native")(native.command)
 
 
 @app.command("workloads")

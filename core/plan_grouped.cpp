@@ -129,6 +129,23 @@ int64_t grouped_set_positions(int64_t out_channels, int vector_width) {
   return std::lcm(out_channels, int64_t{vector_width}) / out_channels;
 }
 
+bool grouped_blocks(const ConvProblem& p, int vector_width) {
+  return p.kernel[kHeight] * p.kernel[kWidth] > 1 && grouped_set_positions(p.out_channels, vector_width) == 1;
+}
+
+int64_t grouped_window(const ConvProblem& p, int vector_width) {
+  // A vector that begins within a group meets one more.
+  const int64_t whole = vector_width % p.group_out() == 0 || p.group_out() % vector_width == 0;
+  const int64_t groups = divide_up(vector_width, p.group_out()) + (whole ? 0 : 1);
+  return round_up(std::min(groups * p.group_in(), p.in_channels), vector_width);
+}
+
+int64_t grouped_block_pitch(const ConvProblem& p, int vector_width, int64_t columns) {
+  // Off the strides at which blocks would meet in one cache set.
+  const int64_t floats = columns * grouped_window(p, vector_width);
+  return floats % 256 == 0 ? floats + vector_width : floats;
+}
+
 int64_t grouped_slack(const ConvProblem& p, int vector_width) {
   const int64_t set = grouped_set_positions(p.out_channels, vector_width);
   return round_up(set * std::max(p.in_channels, p.out_channels) + 2 * vector_width + p.group_in(),
@@ -139,7 +156,10 @@ int64_t grouped_row_floats(const ConvProblem& p, int vector_width, int64_t cols)
   const RowSteps row(p);
   const int64_t strips = std::min(row.stride, row.taps);
   const int64_t beyond = std::max<int64_t>(0, row.taps - 1) * row.dilation / row.stride;
-  return round_up(strips * (cols + beyond) * p.in_channels + grouped_slack(p, vector_width), 16);
+  const int64_t columns = strips * (cols + beyond), slack = grouped_slack(p, vector_width);
+  if (!grouped_blocks(p, vector_width)) return round_up(columns * p.in_channels + slack, 16);
+  const int64_t blocks = grouped_set_vectors(p.out_channels, vector_width);
+  return round_up(blocks * grouped_block_pitch(p, vector_width, columns) + slack, 16);
 }
 
 int64_t grouped_band_rows(const ConvProblem& p, int64_t band) {
@@ -165,7 +185,7 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
   while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.cols > 16) {
     plan.cols = divide_up(plan.cols, 2);
   }
-  const double wanted = std::clamp(p.direct_flops() / kTaskFlops, 1.0, 8.0 * d.cores);
+  const double wanted = std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
   while (static_cast<double>(tasks_of(p, plan)) < wanted && cut(p, plan)) {
   }
   return plan;

@@ -31,6 +31,14 @@ inline int64_t grouped_set_vectors(int64_t out_channels, int vector_width) {
   const int64_t floats = grouped_set_positions(out_channels, vector_width) * out_channels;
   return (floats + vector_width - 1) / vector_width;
 }
+/// Whether rows are staged in blocks: for every vector of a position its inputs of all columns, so that
+/// neighbouring taps meet neighbouring vectors. Else a row is staged as it lies in memory.
+bool grouped_blocks(const ConvProblem& problem, int vector_width);
+/// Floats of one pixel in a block: whole vectors with the inputs of any vector of outputs.
+int64_t grouped_window(const ConvProblem& problem, int vector_width);
+/// Floats from one block to the next, of so many columns.
+int64_t grouped_block_pitch(const ConvProblem& problem, int vector_width, int64_t columns);
+
 /// Floats that kernels may read behind a row's last input, and write behind its last output.
 int64_t grouped_slack(const ConvProblem& problem, int vector_width);
 /// Floats of one staged row of `cols` positions, slack included.

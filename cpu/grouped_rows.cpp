@@ -21,11 +21,17 @@ StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Oper
       phases_(row_phases(p, d_, h_)),
       set_(grouped_set_positions(p.out_channels, k_.width)),
       slack_(grouped_slack(p, k_.width)),
+      blocked_(grouped_blocks(p, k_.width)),
+      pixel_(blocked_ ? grouped_window(p, k_.width) : p.in_channels),
       frames_(p.batch * divide_up(d_.count, plan.frames)),
       bands_(divide_up(h_.count, plan.band)),
       row_floats_(grouped_row_floats(p, k_.width, plan.cols)),
-      band_rows_(grouped_band_rows(p, plan.band)) {
-  make_vectors();
+      band_rows_(grouped_band_rows(p, plan.band)),
+      vectors_(grouped_vectors(p.out_channels, p.group_in(), p.group_out(), k_.width)) {
+  for (const GroupedVector& vector : vectors_) {
+    if (blocks_.empty() || blocks_.back() != vector.in) blocks_.push_back(vector.in);
+    block_of_.push_back(static_cast<int64_t>(blocks_.size()) - 1);
+  }
   for (size_t i = 0; i < phases_.size(); ++i) make_pieces(static_cast<int64_t>(i));
   threads_.resize(static_cast<size_t>(thread_count()));
   for (Thread& t : threads_) {
@@ -33,16 +39,6 @@ StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Oper
     t.at.resize(static_cast<size_t>(d_.tap_count() * band_rows_));
     t.frame_slot.resize(static_cast<size_t>(d_.tap_count()));
     t.rows.resize(static_cast<size_t>(d_.tap_count() * (h_.tap_count() + together_ - 1)));
-  }
-}
-
-void StagedRows::make_vectors() {
-  const int64_t floats = set_ * p_.out_channels, count = grouped_set_vectors(p_.out_channels, k_.width);
-  for (int64_t v = 0; v < count; ++v) {
-    // The last one of a position ends where the position does.
-    const int64_t out = std::min(v * k_.width, floats - k_.width);
-    const int64_t in = out / p_.group_out() * p_.group_in();
-    vectors_.push_back({static_cast<int32_t>(in), static_cast<int32_t>(out)});
   }
 }
 
@@ -58,7 +54,7 @@ void StagedRows::make_pieces(int64_t phase) {
 /// other.
 StagedRows::Piece StagedRows::make_piece(int64_t index, int64_t begin, int64_t end) const {
   const RowPhase& phase = phases_[static_cast<size_t>(index)];
-  Piece piece{index, begin, end, {}, std::vector<int64_t>(phase.axis.taps.size()), 0};
+  Piece piece{index, begin, end, {}, std::vector<int64_t>(phase.axis.taps.size()), 0, vectors_};
   const int64_t taps = phase.axis.tap_count();
   for (int64_t residue = 0; residue < std::min(phase.stride, taps * phase.dilation); ++residue) {
     int64_t columns = 0;
@@ -66,17 +62,20 @@ StagedRows::Piece StagedRows::make_piece(int64_t index, int64_t begin, int64_t e
       if (t * phase.dilation % phase.stride != residue) continue;
       const int64_t beyond = t * phase.dilation / phase.stride;
       columns = end - begin + beyond;
-      piece.offsets[static_cast<size_t>(t)] = piece.floats + beyond * p_.in_channels;
+      piece.offsets[static_cast<size_t>(t)] = (piece.columns + beyond) * pixel_;
     }
-    for (int64_t i = 0; i < columns; ++i, piece.floats += p_.in_channels) {
+    for (int64_t i = 0; i < columns; ++i, ++piece.columns) {
       const int64_t column = phase.column(p_, (begin + i) * phase.stride + residue);
       Run* last = piece.runs.empty() ? nullptr : &piece.runs.back();
       if (last != nullptr && column == (last->column < 0 ? -1 : last->column + last->count)) {
         ++last->count;
       } else {
-        piece.runs.push_back({piece.floats, column, 1});
+        piece.runs.push_back({piece.columns, column, 1});
       }
     }
+  }
+  for (size_t v = 0; blocked_ && v < vectors_.size(); ++v) {
+    piece.vectors[v].in = static_cast<int32_t>(block_of_[v] * pitch(piece));
   }
   return piece;
 }
@@ -127,8 +126,8 @@ void StagedRows::stage_frame(const Piece& piece, const Frame& frame, int64_t slo
 }
 
 bool StagedRows::lies_staged(const Piece& piece, int64_t col_stride) const {
-  if (!in_place_ || piece.runs.size() != 1 || piece.runs[0].column < 0) return false;
-  const int64_t end = piece.runs[0].column * p_.in_channels + piece.floats + slack_;
+  if (!in_place_ || blocked_ || piece.runs.size() != 1 || piece.runs[0].column < 0) return false;
+  const int64_t end = (piece.runs[0].column + piece.columns) * p_.in_channels + slack_;
   return col_stride == p_.in_channels * 4 && end <= p_.input[kWidth] * p_.in_channels;
 }
 
@@ -136,23 +135,30 @@ const float* StagedRows::stage_row(const Piece& piece, const char* row, int64_t 
   if (lies_staged(piece, col_stride)) {
     return reinterpret_cast<const float*>(row + piece.runs[0].column * col_stride);
   }
-  const int64_t channels = p_.in_channels;
-  const bool dense = col_stride == channels * input_.item();
-  for (const Run& run : piece.runs) {
-    float* at = to + run.at;
-    const char* from = row + run.column * col_stride;
-    if (run.column < 0) {
-      std::memset(at, 0, static_cast<size_t>(run.count * channels) * sizeof(float));
-    } else if (dense) {
-      k_.to_float(p_.x_type, from, at, run.count * channels);
-    } else {
-      for (int64_t i = 0; i < run.count; ++i) {
-        k_.to_float(p_.x_type, from + i * col_stride, at + i * channels, channels);
-      }
+  for (const Run& run : piece.runs) stage_run(piece, run, row + run.column * col_stride, col_stride, to);
+  const int64_t end = blocked_ ? static_cast<int64_t>(blocks_.size()) * pitch(piece) : piece.columns * pixel_;
+  std::memset(to + end, 0, static_cast<size_t>(slack_) * sizeof(float));
+  return to;
+}
+
+void StagedRows::stage_run(const Piece& piece, const Run& run, const char* from, int64_t col_stride,
+                           float* to) const {
+  to += run.at * pixel_;
+  const int64_t parts = blocked_ ? static_cast<int64_t>(blocks_.size()) : 1, channels = p_.in_channels;
+  if (run.column < 0) {
+    for (int64_t b = 0; b < parts; ++b) {
+      std::memset(to + b * pitch(piece), 0, static_cast<size_t>(run.count * pixel_) * sizeof(float));
+    }
+  } else if (blocked_) {
+    k_.stage_blocks(p_.x_type,
+                    {from, col_stride, run.count, channels, parts, blocks_.data(), pixel_, to, pitch(piece)});
+  } else if (col_stride == channels * input_.item()) {
+    k_.to_float(p_.x_type, from, to, run.count * channels);
+  } else {
+    for (int64_t i = 0; i < run.count; ++i) {
+      k_.to_float(p_.x_type, from + i * col_stride, to + i * channels, channels);
     }
   }
-  std::memset(to + piece.floats, 0, static_cast<size_t>(slack_) * sizeof(float));
-  return to;
 }
 
 void StagedRows::run(int64_t i, int thread, const std::function<void(const Block&)>& f) {
@@ -176,13 +182,13 @@ void StagedRows::run(int64_t i, int thread, const std::function<void(const Block
   r.row_taps = h_.tap_count();
   r.col_taps = phase.axis.tap_count();
   r.col_offsets = piece.offsets.data();
-  r.neighbours = set_ == 1 && phase.stride == 1 && phase.dilation == 1;
+  r.spacing = phase.stride == 1 && phase.dilation % set_ == 0 ? phase.dilation / set_ : 0;
   r.sets = divide_up(piece.end - piece.begin, set_);
-  r.in_step = set_ * p_.in_channels;
+  r.in_step = set_ * pixel_;
   r.out_step = set_ * p_.out_channels;
   r.group_in = p_.group_in();
-  r.vectors = static_cast<int64_t>(vectors_.size());
-  r.vector = vectors_.data();
+  r.vectors = static_cast<int64_t>(piece.vectors.size());
+  r.vector = piece.vectors.data();
   r.out_floats = (piece.end - piece.begin) * p_.out_channels;
   for (int64_t od = d_.count * part / per_batch; od < d_.count * (part + 1) / per_batch; ++od) {
     find_frames(piece, n, od, t);

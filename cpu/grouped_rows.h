@@ -4,13 +4,14 @@
 #include <vector>
 
 #include "core/plan_grouped.h"
+#include "cpu/grouped_layout.h"
 #include "cpu/row_phase.h"
 #include "cpu/workspace.h"
 
 namespace mlx_conv3d::cpu {
 
 /// Output rows for the grouped kernels, forward and backward. A task stages the input rows that its band of
-/// output rows meets: as float32, a pixel's channels next to the next one's, padding written out. Going
+/// output rows meets: as float32, padding written out, in blocks or pixel by pixel (grouped_blocks). Going
 /// through its output frames it keeps the frames that are met again. Columns of a strided row are staged
 /// strip by strip, so that the positions' inputs are neighbours at every tap.
 class StagedRows {
@@ -48,7 +49,7 @@ class StagedRows {
  private:
   /// Staged columns that follow each other in the stored row too, or that are all zeros.
   struct Run {
-    int64_t at;      ///< floats from the staged row's start
+    int64_t at;      ///< of the staged columns
     int64_t column;  ///< of the stored row, or -1
     int64_t count;
   };
@@ -56,7 +57,8 @@ class StagedRows {
     int64_t phase, begin, end;
     std::vector<Run> runs;
     std::vector<int64_t> offsets;  ///< [column tap]: floats from a position's first input
-    int64_t floats;                ///< without slack
+    int64_t columns;
+    std::vector<GroupedVector> vectors;  ///< with places in the staged row
   };
   struct Thread {
     float* staged;
@@ -68,7 +70,8 @@ class StagedRows {
     std::vector<const float*> rows;   ///< the kernel's
   };
 
-  void make_vectors();
+  int64_t pitch(const Piece& piece) const { return grouped_block_pitch(p_, k_.width, piece.columns); }
+  void stage_run(const Piece& piece, const Run& run, const char* from, int64_t col_stride, float* to) const;
   void make_pieces(int64_t phase);
   Piece make_piece(int64_t phase, int64_t begin, int64_t end) const;
   void find_rows(int64_t first, int64_t last, Thread& t) const;
@@ -86,8 +89,12 @@ class StagedRows {
   const AxisPhase d_, h_;
   const std::vector<RowPhase> phases_;
   const int64_t set_, slack_;
+  const bool blocked_;
+  const int64_t pixel_;  ///< floats from one staged column to the next
   int64_t frames_, bands_, row_floats_, band_rows_;
-  std::vector<GroupedVector> vectors_;
+  const std::vector<GroupedVector> vectors_;  ///< with places in a set of the input
+  std::vector<int32_t> blocks_;               ///< first input channel of each
+  std::vector<int64_t> block_of_;             ///< [vector]
   std::vector<Piece> pieces_;
   std::vector<Thread> threads_;
 };

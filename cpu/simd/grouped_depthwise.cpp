@@ -21,8 +21,8 @@ SIMD_INLINE void depth_tap(const float* const* rows, int64_t in, int64_t step, c
     if (rows[ih] == nullptr) continue;
     const float* x = rows[ih] + in;
 #pragma GCC unroll 12
-    for (int t = 0; t < P + KW - 1; ++t) {
-      const Vec v = load(x + t * step);
+    for (int t = 0; t < P + KW - 1; ++t, x = next(x, step)) {
+      const Vec v = load(x);
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
         const int kh = ih - r;
@@ -52,7 +52,7 @@ SIMD_INLINE void block(const GroupedRows& g, int64_t v, int64_t set) {
   }
   const int64_t out = g.vector[v].out + set * g.out_step;
 #pragma GCC unroll 2
-  for (int r = 0; r < R; ++r) finish<P>(g, r, out, sums[r]);
+  for (int r = 0; r < R; ++r) finish<P>(g, r, out, g.out_step, sums[r]);
 }
 
 template <int KH, int KW, int R>

@@ -129,10 +129,10 @@ struct GroupedRows {
   const float* const* rows;
   int64_t depth_taps, row_taps, col_taps;  ///< KD, KH, KW
   const int64_t* col_offsets;              ///< floats from a position's first input to that of column tap k
-  bool neighbours;                         ///< a set is a position, and its column taps are neighbours
-  int64_t sets, in_step, out_step;         ///< floats from one set to the next
-  int64_t group_in;                        ///< C/groups
-  int64_t vectors;                         ///< in a set
+  int64_t spacing;  ///< sets from one column tap to the next, or 0 where that is not a whole number
+  int64_t sets, in_step, out_step;  ///< floats from one set to the next
+  int64_t group_in;                 ///< C/groups
+  int64_t vectors;                  ///< in a set
   const GroupedVector* vector;
   const float* weights;  ///< [vector][tap][c in group][lane]
   const float* bias;     ///< [vector][lane], or null
@@ -150,6 +150,18 @@ struct GroupedGradientRows {
   GroupedRows rows;
   const float* dy;
   float* sums;
+};
+
+/// Pixels as blocks: block b has, for every pixel, the `window` channels from first[b] on, as floats.
+struct PixelBlocks {
+  const void* from;
+  int64_t col_stride;  ///< bytes from one pixel to the next
+  int64_t count, channels;
+  int64_t blocks;
+  const int32_t* first;
+  int64_t window;  ///< whole vectors; channels that do not exist are zeros
+  float* to;
+  int64_t pitch;  ///< floats from one block to the next
 };
 
 using GroupedFunction = void (*)(const GroupedRows& rows);
@@ -215,6 +227,7 @@ struct Kernels {
   /// sums[vector][tap][c in group][lane] += sum over positions of dy[position][vector*width + lane] * input
   void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
 
+  void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);

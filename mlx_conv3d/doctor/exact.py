@@ -83,8 +83,10 @@ def _activated(y: mx.array, name: str) -> mx.array:
         "relu": lambda v: max(v, 0.0),
         "silu": lambda v: v / (1 + math.exp(-v)),
         "gelu": lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2,
+        "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+        "tanh": math.tanh,
     }
-    if name not in functions:
+    if name == "none":
         return y
     stored: Any = y.flatten().tolist()
     values = [functions[name](v) for v in stored]

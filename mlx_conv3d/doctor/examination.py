@@ -99,7 +99,8 @@ def examine(
     def take(step: Step) -> list[Row]:
         begin(step.name)
         found = run(replace(step, limit=wanted.limit or step.limit), clock)
-        report(found)
+        if found:
+            report(found)
         rows.extend(found)
         return found
 

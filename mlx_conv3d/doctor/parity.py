@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_conv3d._arguments import ACTIVATIONS
 from mlx_conv3d.doctor import problems
 from mlx_conv3d.doctor.items import Item
 from mlx_conv3d.doctor.problems import SAME, Problem
@@ -62,7 +63,7 @@ SWEEP: dict[str, list[Problem]] = {
     ],
     "epilogue": [
         Problem((1, 4, 7, 8, 6), (8, *CUBE, 6), {"padding": 1, "activation": name}, bias=True, residual=True)
-        for name in ("relu", "silu", "gelu")
+        for name in ACTIVATIONS[1:]
     ],
     "2-D": [
         Problem((2, 9, 11, 6), (8, 3, 3, 6), {"padding": 1}),
