@@ -183,7 +183,9 @@ def wide_instructions(objects: list[Path]) -> list[str]:
 def objects_for_any_machine() -> list[Path]:
     """The build's object files but those for one instruction set: sse2 is part of x86-64."""
     objects = (path for path in ROOT.glob("build/*/**/*.o") if "CMakeFiles" in path.parts)
-    return sorted(path for path in objects if not re.search(r"mlx_conv3d_(?!cpu\b|sse2\b)\w+\.dir", str(path)))
+    return sorted(
+        path for path in objects if not re.search(r"mlx_conv3d_(?!cpu\b|sse2\b)\w+\.dir", str(path))
+    )
 
 
 on_x86_with_objdump = pytest.mark.skipif(
