@@ -14,19 +14,25 @@ from rich.console import Console
 
 from . import (
     algorithms,
+    audio,
     gemm,
     gradients,
+    grouped,
     machine,
     metal,
     metal_accuracy,
+    native,
     others,
+    profile,
     roofline,
     stock,
     streaming,
+    training,
     transpose,
     upsample,
     vae,
     workloads,
+    workspace,
 )
 from .harness import Effort
 from .report import RESULTS, Report
@@ -37,10 +43,14 @@ SUBJECTS = {
     "others": others,
     "algorithms": algorithms,
     "gradients": gradients,
+    "training": training,
+    "grouped": grouped,
     "gemm": gemm,
     "streaming": streaming,
+    "audio": audio,
     "upsample": upsample,
     "transpose": transpose,
+    "workspace": workspace,
 }
 console = Console()
 app = typer.Typer(
@@ -131,6 +141,35 @@ def _roofline(threads: Annotated[int, typer.Option(min=1)] = machine.cpu_count()
     console.print(str(measured), highlight=False)
 
 
+@cpu.command("profile")
+def _profile(
+    dtype: Annotated[list[Dtype] | None, typer.Option(help="May be given several times.")] = None,
+    gflop: Annotated[float, typer.Option(help="Direct GFLOP that layers are cropped to.")] = profile.GFLOP,
+    only: Annotated[str, typer.Option(help="Only layers whose name, kind or workload contains this.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many layers, spread evenly.")] = profile.LAYERS,
+    threads: Annotated[int, typer.Option(min=1)] = machine.cpu_count(),
+    save: Annotated[bool, typer.Option(help="Write results.")] = True,
+    output: Annotated[Path, typer.Option(help="Where results go.")] = RESULTS,
+) -> None:
+    """Where the time of every layer goes: perf samples by stage, against the roofline."""
+    from . import sides
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        layers = profile.chosen(only, gflop, limit)
+        found, line = profile.run(
+            layers, tuple(each.value for each in dtype or (Dtype.float32, Dtype.bfloat16)), threads, say
+        )
+    except sides.Missing as error:
+        say(str(error))
+        raise typer.Exit(2) from None
+    if save:
+        path = profile.write(profile.page(found, line, _typed_command(), threads), output)
+        console.print(f"wrote {path}", highlight=False)
+
+
 @app.command("metal")
 def _metal(
     device: Annotated[
@@ -154,6 +193,7 @@ def _metal(
 
 
 app.command("metal-accuracy")(metal_accuracy.command)
+app.command("native")(native.command)
 
 
 @app.command("workloads")

@@ -75,6 +75,11 @@ def _conv(library: Any, layer: Layer) -> Function:
     return function
 
 
+def convolution(layer: Layer) -> Function:
+    """mlx_conv3d's conv2d or conv3d with the layer's stride, padding and so on."""
+    return functools.partial(_conv(mlx_conv3d, layer), **layer.arguments())
+
+
 def ours(data: Data, name: str = OURS, **options: Any) -> Side:
     """mlx_conv3d's conv2d or conv3d; options go to it (algorithm=, for one)."""
     run = functools.partial(_conv(mlx_conv3d, data.layer), **data.layer.arguments(), **options)
@@ -135,11 +140,12 @@ def need_torch() -> Any:
 
 
 def torch_array(array: mx.array, channels_last: bool) -> Any:
-    """The array as a tensor of logical shape (N, C, *spatial), in channels-last or contiguous memory."""
+    """The array as a tensor of logical shape (N, C, *spatial), in channels-last or contiguous memory. A 1-D
+    layer's is always contiguous: PyTorch has no other format there."""
     torch = need_torch()
     tensor = torch.from_numpy(to_numpy(array)).to(getattr(torch, str(array.dtype).split(".")[-1]))
     tensor = tensor.movedim(-1, 1)
-    if not channels_last:
+    if not channels_last or tensor.ndim == 3:
         return tensor.contiguous()
     memory_format = torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
     return tensor.contiguous(memory_format=memory_format)

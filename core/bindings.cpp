@@ -10,6 +10,7 @@
 #include "core/apple_devices.h"
 #include "core/bindings_gpu.h"
 #include "core/bindings_metal.h"
+#include "core/norm.h"
 #include "core/ops.h"
 #include "core/plan_cache.h"
 #include "core/route.h"
@@ -156,6 +157,27 @@ std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& 
   return {name_of(chosen.stock() ? Algorithm::stock : chosen.plan->algorithm()), chosen.reason};
 }
 
+/// kGroupedKernels as Python has it; 0 stands for any number.
+nb::list cpu_kernels() {
+  nb::list kernels;
+  for (const GroupedKernel& k : kGroupedKernels.at) {
+    nb::dict d;
+    d["name"] = name_of(k);
+    d["family"] = name_of(k.family);
+    d["algorithm"] = name_of(Algorithm::grouped);
+    d["rank"] = k.rank;
+    d["group_in"] = k.group_in;
+    d["group_out"] = k.group_out;
+    d["taps"] = nb::make_tuple(k.taps[0], k.taps[1], k.taps[2]);
+    nb::list types;
+    for (Dtype type : {Dtype::float32, Dtype::float16, Dtype::bfloat16}) types.append(name_of(type));
+    d["dtypes"] = types;
+    d["constraints"] = constraints_of(k);
+    kernels.append(d);
+  }
+  return kernels;
+}
+
 nb::dict to_dict(const Candidate& c) {
   nb::dict d;
   d["algorithm"] = name_of(c.algorithm);
@@ -284,6 +306,13 @@ NB_MODULE(_ext, m) {
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,
          conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
       "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
+  m.def(
+      "rms_norm",
+      [](const conv3d::mx::array& x, const conv3d::mx::array& weight, float eps, int activation,
+         conv3d::mx::StreamOrDevice s) {
+        return conv3d::rms_norm(x, weight, {eps, static_cast<conv3d::Activation>(activation)}, s);
+      },
+      "x"_a, "weight"_a, "eps"_a, "activation"_a, "stream"_a = nb::none());
   m.def("is_tracer", [](const conv3d::mx::array& a) { return a.is_tracer(); }, "a"_a);
   // Assigning to an element of a Python array, or adding to it in place, gives the object another value.
   m.def("snapshot", [](const conv3d::mx::array& a) { return conv3d::mx::array(a); }, "a"_a);
@@ -299,6 +328,7 @@ NB_MODULE(_ext, m) {
         return previous;
       },
       "bytes"_a);
+  m.def("cpu_kernels", &conv3d::cpu_kernels);
   m.def("isa", &conv3d::cpu::isa);
   m.def("threads", &conv3d::cpu::threads);
   m.def(

@@ -12,7 +12,8 @@
 namespace mlx_conv3d::cpu_model {
 
 // Measured on AVX-512: the share of the multiply-add peak that the transform-domain products reach, and the
-// transforms' speed per thread in floats written. Machines scale with `gflops`.
+// transforms' speed per thread in floats written. Machines scale with `gflops`, from a core's kCoreFlops.
+constexpr double kCoreFlops = 135e9;
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop

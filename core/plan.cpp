@@ -165,6 +165,16 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
 
 bool is_direct(const ConvProblem& p) { return p.groups > 1 && p.group_in() <= 32 && p.group_out() <= 32; }
 
+bool is_one_tap_per_output(const ConvProblem& p) {
+  if (p.groups != 1 || p.stride != kOnes || p.dilation != kOnes || p.upsampled()) return false;
+  for (int axis : {kDepth, kHeight, kWidth}) {
+    const int64_t dilation = p.input_dilation[axis], last = (p.stored(axis) - 1) * dilation + p.pad_lo[axis];
+    const bool covered = p.pad_lo[axis] >= 0 && p.pad_lo[axis] < dilation && last >= p.output(axis) - 1;
+    if (p.kernel[axis] != dilation || p.pad_mode[axis] != PadMode::zeros || !covered) return false;
+  }
+  return true;
+}
+
 Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
                std::optional<Algorithm> forced) {
   Plan plan;

@@ -31,9 +31,7 @@ int64_t winograd_depth_products(const ConvProblem& p, int depth_m, int64_t frame
 bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form, Candidate& c) {
   const int64_t pixels = form.all_pixels(), products = form.all_products();
   const int64_t panel = d.panel_vectors * d.vector_width;
-  // An empty problem is planned like one of a single tile: nothing will be run.
-  const int64_t tiles = std::max<int64_t>(
-      1, p.batch * WinogradAxis(p, form, kHeight).tiles * WinogradAxis(p, form, kWidth).tiles);
+  const int64_t tiles = winograd_tiles(p, form);
   const int64_t all_frames = std::max<int64_t>(1, p.output(0));
   const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width);
 
@@ -50,34 +48,9 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   };
   const int64_t slack = 4096;
   const int64_t room = limit - weight_bytes - depth_bytes - slack;
-  // A chunk should be large enough that reading the weights is cheap next to multiplying with them, and small
-  // enough that the transformed tiles stay in a shared cache.
-  const int64_t wanted = std::min<int64_t>(room, int64_t{24} << 20);
-  const auto halved = [&](int64_t frames) { return round_up(divide_up(frames, 2), form.depth_m); };
-  int64_t f = std::min<int64_t>(all_frames, 16);
-  int64_t t = std::min<int64_t>(tiles, 64);
-  while (t * f < 512 && t < tiles) t = std::min(tiles, t * 2);
-  while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > form.depth_m)) {
-    if (t > 16 && (t >= 2 * f || f <= form.depth_m)) {
-      t = divide_up(t, 2);
-    } else if (f > form.depth_m) {
-      f = halved(f);
-    } else {
-      t = divide_up(t, 2);
-    }
-  }
-  while (chunk_bytes(t, f) > room && (t > 1 || f > form.depth_m)) {
-    if (f > form.depth_m) {
-      f = halved(f);
-    } else {
-      t = divide_up(t, 2);
-    }
-  }
-  if (chunk_bytes(t, f) > room) return false;
-  // Equal chunks, of whole pairs of frames where those belong together.
-  const int64_t units = divide_up(all_frames, form.depth_m);
-  f = std::min(all_frames, form.depth_m * divide_up(units, divide_up(all_frames, f)));
-  t = divide_up(tiles, divide_up(tiles, t));
+  const WinogradChunk chunk = fit_winograd_chunk(tiles, all_frames, form.depth_m, room, chunk_bytes);
+  const int64_t t = chunk.tiles, f = chunk.frames;
+  if (t == 0) return false;
 
   const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
   const double slices = static_cast<double>(divide_up(p.out_channels, slice));
@@ -115,6 +88,43 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
 }
 
 }  // namespace
+
+int64_t winograd_tiles(const ConvProblem& p, const WinogradForm& form) {
+  const int64_t tiles = p.batch * WinogradAxis(p, form, kHeight).tiles * WinogradAxis(p, form, kWidth).tiles;
+  return std::max<int64_t>(1, tiles);
+}
+
+WinogradChunk fit_winograd_chunk(int64_t tiles, int64_t all_frames, int depth_m, int64_t room,
+                                 const std::function<int64_t(int64_t, int64_t)>& chunk_bytes) {
+  // A chunk should be large enough that reading the weights is cheap next to multiplying with them, and small
+  // enough that the transformed tiles stay in a shared cache.
+  const int64_t wanted = std::min<int64_t>(room, int64_t{24} << 20);
+  const auto halved = [&](int64_t frames) { return round_up(divide_up(frames, 2), depth_m); };
+  int64_t f = std::min<int64_t>(all_frames, 16);
+  int64_t t = std::min<int64_t>(tiles, 64);
+  while (t * f < 512 && t < tiles) t = std::min(tiles, t * 2);
+  while (chunk_bytes(t, f) > wanted && t * f > 256 && (t > 8 || f > depth_m)) {
+    if (t > 16 && (t >= 2 * f || f <= depth_m)) {
+      t = divide_up(t, 2);
+    } else if (f > depth_m) {
+      f = halved(f);
+    } else {
+      t = divide_up(t, 2);
+    }
+  }
+  while (chunk_bytes(t, f) > room && (t > 1 || f > depth_m)) {
+    if (f > depth_m) {
+      f = halved(f);
+    } else {
+      t = divide_up(t, 2);
+    }
+  }
+  if (chunk_bytes(t, f) > room) return {};
+  // Equal chunks, of whole pairs of frames where those belong together.
+  const int64_t units = divide_up(all_frames, depth_m);
+  f = std::min(all_frames, depth_m * divide_up(units, divide_up(all_frames, f)));
+  return {divide_up(tiles, divide_up(tiles, t)), f};
+}
 
 void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
                            Candidate& c) {

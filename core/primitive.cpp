@@ -8,11 +8,10 @@
 #include "core/ops.h"
 #include "core/plan_cache.h"
 #include "core/route.h"
-#include "cpu/layout.h"
+#include "core/staging.h"
 #include "cpu/run.h"
 #include "cpu/winograd.h"
 #include "mlx/allocator.h"
-#include "mlx/backend/cpu/encoder.h"
 
 namespace mlx_conv3d {
 namespace {
@@ -24,53 +23,6 @@ int narrow(int64_t size) {
   }
   return static_cast<int>(size);
 }
-
-[[noreturn]] void no_gpu() {
-  throw std::runtime_error("[mlx_conv3d] this operation is built on CPU streams only.");
-}
-
-/// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each
-/// other.
-class Staging {
- public:
-  explicit Staging(mx::Stream stream) : encoder_(mx::cpu::get_command_encoder(stream)) {}
-
-  cpu::TensorView pixels(const mx::array& a) {
-    const bool fits = a.strides(4) == 1 || a.shape(4) <= 1 || a.size() == 0;
-    const mx::array& from = fits ? a : copy(a);
-    cpu::TensorView view;
-    view.data = from.data<char>();
-    for (int i = 0; i < 4; ++i) view.stride[i] = from.strides(i);
-    return view;
-  }
-
-  const void* contiguous(const mx::array& a) { return (a.flags().row_contiguous ? a : copy(a)).data<char>(); }
-
-  void run() const {
-    for (const cpu::StridedCopy& task : tasks_) cpu::copy_contiguous(task);
-  }
-
- private:
-  const mx::array& copy(const mx::array& a) {
-    mx::array to(a.shape(), a.dtype(), nullptr, {});
-    to.set_data(mx::allocator::malloc(to.nbytes()));
-    cpu::StridedCopy task;
-    task.from = a.data<char>();
-    task.to = to.data<char>();
-    task.item = static_cast<int64_t>(a.itemsize());
-    const int lead = 5 - static_cast<int>(a.ndim());
-    for (int i = 0; i < static_cast<int>(a.ndim()); ++i) {
-      task.shape[lead + i] = a.shape(i);
-      task.stride[lead + i] = a.strides(i);
-    }
-    tasks_.push_back(task);
-    encoder_.add_temporary(to);
-    return encoder_.temporaries().back();
-  }
-
-  mx::cpu::CommandEncoder& encoder_;
-  std::vector<cpu::StridedCopy> tasks_;
-};
 
 cpu::WeightView view_weights(const mx::array& w) {
   cpu::WeightView view{w.data<char>(), to_dtype(w.dtype()), {}};
@@ -188,7 +140,9 @@ void ConvWeightGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vec
   if (out.size() == 0) return;
   ConvProblem p = spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs),
                              spec_.out_type, spec_.lead ? inputs[2].shape(1) : 0);
-  const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit());
+  std::optional<bool> winograd;
+  if (spec_.forced) winograd = *spec_.forced == Algorithm::winograd;
+  const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit(), winograd);
 
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
@@ -267,7 +221,6 @@ mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::o
   of_gradient.bias = of_gradient.residual = false;
   of_gradient.packed = {};
   of_gradient.per_frame = of_gradient.odd_frame = false;
-  of_gradient.forced.reset();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;
   if (mx::to_stream(s).device != mx::Device::cpu) {

@@ -15,7 +15,7 @@
 namespace mlx_conv3d::cpu {
 
 #if defined(MLX_CONV3D_HAS_avx512)
-extern const Kernels kernels_sse42, kernels_avx2, kernels_avx512;
+extern const Kernels kernels_sse2, kernels_avx2, kernels_avx512;
 #else
 extern const Kernels kernels_neon;
 #endif
@@ -28,7 +28,7 @@ namespace {
 #if defined(MLX_CONV3D_HAS_avx512)
 bool allowed(const char* isa, const char* ceiling) {
   if (ceiling == nullptr) return true;
-  const char* order[] = {"sse42", "avx2", "avx512", "amx"};
+  const char* order[] = {"sse2", "avx2", "avx512", "amx"};
   for (const char* name : order) {
     if (std::strcmp(name, isa) == 0) return true;
     if (std::strcmp(name, ceiling) == 0) return false;
@@ -84,7 +84,7 @@ const Kernels& detect() {
 #endif
   if (avx512 && allowed("avx512", ceiling)) return kernels_avx512;
   if (avx2 && allowed("avx2", ceiling)) return kernels_avx2;
-  return kernels_sse42;
+  return kernels_sse2;
 }
 #else
 const Kernels& detect() { return kernels_neon; }

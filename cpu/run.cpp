@@ -29,7 +29,7 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
     case Algorithm::winograd:
       return winograd(problem, plan.winograd, operands, workspace);
     case Algorithm::grouped:
-      return grouped(problem, plan.gemm, operands, workspace);
+      return grouped(problem, plan, operands, workspace);
     case Algorithm::taps:
       return gather_gemm(problem, plan.gemm, operands, {.one_depth_tap_at_a_time = true}, workspace);
     case Algorithm::transposed:

@@ -7,6 +7,8 @@
 #include <atomic>
 
 #include "core/integers.h"
+#include "cpu/joined_phases.h"
+#include "cpu/row_conv.h"
 #include "cpu/slab.h"
 #include "cpu/threads.h"
 
@@ -361,6 +363,8 @@ bool tile_gemm(const ConvProblem& p, const TilePlan& plan, const Operands& opera
 void blocked_products(const ConvProblem& p, const GemmPlan& plan, const Operands& operands,
                       const GatherGemmOptions& options, Workspace& workspace) {
   if (plan.tile.parts > 0 && tile_gemm(p, plan.tile, operands, options.split_phases, workspace)) return;
+  if (plan.joined_phases) return joined_phases(p, plan, operands, workspace);
+  if (plan.buffers_rows()) return row_conv(p, plan, operands, workspace);
   gather_gemm(p, plan, operands, options, workspace);
 }
 

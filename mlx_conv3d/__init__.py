@@ -18,6 +18,7 @@ from mlx_conv3d.functional import (  # noqa: E402
     conv_general,
     conv_transpose3d,
     get_workspace_limit,
+    rms_norm,
     set_workspace_limit,
 )
 from mlx_conv3d.patching import patch, patched, reset_stats, stats, unpatch  # noqa: E402
@@ -41,6 +42,7 @@ __all__ = [
     "plan",
     "prepare",
     "reset_stats",
+    "rms_norm",
     "set_workspace_limit",
     "stats",
     "unpatch",

@@ -7,6 +7,7 @@ result has the type that all given arrays promote to. Each function accepts a `P
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.prepared import PreparedWeight
 
 Weight: TypeAlias = "mx.array | PreparedWeight"
+NORM_ACTIVATIONS = (None, "relu", "silu")
 
 
 def _require_arrays(**arrays: Any) -> None:
@@ -290,3 +292,41 @@ def set_workspace_limit(limit: int) -> int:
 def get_workspace_limit() -> int:
     """The scratch memory that a convolution may use, in bytes."""
     return _ext.workspace_limit()
+
+
+def check_norm(eps: Any, activation: Any) -> None:
+    """Raises ValueError unless rms_norm takes them."""
+    if activation not in NORM_ACTIVATIONS:
+        raise ValueError(f"activation must be None, 'relu' or 'silu', got {activation!r}")
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be a number of at least 0, got {eps!r}")
+
+
+def rms_norm(
+    x: mx.array,
+    weight: mx.array,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+    stream: Any = None,
+) -> mx.array:
+    """`mx.fast.rms_norm` and the activation after it, as in front of a VAE's convolutions, in one pass; so are its
+    gradients.
+
+    Args:
+        x: (..., C).
+        weight: (C,).
+        eps: added to the mean of the squares.
+        activation: None, "relu" or "silu".
+        stream: a stream or device, as MLX's operations take it.
+
+    Returns:
+        activation(x / sqrt(mean(x**2) + eps) * weight), the mean over the last axis; of the type that x and weight
+        promote to, computed in float32.
+
+    Raises:
+        ValueError, TypeError: an argument that makes no sense, by its name.
+    """
+    _require_arrays(x=x, weight=weight)
+    check_norm(eps, activation)
+    return _ext.rms_norm(x, weight, float(eps), arguments.activation_index(activation), stream=stream)

@@ -1,63 +1,13 @@
 // The three transforms of a tile, one vector of channels at a time. The matrices are compile-time constants,
 // so the zeros and ones in them cost nothing.
 
-#include "core/winograd.h"
+#include "cpu/simd/winograd.h"
 
 #include "cpu/simd/convert.h"
-#include "cpu/simd/winograd.h"
+#include "cpu/simd/winograd_apply.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
-
-template <int N>
-struct Index {
-  static constexpr int value = N;
-};
-template <int I, int N, class F>
-SIMD_INLINE void unroll(F&& f) {
-  if constexpr (I < N) {
-    f(Index<I>{});
-    unroll<I + 1, N>(static_cast<F&&>(f));
-  }
-}
-
-/// sum + coefficient * v, where the coefficient is known to the compiler.
-template <int Row, int Col, int Rows, int Cols, const float (&Matrix)[Rows][Cols], bool First>
-SIMD_INLINE Vec term(Vec sum, Vec v) {
-  constexpr float c = Matrix[Row][Col];
-  if constexpr (First) {
-    if constexpr (c == 1.0f) return v;
-    if constexpr (c == -1.0f) return -v;
-    return c * v;
-  } else {
-    if constexpr (c == 1.0f) return sum + v;
-    if constexpr (c == -1.0f) return sum - v;
-    return sum + c * v;
-  }
-}
-
-template <int Row, int Rows, int Cols, const float (&Matrix)[Rows][Cols]>
-constexpr int first_nonzero() {
-  for (int i = 0; i < Cols; ++i) {
-    if (Matrix[Row][i] != 0.0f) return i;
-  }
-  return Cols;
-}
-
-/// out[r * out_step] = sum_c Matrix[r][c] * in[c * in_step]
-template <int Rows, int Cols, const float (&Matrix)[Rows][Cols], int InStep, int OutStep>
-SIMD_INLINE void apply(const Vec* in, Vec* out) {
-  unroll<0, Rows>([&](auto row) {
-    constexpr int r = decltype(row)::value;
-    constexpr int first = first_nonzero<r, Rows, Cols, Matrix>();
-    Vec sum = term<r, first, Rows, Cols, Matrix, true>(Vec{}, in[first * InStep]);
-    unroll<first + 1, Cols>([&](auto col) {
-      constexpr int c = decltype(col)::value;
-      if constexpr (Matrix[r][c] != 0.0f) sum = term<r, c, Rows, Cols, Matrix, false>(sum, in[c * InStep]);
-    });
-    out[r * OutStep] = sum;
-  });
-}
 
 template <class Form, class T>
 void input(const WinogradInputTile& tile) {
@@ -203,22 +153,6 @@ void weight(int depth_m, const WinogradWeightPanel& panel) {
     depth_m == 2 ? weight_panel<Form, 3, false, T>(panel) : weight_panel<Form, 1, false, T>(panel);
   }
 }
-
-/// Chooses `f<Form, T>(...)` by a run-time form.
-#define SIMD_BY_FORM(form, T, f, ...)                              \
-  if (form.pixels == Pixels::doubled) {                            \
-    if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
-    if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
-    return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
-  }                                                                \
-  if (form.pixels == Pixels::dilated) {                            \
-    if (form.m == 4) return f<WinogradDilated<4>, T>(__VA_ARGS__); \
-    if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
-    return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
-  }                                                                \
-  if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
-  if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
-  f<Winograd<6>, T>(__VA_ARGS__);
 
 template <class T>
 void input_any(WinogradForm form, const WinogradInputTile& tile) {

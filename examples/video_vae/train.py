@@ -12,6 +12,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import typer
+from loss import loss_of
 from mlx.utils import tree_flatten, tree_map
 
 import mlx_conv3d
@@ -22,8 +23,6 @@ from mlx_conv3d.demo.model import CausalConv3d, ResidualBlock, VideoVAE
 TRAINING_RANGES = ((24, 2704), (3045, 11750))
 VALIDATION_START = 2740
 WIDTH, HEIGHT = 192, 108
-KL_WEIGHT = 1e-4
-EDGE_WEIGHT = 0.25
 
 
 def to_model(frames: video.Frames) -> mx.array:
@@ -93,21 +92,6 @@ def start_near_linear(rng: np.random.Generator, model: VideoVAE) -> None:
                 shape = layer.conv.weight.shape
                 weight = rng.standard_normal(shape) * gain / np.sqrt(np.prod(shape[1:]))
                 layer.conv.weight = mx.array(weight.astype(np.float32))
-
-
-def edges(x: mx.array) -> tuple[mx.array, mx.array]:
-    return x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
-
-
-def loss_of(model: VideoVAE, clip: mx.array, key: mx.array) -> mx.array:
-    """L1 of the picture and of its spatial differences, and a KL term that keeps the latent near N(0, 1)."""
-    decoded, mean, log_variance = model(clip, key)
-    error = decoded - clip
-    loss = mx.abs(error).mean()
-    for difference in edges(error):
-        loss = loss + EDGE_WEIGHT * mx.abs(difference).mean()
-    kl = 0.5 * (mx.square(mean) + mx.exp(log_variance) - 1.0 - log_variance).mean()
-    return loss + KL_WEIGHT * kl
 
 
 def psnr_of(model: VideoVAE, clip: mx.array) -> float:

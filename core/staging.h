@@ -1,0 +1,63 @@
+#pragma once
+
+#include <stdexcept>
+#include <vector>
+
+#include "cpu/geometry.h"
+#include "cpu/layout.h"
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/mlx.h"
+
+namespace mlx_conv3d {
+
+namespace mx = mlx::core;
+
+[[noreturn]] inline void no_gpu() {
+  throw std::runtime_error("[mlx_conv3d] this operation is built on CPU streams only.");
+}
+
+/// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each
+/// other.
+class Staging {
+ public:
+  explicit Staging(mx::Stream stream) : encoder_(mx::cpu::get_command_encoder(stream)) {}
+
+  cpu::TensorView pixels(const mx::array& a) {
+    const bool fits = a.strides(4) == 1 || a.shape(4) <= 1 || a.size() == 0;
+    const mx::array& from = fits ? a : copy(a);
+    cpu::TensorView view;
+    view.data = from.data<char>();
+    for (int i = 0; i < 4; ++i) view.stride[i] = from.strides(i);
+    return view;
+  }
+
+  const void* contiguous(const mx::array& a) { return (a.flags().row_contiguous ? a : copy(a)).data<char>(); }
+
+  void run() const {
+    for (const cpu::StridedCopy& task : tasks_) cpu::copy_contiguous(task);
+  }
+
+ private:
+  const mx::array& copy(const mx::array& a) {
+    mx::array to(a.shape(), a.dtype(), nullptr, {});
+    to.set_data(mx::allocator::malloc(to.nbytes()));
+    cpu::StridedCopy task;
+    task.from = a.data<char>();
+    task.to = to.data<char>();
+    task.item = static_cast<int64_t>(a.itemsize());
+    const int lead = 5 - static_cast<int>(a.ndim());
+    for (int i = 0; i < static_cast<int>(a.ndim()); ++i) {
+      task.shape[lead + i] = a.shape(i);
+      task.stride[lead + i] = a.strides(i);
+    }
+    tasks_.push_back(task);
+    encoder_.add_temporary(to);
+    return encoder_.temporaries().back();
+  }
+
+  mx::cpu::CommandEncoder& encoder_;
+  std::vector<cpu::StridedCopy> tasks_;
+};
+
+}  // namespace mlx_conv3d
