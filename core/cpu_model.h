@@ -23,8 +23,10 @@ constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel lo
 constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
 constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
 
-// Of AMX under winograd: the products between smaller transforms, these and their weights per thread.
-constexpr double kWinogradTileShare = 0.42, kTileDepthFloats = 3.3e9, kTileWeightFloats = 0.9e9;
+// Of AMX under winograd: its products, the transforms along depth and of weights per thread, and the share of
+// the memory's bandwidth with which each block of rows reads the weights.
+constexpr double kWinogradTileShare = 0.55, kTileDepthFloats = 3.3e9, kTileWeightFloats = 0.9e9;
+constexpr double kTileStream = 0.60;
 constexpr double kTileProducts[] = {0, 1, 3, 6};  ///< of parts that one product takes
 
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.

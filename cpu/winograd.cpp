@@ -20,7 +20,6 @@ constexpr int64_t kDepthBlock =
     192;  ///< products summed in registers at a time: B's part of them stays in L1
 
 constexpr int64_t kBlockSteps = 32;  ///< the same on a matrix unit, in steps
-constexpr int64_t kTileRows = 192;   ///< rows whose parts stay in a core's cache
 
 class Runner {
  public:
@@ -137,7 +136,8 @@ class Runner {
                        weights, depth_scratch_ + thread * depth_floats_);
       });
     } else if (plan_.parts > 0) {
-      const int64_t rows = frames * tiles, pieces = divide_up(rows, kTileRows);
+      const int64_t rows = frames * tiles,
+                    pieces = divide_up(rows, winograd_depth_rows(channels_, plan_.parts));
       parallel_for(form_.all_pixels() * pieces, [&](int64_t i, int thread) {
         const int64_t piece = i % pieces;
         multiply_parts(i / pieces, panels, first_frame, frames, frames_in, tiles, rows * piece / pieces,

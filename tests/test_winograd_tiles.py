@@ -39,6 +39,16 @@ PROBLEMS: dict[str, Problem] = {
     "dilated": of((1, 3, 16, 15, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
 }
 
+# Of three parts at these sizes; two parts pay for all.
+PAYING = (
+    "even",
+    "ragged channels",
+    "an odd channel, an odd panel",
+    "depth stride",
+    "taps that meet nothing",
+    "dilated",
+)
+
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -46,9 +56,9 @@ def test_products_of_parts(name: str, dtype: str) -> None:
     problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
     made = operands.make(problem)
     exact, scale = operands.solve(problem, made.exact)
-    if not problem.general:
+    if name in PAYING or dtype == "bfloat16":
         expected = {"float32": 3, "float16": 3, "bfloat16": 2}[dtype] if TILED else 0
-        assert operands.plan_of(problem, algorithm="winograd").parts == expected
+        assert problem.general or operands.plan_of(problem, algorithm="winograd").parts == expected
     algorithm = "auto" if problem.general else "winograd"
     for w in (made.arrays["w"], prepare(made.arrays["w"])):
         y = operands.run(problem, {**made.arrays, "w": w}, algorithm)
@@ -66,7 +76,7 @@ def random(*shape: int, seed: int) -> mx.array:
 )
 def test_numbers_out_of_the_units_range(x_scale: float, w_scale: float, frames: int) -> None:
     """Powers of two change nothing but the exponents."""
-    x, w = random(1, frames, 14, 14, 64, seed=1), random(64, 3, 3, 3, 64, seed=2)
+    x, w = random(1, frames, 16, 16, 64, seed=1), random(64, 3, 3, 3, 64, seed=2)
     y = conv3d(x, w, padding=1, algorithm="winograd")
     scaled = conv3d(x * x_scale, w * w_scale, padding=1, algorithm="winograd")
     assert np.array_equal(np.array(scaled), np.array(y) * np.float32(x_scale * w_scale))
@@ -99,6 +109,6 @@ def test_error_is_within_that_of_fp32_products(dtype: str) -> None:
 
 
 def test_plan_says_what_multiplies() -> None:
-    p = plan((1, 5, 30, 52, 384), (384, *CUBE, 384), padding=1)
+    p = plan((1, 9, 60, 104, 96), (96, *CUBE, 96), padding=1)
     assert (p.algorithm, p.parts) == ("winograd", 3 if TILED else 0)
     assert ("six products of bf16" in p.reason) == TILED
