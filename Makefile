@@ -2,7 +2,8 @@
 # make test   the same for the tests
 # make lint   formatting, style and types        make format   puts the first two right
 # make package  builds a source distribution and from it a wheel in dist/, and checks what they hold
-# make wheel-macos  builds the wheel for macOS on Linux, and checks it (docs/macos_build.md)
+# make wheel-linux  the same, and makes the wheel one for other Linux machines (docs/linux_build.md)
+# make wheel-macos  builds the wheels for macOS on Linux, and checks them (docs/macos_build.md); MACOS_ARGS='--python 3.12' one
 # make develop  builds into .venv so that C++ changes rebuild only what they touch
 # make clean  removes what the others made
 #
@@ -27,7 +28,7 @@ $(error $(MISSING))
 endif
 endif
 
-.PHONY: demo test lint format package wheel-macos develop clean
+.PHONY: demo test lint format package wheel-linux wheel-macos develop clean
 
 demo: $(VENV)/.built
 	$(VENV)/bin/mlx-conv3d demo --output demo-output
@@ -40,6 +41,7 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
 	$(VENV)/bin/mypy
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(VENV)/.lint
 	$(VENV)/bin/ruff check --fix-only .
@@ -65,13 +67,20 @@ $(VENV)/.lint: $(VENV)/.built pyproject.toml
 	@$(PIP) install 'mlx-conv3d[lint,test]'
 	@touch $@
 
+$(VENV)/.wheel: $(VENV)/.built pyproject.toml
+	@$(PIP) install 'mlx-conv3d[wheel]'
+	@touch $@
+
 package: $(VENV)/.lint
 	rm -rf dist
 	$(VENV)/bin/python -m build --outdir dist
 	$(VENV)/bin/python tools/check_package.py dist
 
+wheel-linux: package $(VENV)/.wheel
+	$(VENV)/bin/python tools/linux/manylinux.py dist
+
 wheel-macos: | $(VENV)/bin/python
-	$(VENV)/bin/python tools/macos/build.py --output dist
+	$(VENV)/bin/python tools/macos/build.py --output dist $(MACOS_ARGS)
 
 define BUILD_REQUIREMENTS
 import ast, re

@@ -14,11 +14,14 @@ from rich.console import Console
 
 from . import (
     algorithms,
+    audio,
     gemm,
     gradients,
+    grouped,
     machine,
     metal,
     metal_accuracy,
+    native,
     others,
     profile,
     roofline,
@@ -41,8 +44,10 @@ SUBJECTS = {
     "algorithms": algorithms,
     "gradients": gradients,
     "training": training,
+    "grouped": grouped,
     "gemm": gemm,
     "streaming": streaming,
+    "audio": audio,
     "upsample": upsample,
     "transpose": transpose,
     "workspace": workspace,
@@ -188,6 +193,7 @@ def _metal(
 
 
 app.command("metal-accuracy")(metal_accuracy.command)
+app.command("native")(native.command)
 
 
 @app.command("workloads")

@@ -220,7 +220,7 @@ def compare(
         flops=flops,
         bytes=nbytes,
         algorithm=algorithm,
-        sides={name: _figures(timing, flops) for name, timing in timings.items()},
+        sides={name: _figures(timing, flops, nbytes) for name, timing in timings.items()},
         ratios=_ratios(timings, sides[0].name, baselines),
         differences=first.differences,
         others_cpu_share=watch.others_share,
@@ -238,13 +238,14 @@ def _ratios(timings: dict[str, Timing], ours: str, baselines: Sequence[Sequence[
     return ratios
 
 
-def _figures(timing: Timing, flops: int) -> dict[str, float]:
+def _figures(timing: Timing, flops: int, nbytes: int) -> dict[str, float]:
     return {
         "seconds": timing.seconds,
         "seconds_low": min(timing.medians),
         "seconds_high": max(timing.medians),
         "calls": timing.calls,
         "gflops": flops / timing.seconds / 1e9,
+        "gbs": nbytes / timing.seconds / 1e9,
     }
 
 

@@ -25,13 +25,15 @@ COLUMNS = (
     "side",
     "ms (low to high)",
     "GFLOP/s",
+    "GB/s",
     "roofline",
     "ratio",
 )
 RESULTS = Path(__file__).parent / "results"
 LEGEND = (
     "GFLOP/s count the direct convolution's 2*N*oD*oH*oW*O*(C/groups)*KD*KH*KW (and three times that "
-    "for forward plus both gradients), whatever algorithm runs. Roofline: the direct convolution's "
+    "for forward plus both gradients), whatever algorithm runs; GB/s count each "
+    "array once. Roofline: the direct convolution's "
     "least time on this machine's measured peak and copy bandwidth over the time taken, each array "
     "counted once; an algorithm with fewer multiplications, such as Winograd, can exceed 100 %. Times: "
     "median over trials of each trial's median, and the lowest and highest trial. Ratios: the "
@@ -122,7 +124,10 @@ def line(row: Row) -> str:
     for name, figures in row.sides.items():
         share = f" {figures['roofline_share']:.0%}" if "roofline_share" in figures else ""
         once = " (one call)" if figures["calls"] == 1 else ""
-        parts.append(f"{name} {figures['seconds'] * 1e3:.4g} ms {figures['gflops']:.4g} GFLOP/s{share}{once}")
+        parts.append(
+            f"{name} {figures['seconds'] * 1e3:.4g} ms {figures['gflops']:.4g} GFLOP/s "
+            f"{figures['gbs']:.3g} GB/s{share}{once}"
+        )
     parts += [f"{each.median:.2f}x {each.against}" for each in row.ratios]
     if (row.others_cpu_share or 0.0) > machine.BUSY_SHARE:
         parts.append(f"(others had {row.others_cpu_share:.0%} of the CPUs)")
@@ -172,7 +177,7 @@ def markdown(record: dict[str, Any], rows: list[Row], roofline: Roofline | None)
         *(f"- **{text}**" for text in record["summary"]),
         "",
         "| " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|--:|--:|---|---|--:|--:|--:|---|",
+        "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|---|",
     ]
     for row in rows:
         lines += _markdown_rows(row)
@@ -194,6 +199,7 @@ def _markdown_rows(row: Row) -> list[str]:
             name,
             f"{milliseconds[0]} ({spread})",
             f"{figures['gflops']:.4g}",
+            f"{figures['gbs']:.3g}",
             share,
             ratios if first else "",
         ]

@@ -140,11 +140,12 @@ def need_torch() -> Any:
 
 
 def torch_array(array: mx.array, channels_last: bool) -> Any:
-    """The array as a tensor of logical shape (N, C, *spatial), in channels-last or contiguous memory."""
+    """The array as a tensor of logical shape (N, C, *spatial), in channels-last or contiguous memory. A 1-D
+    layer's is always contiguous: PyTorch has no other format there."""
     torch = need_torch()
     tensor = torch.from_numpy(to_numpy(array)).to(getattr(torch, str(array.dtype).split(".")[-1]))
     tensor = tensor.movedim(-1, 1)
-    if not channels_last:
+    if not channels_last or tensor.ndim == 3:
         return tensor.contiguous()
     memory_format = torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
     return tensor.contiguous(memory_format=memory_format)

@@ -157,6 +157,27 @@ std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& 
   return {name_of(chosen.stock() ? Algorithm::stock : chosen.plan->algorithm()), chosen.reason};
 }
 
+/// kGroupedKernels as Python has it; 0 stands for any number.
+nb::list cpu_kernels() {
+  nb::list kernels;
+  for (const GroupedKernel& k : kGroupedKernels.at) {
+    nb::dict d;
+    d["name"] = name_of(k);
+    d["family"] = name_of(k.family);
+    d["algorithm"] = name_of(Algorithm::grouped);
+    d["rank"] = k.rank;
+    d["group_in"] = k.group_in;
+    d["group_out"] = k.group_out;
+    d["taps"] = nb::make_tuple(k.taps[0], k.taps[1], k.taps[2]);
+    nb::list types;
+    for (Dtype type : {Dtype::float32, Dtype::float16, Dtype::bfloat16}) types.append(name_of(type));
+    d["dtypes"] = types;
+    d["constraints"] = constraints_of(k);
+    kernels.append(d);
+  }
+  return kernels;
+}
+
 nb::dict to_dict(const Candidate& c) {
   nb::dict d;
   d["algorithm"] = name_of(c.algorithm);
@@ -166,6 +187,7 @@ nb::dict to_dict(const Candidate& c) {
   d["flops"] = c.flops;
   d["bytes"] = c.bytes;
   d["workspace"] = c.workspace;
+  d["parts"] = c.algorithm == Algorithm::winograd ? 0 : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
     d["pixels"] = name_of(c.winograd.pixels);
@@ -306,6 +328,7 @@ NB_MODULE(_ext, m) {
         return previous;
       },
       "bytes"_a);
+  m.def("cpu_kernels", &conv3d::cpu_kernels);
   m.def("isa", &conv3d::cpu::isa);
   m.def("threads", &conv3d::cpu::threads);
   m.def(

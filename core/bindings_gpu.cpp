@@ -4,12 +4,18 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 
+#include "core/apple_devices.h"
+#include "core/bindings_metal.h"
+#include "core/environment.h"
 #include "core/gpu_device.h"
 #include "core/self_check.h"
+#include "core/self_check_cases.h"
+#include "metal/run.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -23,6 +29,17 @@ using PythonWarn = std::function<void(const std::string&)>;
 void warn(const std::string& message) {
   nb::gil_scoped_acquire held;
   if (PyErr_WarnEx(PyExc_RuntimeWarning, message.c_str(), 1) != 0) throw nb::python_error();
+}
+
+/// Before first use, as if their checks had failed.
+void switch_off_by_name(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    if (const auto family = family_named(name)) {
+      live_self_checks().fail(*family, Dtype::float32, "MLX_CONV3D_SWITCH_OFF names them");
+    } else {
+      warn("mlx_conv3d: MLX_CONV3D_SWITCH_OFF: there are no Metal kernels '" + name + "'");
+    }
+  }
 }
 
 KernelFamily require_family(const std::string& name) {
@@ -86,6 +103,45 @@ nb::dict to_dict(const Device& device) {
   return d;
 }
 
+/// The cases of a check as a GPU's Programs, with the values that it compares.
+nb::list cases(const std::string& gpu, const std::string& family, const std::string& dtype) {
+  nb::list list;
+  for (const SelfCheckCase& c :
+       self_check_cases(require_family(family), require_dtype(dtype), apple_device(gpu))) {
+    const std::vector<mx::array> inputs = self_check_inputs(c);
+    nb::dict operands, d;
+    const char* names[] = {"x", "w", "bias"};
+    for (size_t i = 0; i < inputs.size(); ++i) operands[names[i]] = inputs[i];
+    d["problem"] = c.problem.describe();
+    d["algorithm"] = name_of(c.candidate.algorithm);
+    d["program"] = program_dict(c.problem, c.candidate, {});
+    d["operands"] = operands;
+    d["expected"] = self_check_expected(c, inputs);
+    list.append(d);
+  }
+  return list;
+}
+
+double tolerance(const std::string& dtype) { return self_check_tolerance(require_dtype(dtype)); }
+
+bool run_self_check(const std::string& family, const std::string& dtype) {
+  if (live_gpu() == nullptr) throw std::runtime_error("[mlx_conv3d] there is no Metal GPU.");
+  return usable(live_self_checks(), family, dtype);
+}
+
+void compile_kernel(const std::string& source, const std::string& kernel,
+                    const std::map<int, std::variant<bool, int>>& constants, int64_t threads) {
+  metal::Step step;
+  step.source = source;
+  step.kernel = kernel;
+  step.threadgroup = {threads, 1, 1};
+  for (const auto& [index, value] : constants) step.constants.push_back({index, value});
+  metal::Program program;
+  program.steps.push_back(std::move(step));
+  nb::gil_scoped_release released;
+  metal::compile(program);
+}
+
 }  // namespace
 
 void bind_gpu(nb::module_& m) {
@@ -95,7 +151,12 @@ void bind_gpu(nb::module_& m) {
       .def("switched_off", &switched_off)
       .def("results", &results);
   live_self_checks().set_warn(warn);
+  switch_off_by_name(names_in("MLX_CONV3D_SWITCH_OFF"));
   m.def("self_checks", [] { return results(live_self_checks()); });
+  m.def("run_self_check", &run_self_check, "family"_a, "dtype"_a);
+  m.def("self_check_cases", &cases, "gpu"_a, "family"_a, "dtype"_a);
+  m.def("self_check_tolerance", &tolerance, "dtype"_a);
+  m.def("compile_kernel", &compile_kernel, "source"_a, "kernel"_a, "constants"_a, "threads"_a);
   m.def("switched_off", [] { return switched_off(live_self_checks()); });
   m.def("gpu", []() -> nb::object {
     const Device* device = live_gpu();

@@ -123,14 +123,6 @@ std::vector<std::string> kernel_names() {
   return names;
 }
 
-const std::string& kernel_source(const std::string& name) {
-  const auto found = metal::kernel_sources().find(name);
-  if (found == metal::kernel_sources().end()) {
-    throw std::invalid_argument("name must be one of kernel_names(), got '" + name + "'.");
-  }
-  return found->second;
-}
-
 }  // namespace
 
 nb::object program_dict(const ConvProblem& problem, const Candidate& candidate, const Strides& strides) {
@@ -148,7 +140,7 @@ nb::object program_dict(const ConvProblem& problem, const Candidate& candidate, 
 void bind_metal(nb::module_& m) {
   m.def("gpus", &gpus);
   m.def("kernel_names", &kernel_names);
-  m.def("kernel_source", &kernel_source, nb::arg("name"));
+  m.def("kernel_source", &metal::kernel_source, nb::arg("name"));
 }
 
 }  // namespace mlx_conv3d

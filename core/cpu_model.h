@@ -12,10 +12,16 @@
 namespace mlx_conv3d::cpu_model {
 
 // Measured on AVX-512: the share of the multiply-add peak that the transform-domain products reach, and the
-// transforms' speed per thread in floats written. Machines scale with `gflops`.
+// transforms' speed per thread in floats written. Machines scale with `gflops`, from a core's kCoreFlops.
+constexpr double kCoreFlops = 135e9;
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
+
+// The same of AMX, by the number of bf16 parts: its products, and per thread items packed into slabs and
+// weights packed.
+constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
+constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
 
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.
 inline int64_t lanes(int64_t n, const Device& device) {

@@ -18,7 +18,7 @@ struct Device {
   int64_t cache_bytes = int64_t{1} << 20;  ///< per-core cache that a working set should fit
   int family = 0;                  ///< Apple GPU family (7 is M1's), 0 for a CPU; the rest is for GPUs too
   int64_t system_cache_bytes = 0;  ///< system-level cache, shared by all cores
-  double matrix_gflops = 0;        ///< 16-bit peak of separate matrix units, which MLX's own kernels use
+  double matrix_gflops = 0;        ///< 16-bit peak of separate matrix units over all cores, nominal
   uint8_t switched_off = 0;        ///< kernel families that this process does not use (core/kernel_family.h)
   std::string note;                ///< whose figures these are where the machine's own are not known
 };

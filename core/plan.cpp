@@ -19,7 +19,7 @@ std::atomic<int64_t> limit_in_force{kDefaultWorkspaceLimit};
 bool padded_anywhere(const ConvProblem& p) { return p.padded(0) || p.padded(1) || p.padded(2); }
 
 Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorithm algorithm,
-                   const WinogradForm& only = {}) {
+                   const Candidate* like = nullptr) {
   Candidate c;
   c.algorithm = algorithm;
   c.reason = illegal_reason(p, algorithm);
@@ -28,7 +28,7 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
   if (d.kind == Device::Kind::gpu) {
     consider_gpu(p, d, limit, c);
   } else {
-    consider_cpu(p, d, limit, only, c);
+    consider_cpu(p, d, limit, like, c);
   }
   return c;
 }
@@ -43,7 +43,7 @@ Candidate consider_per_frame(const ConvProblem& p, const Device& d, int64_t limi
   few.input[kDepth] = (kPlannedFrames - 1) * p.stride[kDepth] + 1;
   const Candidate of_few = consider(few, d, limit, algorithm);
   if (!of_few.legal) return of_few;
-  Candidate c = consider(p, d, limit, algorithm, of_few.winograd.form());
+  Candidate c = consider(p, d, limit, algorithm, &of_few);
   c.cost = of_few.cost;
   return c;
 }
@@ -164,6 +164,16 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
 }
 
 bool is_direct(const ConvProblem& p) { return p.groups > 1 && p.group_in() <= 32 && p.group_out() <= 32; }
+
+bool is_one_tap_per_output(const ConvProblem& p) {
+  if (p.groups != 1 || p.stride != kOnes || p.dilation != kOnes || p.upsampled()) return false;
+  for (int axis : {kDepth, kHeight, kWidth}) {
+    const int64_t dilation = p.input_dilation[axis], last = (p.stored(axis) - 1) * dilation + p.pad_lo[axis];
+    const bool covered = p.pad_lo[axis] >= 0 && p.pad_lo[axis] < dilation && last >= p.output(axis) - 1;
+    if (p.kernel[axis] != dilation || p.pad_mode[axis] != PadMode::zeros || !covered) return false;
+  }
+  return true;
+}
 
 Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
                std::optional<Algorithm> forced) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/plan_grouped.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -77,13 +78,42 @@ inline int64_t winograd_depth_floats(int64_t channel_pitch, int64_t panel) {
   return winograd_depth_rows(channel_pitch) * (4 * channel_pitch + panel);
 }
 
+/// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs
+/// in each of `frames` frames, by `task_panels` panels of 32 output channels.
+struct TilePlan {
+  int parts = 0;  ///< bf16 parts that operands are split into; 0: the unit is not used
+  int64_t rows = 0, cols = 0, frames = 0;
+  int64_t task_panels = 0;
+  int64_t panels = 0;  ///< whose sums are held at a time
+};
+
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
 struct GemmPlan {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
+  TilePlan tile{};             ///< used first; the rest is for data that it does not fit
+  /// Output frames, rows and columns of a task that copies the input rows it meets once, for all their taps;
+  /// 0 where the inputs are gathered for each position.
+  int64_t tile_frames = 0, tile_rows = 0, tile_cols = 0;
+
+  bool joined_phases = false;  ///< transposed: all phases read the same rows in one task
+
+  bool buffers_rows() const { return tile_rows > 0; }
 };
+
+/// Whether each output of a transposed convolution is one input times one tap, with none left over: a kernel
+/// as large as its stride.
+bool is_one_tap_per_output(const ConvProblem& problem);
+/// Of a padded input axis, the positions that `outputs` neighbouring outputs span.
+inline int64_t input_span(const ConvProblem& p, int axis, int64_t outputs) {
+  return (outputs - 1) * p.stride[axis] + (p.kernel[axis] - 1) * p.dilation[axis] + 1;
+}
+/// Floats of the rows that a tile of outputs of one frame and group meets.
+inline int64_t row_buffer_floats(const ConvProblem& p, int64_t rows, int64_t cols) {
+  return p.kernel[kDepth] * input_span(p, kHeight, rows) * input_span(p, kWidth, cols) * p.group_in();
+}
 
 struct Candidate {
   Algorithm algorithm = Algorithm::implicit_gemm;
@@ -95,6 +125,7 @@ struct Candidate {
   int64_t workspace = 0;
   WinogradPlan winograd;
   GemmPlan gemm;
+  GroupedPlan grouped;
 };
 
 struct Plan {
@@ -139,6 +170,7 @@ struct WeightGradientPlan {
   int64_t cols = 0;
   int64_t splits = 1;
   bool direct = false;    ///< few channels per group: lane by lane, no GEMM
+  GroupedPlan grouped;    ///< with a kernel: its rows, no GEMM
   WinogradPlan winograd;  ///< tiles > 0: the sums are taken in the transform domain
   int64_t in_slice = 0;   ///< of winograd: input channels whose sums are held at a time
   double cost = 0;        ///< modelled seconds; 0 for direct

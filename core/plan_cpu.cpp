@@ -14,6 +14,110 @@ namespace {
 
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
+constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's share of it
+constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
+/// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
+constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9;
+constexpr double kRowShare = 0.66;  ///< of the peak, that products over such rows reach
+
+/// Of `pixels` inputs for each output position, what is copied for all blocks of output channels.
+double gathered_floats(const ConvProblem& p, double pixels, const GemmPlan& g, const Device& d) {
+  return static_cast<double>(p.out_positions() * p.in_channels * divide_up(lanes(p.group_out(), d), g.cols)) *
+         pixels;
+}
+
+/// What a product costs for which `gathered` floats are copied at so many a second.
+void price_gemm(const ConvProblem& p, const Device& d, double gathered, double gather_rate,
+                int64_t packed_bytes, Candidate& c) {
+  const int64_t out_lanes = lanes(p.group_out(), d);
+  const double rows = static_cast<double>(p.out_positions());
+  const double k =
+      static_cast<double>(p.taps() * p.group_in()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
+  // Narrow products sum their vectors' lanes at the end of each block.
+  const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
+  const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
+  c.flops = 2.0 * rows * k * padded_lanes;
+  c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
+  const double scale = d.gflops * 1e9 / d.cores / kCoreFlops;
+  c.cost = c.flops / (d.gflops * 1e9 * kGatherShare) + gathered / (gather_rate * d.cores * scale) +
+           static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
+           rows * padded_lanes / (1.5e9 * d.cores * scale) + 2 * p.groups * kStepSeconds;
+}
+
+/// Whether copying `pixels` inputs for each output position as whole rows beats gathering one for each tap.
+/// Many output channels make up for the gathering, and products of its dense blocks are faster.
+bool rows_pay(const ConvProblem& p, const Device& d, double pixels) {
+  if (is_narrow(p)) return true;
+  // Rows of a product a KiB apart meet in a few sets of the cache.
+  if (p.stride[kWidth] * p.group_in() % 256 == 0) return false;
+  const double taps = static_cast<double>(p.taps());
+  const double flops = 2.0 * taps * static_cast<double>(lanes(p.group_out(), d));
+  const double saved = taps / kGatherFloats - pixels / kRowFloats;
+  return saved > flops / kCoreFlops * (1 / kRowShare - 1 / kGatherShare);
+}
+
+/// Output rows and columns, and how many pixels of all depth taps' rows are met for each of its positions.
+struct RowTile {
+  int64_t rows = 0, cols = 0;
+  double pixels = 0;
+};
+
+/// The tile that meets the fewest, of those whose input rows fit half the cache; no rows if none does.
+RowTile best_row_tile(const ConvProblem& p, const Device& d) {
+  const int64_t height = p.output(kHeight), width = p.output(kWidth), most_floats = d.cache_bytes / 2 / 4;
+  const int64_t most_positions = is_narrow(p) ? kNarrowTile : kRowTile;
+  RowTile best;
+  for (int64_t pieces = divide_up(width, kMostTileCols); pieces <= width; pieces *= 2) {
+    RowTile tile{1, divide_up(width, pieces), 0};
+    if (tile.cols < kLeastTileCols && best.rows > 0) break;
+    if (row_buffer_floats(p, 1, tile.cols) > most_floats) continue;
+    while (tile.rows < height && (tile.rows + 1) * tile.cols <= most_positions &&
+           row_buffer_floats(p, tile.rows + 1, tile.cols) <= most_floats) {
+      ++tile.rows;
+    }
+    tile.pixels = static_cast<double>(row_buffer_floats(p, tile.rows, tile.cols) / p.group_in()) /
+                  static_cast<double>(tile.rows * tile.cols);
+    if (best.rows == 0 || tile.pixels < 0.9 * best.pixels) best = tile;
+  }
+  return best;
+}
+
+/// Tiles of output rows and columns whose input rows fit the cache; false where they do not pay. Which it is
+/// does not depend on the number of frames (see kPlannedFrames).
+bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  const int64_t height = p.output(kHeight), width = p.output(kWidth);
+  if (height * width * p.group_in() == 0) return false;
+  const RowTile tile = best_row_tile(p, d);
+  int64_t rows = tile.rows, cols = tile.cols, frames = p.output(kDepth);
+  if (rows == 0 || !rows_pay(p, d, tile.pixels)) return false;
+  const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
+  const int64_t packed_bytes = p.taps() * p.group_in() * out_lanes * 4;
+  const int64_t thread_floats = row_buffer_floats(p, rows, cols) + rows * cols * panel;
+  const int64_t zeros = input_span(p, kWidth, cols) * p.group_in();
+  const int64_t slack = 4096 + 64 * d.cores * (p.kernel[kDepth] + 1);
+  c.workspace = packed_bytes + 4 * (d.cores * thread_floats + zeros) + slack;
+  if (c.workspace > limit) return false;
+  GemmPlan g;
+  g.depth = is_narrow(p) ? kNarrowDepthBlock : kDepthBlock;
+  g.cols = round_up(out_lanes, panel);
+  // Enough tasks to keep every thread busy to the end.
+  const auto tasks = [&] {
+    return p.batch * divide_up(p.output(kDepth), frames) * divide_up(height, rows) * divide_up(width, cols) *
+           divide_up(out_lanes, g.cols);
+  };
+  while (tasks() < 4 * d.cores && frames > 1) frames = divide_up(frames, 2);
+  while (tasks() < 4 * d.cores && rows > 1) rows = divide_up(rows, 2);
+  while (tasks() < 2 * d.cores && g.cols > panel) g.cols = round_up(g.cols / 2, panel);
+  while (tasks() < 2 * d.cores && cols > 16) cols = divide_up(cols, 2);
+  g.rows = rows * cols;
+  g.tile_frames = frames;
+  g.tile_rows = rows;
+  g.tile_cols = cols;
+  c.gemm = g;
+  price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), kRowFloats, packed_bytes, c);
+  return true;
+}
+constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
 
 /// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
 /// once.
@@ -50,34 +154,51 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   c.gemm = g;
   c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
 
-  const double rows = static_cast<double>(p.out_positions());
-  const double k =
-      static_cast<double>(p.taps() * p.group_in()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
-  // Narrow products sum their vectors' lanes at the end of each block.
-  const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
-  const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
-  c.flops = 2.0 * rows * k * padded_lanes;
-  const double gathered = rows * k * static_cast<double>(p.groups) * divide_up(out_lanes, g.cols);
-  c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
-  const double scale = d.gflops / d.cores / 135.0;
-  c.cost = c.flops / (d.gflops * 1e9 * kGatherShare) + gathered / (1.5e9 * d.cores * scale) +
-           static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
-           rows * padded_lanes / (1.5e9 * d.cores * scale) + 2 * p.groups * kStepSeconds;
+  const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
+  price_gemm(p, d, gathered_floats(p, taps, g, d), kGatherFloats, packed_bytes, c);
   return true;
 }
 
-void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c,
+/// Rows of a task of all phases that fit the limit.
+bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (is_narrow(p) || !is_one_tap_per_output(p)) return false;
+  const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
+  const int64_t row_floats = p.in_channels + d.vector_width + out_lanes;
+  const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;
+  GemmPlan g;
+  g.rows = kRowBlock;
+  const auto bytes = [&] { return 4 * (packed + d.cores * g.rows * row_floats) + slack; };
+  while (g.rows > 16 && (bytes() > limit || g.rows * row_floats * 4 > d.cache_bytes)) g.rows /= 2;
+  if (bytes() > limit) return false;
+  const int64_t positions = p.batch * p.stored(kDepth) * p.stored(kHeight) * p.stored(kWidth);
+  while (g.rows > 16 && divide_up(positions, g.rows) < 4 * d.cores) g.rows /= 2;
+  g.depth = kDepthBlock;
+  g.cols = out_lanes;
+  g.joined_phases = true;
+  c.gemm = g;
+  c.workspace = bytes();
+  price_gemm(p, d, static_cast<double>(positions * p.in_channels), kRowFloats, 4 * packed, c);
+  return true;
+}
+
+void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c,
                    const std::string& reason) {
   int64_t taps_held = p.kernel[0], extra = 0;
   if (c.algorithm == Algorithm::taps) {
     taps_held = 1;
     if (p.out_type != Dtype::float32) extra = round_up(p.out_positions() * p.out_channels * 4, 64);
   }
-  if (!fit_gemm(p, d, limit, taps_held, extra, c)) {
+  const bool whole_taps = c.algorithm == Algorithm::patchify || c.algorithm == Algorithm::implicit_gemm;
+  c.reason = reason;
+  if (whole_taps && fit_rows(p, d, limit, c)) {
+    c.reason += ", over input rows that are copied once for all taps";
+  } else if (c.algorithm == Algorithm::transposed && fit_joined_phases(p, d, limit, c)) {
+    c.reason = "one product for all phases of the dilated input, none with zeros";
+  } else if (!fit_gemm(p, d, limit, taps_held, extra, c)) {
     refuse(c, limit);
     return;
   }
-  c.reason = reason;
+  if (c.algorithm != Algorithm::taps) consider_cpu_tiles(p, d, limit, like, c);
   if (c.algorithm == Algorithm::taps) {
     const double sums = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
     c.bytes += 8.0 * sums * static_cast<double>(p.kernel[0] - 1);
@@ -88,9 +209,31 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, Candida
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 
-void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+/// By one of kGroupedKernels; false where there is none, or its workspace is too large.
+bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  c.grouped = make_grouped_plan(p, d);
+  if (c.grouped.kernel < 0) return false;
+  const ConvProblem folded = fold_rows(p);
+  c.workspace = std::max(grouped_workspace(p, d, c.grouped),
+                         grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+  if (c.workspace > limit) {
+    c.grouped = {};
+    return false;
+  }
+  c.flops = p.direct_flops() / phases(p);
+  c.bytes = p.operand_bytes();
+  const double idle = static_cast<double>(round_up(p.out_channels, d.vector_width)) /
+                      static_cast<double>(std::max<int64_t>(1, p.out_channels));
+  c.cost = c.flops * idle / (d.gflops * 1e9 * kGroupedShare) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
+  c.reason = "kernel " + name_of(kGroupedKernels.at[c.grouped.kernel]);
+  return true;
+}
+
+void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                      Candidate& c) {
+  if (consider_grouped_kernel(p, d, limit, c)) return;
   if (!is_direct(p)) {
-    consider_gemm(p, d, limit, c, "one blocked product per group");
+    consider_gemm(p, d, limit, like, c, "one blocked product per group");
     return;
   }
   const int64_t pitch = lanes(p.out_channels, d);
@@ -120,32 +263,31 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
 
 }  // namespace
 
-void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
-                  Candidate& c) {
+void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c) {
   switch (c.algorithm) {
     case Algorithm::winograd:
-      consider_cpu_winograd(p, d, limit, only, c);
+      consider_cpu_winograd(p, d, limit, like ? like->winograd.form() : WinogradForm{}, c);
       break;
     case Algorithm::taps:
-      consider_gemm(p, d, limit, c, "one 2-D convolution per depth tap, summed in fp32 in place");
+      consider_gemm(p, d, limit, like, c, "one 2-D convolution per depth tap, summed in fp32 in place");
       break;
     case Algorithm::temporal:
-      consider_gemm(p, d, limit, c, "one product per depth tap over whole frames, read in place");
+      consider_gemm(p, d, limit, like, c, "one product per depth tap over whole frames, read in place");
       break;
     case Algorithm::pointwise:
-      consider_gemm(p, d, limit, c, "one matrix product");
+      consider_gemm(p, d, limit, like, c, "one matrix product");
       break;
     case Algorithm::patchify:
-      consider_gemm(p, d, limit, c, "one matrix product over the patches");
+      consider_gemm(p, d, limit, like, c, "one matrix product over the patches");
       break;
     case Algorithm::grouped:
-      consider_grouped(p, d, limit, c);
+      consider_grouped(p, d, limit, like, c);
       break;
     case Algorithm::transposed:
-      consider_gemm(p, d, limit, c, "one product per phase of the dilated input, none with zeros");
+      consider_gemm(p, d, limit, like, c, "one product per phase of the dilated input, none with zeros");
       break;
     case Algorithm::implicit_gemm:
-      consider_gemm(p, d, limit, c, "blocked product with inputs gathered block by block");
+      consider_gemm(p, d, limit, like, c, "blocked product");
       break;
     case Algorithm::stock:
       consider_stock(p, d, c);

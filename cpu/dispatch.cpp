@@ -4,14 +4,23 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cpu/simd/kernels.h"
+#include "cpu/simd/tile_kernels.h"
+
+#if defined(MLX_CONV3D_HAS_amx)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace mlx_conv3d::cpu {
 
 #if defined(MLX_CONV3D_HAS_avx512)
-extern const Kernels kernels_sse42, kernels_avx2, kernels_avx512;
+extern const Kernels kernels_sse2, kernels_avx2, kernels_avx512;
 #else
 extern const Kernels kernels_neon;
+#endif
+#if defined(MLX_CONV3D_HAS_amx)
+extern const TileKernels tile_kernels_amx;
 #endif
 
 namespace {
@@ -19,13 +28,36 @@ namespace {
 #if defined(MLX_CONV3D_HAS_avx512)
 bool allowed(const char* isa, const char* ceiling) {
   if (ceiling == nullptr) return true;
-  const char* order[] = {"sse42", "avx2", "avx512"};
+  const char* order[] = {"sse2", "avx2", "avx512", "amx"};
   for (const char* name : order) {
     if (std::strcmp(name, isa) == 0) return true;
     if (std::strcmp(name, ceiling) == 0) return false;
   }
   return true;
 }
+
+#if defined(MLX_CONV3D_HAS_amx)
+bool has_tiles() {
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kAvx512Bf16) == 0) return false;
+  // Linux lends the tiles' state only to a process that asks for it.
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+/// AVX-512 and, beside it, the matrix unit.
+const Kernels& with_tiles() {
+  static const Kernels table = [] {
+    Kernels k = kernels_avx512;
+    k.isa = "amx";
+    k.tiles = &tile_kernels_amx;
+    return k;
+  }();
+  return table;
+}
+#endif
 
 const Kernels& detect() {
   const char* ceiling = std::getenv("MLX_CONV3D_ISA");
@@ -36,9 +68,12 @@ const Kernels& detect() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
+#if defined(MLX_CONV3D_HAS_amx)
+  if (avx512 && allowed("amx", ceiling) && has_tiles()) return with_tiles();
+#endif
   if (avx512 && allowed("avx512", ceiling)) return kernels_avx512;
   if (avx2 && allowed("avx2", ceiling)) return kernels_avx2;
-  return kernels_sse42;
+  return kernels_sse2;
 }
 #else
 const Kernels& detect() { return kernels_neon; }

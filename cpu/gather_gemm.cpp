@@ -9,6 +9,7 @@
 
 #include "cpu/row_gather.h"
 #include "cpu/threads.h"
+#include "cpu/weight_panel.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -57,7 +58,7 @@ class Product {
     if (plan_.packed_weights) {
       parallel_for(panels_.count() * static_cast<int64_t>(blocks.size()), [&](int64_t i, int) {
         const int64_t panel = i % panels_.count(), b = i / panels_.count();
-        pack_weights(g, panel, offsets[b], packed + width_ * starts[b]);
+        pack_weight_panel(p_, operands_.w, g, panels_, panel, offsets[b], packed + width_ * starts[b]);
       });
     }
     const int64_t row_blocks = by_plane_ ? (rows_.plane_rows() + plan_.rows - 1) / plan_.rows
@@ -73,32 +74,6 @@ class Product {
       task(blocks, starts, offsets, g, by_plane_ ? plane : -1, begin, end - begin, col_block, packed, sums,
            first, last, thread);
     });
-  }
-
-  void pack_weights(int64_t g, int64_t panel, const std::vector<int64_t>& offsets, float* block) const {
-    if (is_narrow(p_)) return pack_narrow_weights(g, offsets, block);
-    const int64_t lane = panels_.first_vector(panel) * k_.width, item = item_size(operands_.w.type);
-    GemmWeightPanel out{};
-    out.w = operands_.w;
-    out.w.data =
-        static_cast<const char*>(operands_.w.data) + (g * p_.group_out() + lane) * out.w.stride[0] * item;
-    out.offsets = offsets.data();
-    out.k = static_cast<int64_t>(offsets.size());
-    out.out_channels = p_.group_out() - lane;
-    out.vectors = panels_.vectors(panel);
-    out.out = block + lane * out.k;
-    k_.pack_weight(out);
-  }
-
-  void pack_narrow_weights(int64_t g, const std::vector<int64_t>& offsets, float* block) const {
-    const WeightView& w = operands_.w;
-    const int64_t k = static_cast<int64_t>(offsets.size());
-    for (int64_t o = 0; o < p_.group_out(); ++o) {
-      const char* from =
-          static_cast<const char*>(w.data) + (g * p_.group_out() + o) * w.stride[0] * item_size(w.type);
-      for (int64_t i = 0; i < k; ++i)
-        k_.to_float(w.type, from + offsets[i] * item_size(w.type), block + o * k + i, 1);
-    }
   }
 
   void task(const Blocks& blocks, const std::vector<int64_t>& starts,
@@ -164,11 +139,11 @@ class Product {
       const float* b = packed + width_ * start + lane * k;
       if (!plan_.packed_weights) {
         float* own = own_weights_[thread] - col_begin * k;
-        pack_weights(g, panel, offsets, own);
+        pack_weight_panel(p_, operands_.w, g, panels_, panel, offsets, own);
         b = own + lane * k;
       }
       if (is_narrow(p_)) {
-        k_.gemm_narrow(count, static_cast<int>(p_.group_out()), k, a, lda, b, k, c, cols_, accumulate);
+        k_.gemm_narrow(count, static_cast<int>(p_.group_out()), k, {&a, 1}, lda, b, k, c, cols_, accumulate);
       } else {
         k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_,
                 accumulate, {});

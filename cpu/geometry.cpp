@@ -5,7 +5,7 @@
 
 namespace mlx_conv3d::cpu {
 
-std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases) {
+std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases, bool with_sources) {
   const int64_t out = p.output(axis), dilation = p.input_dilation[axis];
   const int64_t period = split_phases ? dilation / std::gcd(p.stride[axis], dilation) : 1;
   std::vector<AxisPhase> phases;
@@ -13,14 +13,16 @@ std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_ph
     AxisPhase phase;
     phase.first = first;
     phase.step = period;
+    phase.stride = period * p.stride[axis];
     phase.count = (out - first + period - 1) / period;
     for (int64_t k = 0; k < p.kernel[axis]; ++k) {
       const int64_t start = first * p.stride[axis] + k * p.dilation[axis] - p.pad_lo[axis];
       // All positions of the phase meet the same residue, so the first one tells for all.
       if (split_phases && ((start % dilation) + dilation) % dilation != 0) continue;
       phase.taps.push_back(p.flip ? p.kernel[axis] - 1 - k : k);
-      for (int64_t j = 0; j < phase.count; ++j) {
-        phase.sources.push_back(p.source_index(axis, start + j * period * p.stride[axis]));
+      phase.starts.push_back(start);
+      for (int64_t j = 0; with_sources && j < phase.count; ++j) {
+        phase.sources.push_back(p.source_index(axis, start + j * phase.stride));
       }
     }
     phases.push_back(std::move(phase));

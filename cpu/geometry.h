@@ -52,14 +52,18 @@ class Input {
 /// input dilation s there are up to s such phases; without, one.
 struct AxisPhase {
   int64_t first = 0, step = 1, count = 0;
-  std::vector<int64_t> taps;     ///< weight index along the axis (flip applied) of each tap that meets input
-  std::vector<int64_t> sources;  ///< [tap][position]: index into the logical input, or -1 for a zero
+  std::vector<int64_t> taps;  ///< weight index along the axis (flip applied) of each tap that meets input
+  std::vector<int64_t>
+      sources;                  ///< [tap][position]: index into the logical input, or -1 for a zero; if asked
+  int64_t stride = 1;           ///< from position to position on the padded (and dilated) axis
+  std::vector<int64_t> starts;  ///< of each tap: where position 0 meets it there
 
   int64_t tap_count() const { return static_cast<int64_t>(taps.size()); }
   int64_t source(int64_t tap, int64_t j) const { return sources[static_cast<size_t>(tap * count + j)]; }
 };
 
 /// With `split_phases`, positions are split so that no tap of a phase falls between dilated inputs.
-std::vector<AxisPhase> axis_phases(const ConvProblem& problem, int axis, bool split_phases);
+std::vector<AxisPhase> axis_phases(const ConvProblem& problem, int axis, bool split_phases,
+                                   bool with_sources = true);
 
 }  // namespace mlx_conv3d::cpu

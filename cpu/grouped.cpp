@@ -1,18 +1,18 @@
 #include "cpu/grouped.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
-#include "cpu/gather_gemm.h"
+#include "cpu/grouped_forward.h"
 #include "cpu/threads.h"
+#include "cpu/tile_gemm.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
 
 void pack_weights(const ConvProblem& p, const DirectTasks& tasks, const WeightView& w, float* out) {
   const Kernels& k = kernels();
-  for (const DirectTasks::Phase& phase : tasks.phases()) {
+  for (const RowPhase& phase : tasks.phases()) {
     const std::vector<int64_t> offsets = tasks.weight_offsets(phase, w);
     parallel_for(tasks.vectors(), [&](int64_t v, int) {
       GemmWeightPanel panel{};
@@ -67,7 +67,7 @@ DirectTasks::DirectTasks(const ConvProblem& problem, const Operands& operands)
       input_(problem, operands),
       d_(axis_phases(problem, kDepth, false).front()),
       h_(axis_phases(problem, kHeight, false).front()),
-      phases_(make_phases()),
+      phases_(row_phases(problem, d_, h_)),
       zeros_(static_cast<size_t>(problem.in_channels * 4 + 64)),
       rows_(problem.batch * d_.count * h_.count),
       pixels_(static_cast<size_t>(thread_count())) {
@@ -89,47 +89,11 @@ DirectTasks::DirectTasks(const ConvProblem& problem, const Operands& operands)
           {0, static_cast<int64_t>(i), positions * part / parts, positions * (part + 1) / parts});
     }
     columns_ = std::max(columns_, phases_[i].columns(kDirectPositions));
+    std::vector<int64_t> columns(phases_[i].axis.taps.empty() ? 0 : phases_[i].columns(positions));
+    for (size_t q = 0; q < columns.size(); ++q) columns[q] = phases_[i].column(p_, static_cast<int64_t>(q));
+    columns_of_.push_back(std::move(columns));
   }
   for (auto& list : pixels_) list.resize(static_cast<size_t>(d_.tap_count() * h_.tap_count() * columns_));
-}
-
-std::vector<DirectTasks::Phase> DirectTasks::make_phases() const {
-  const int64_t dilated = p_.input_dilation[kWidth], spread = p_.dilation[kWidth];
-  const int64_t tap_step = dilated / std::gcd(spread, dilated);
-  std::vector<Phase> phases;
-  int64_t weights = 0;
-  for (AxisPhase& axis : axis_phases(p_, kWidth, true)) {
-    Phase phase;
-    phase.stride = axis.step * p_.stride[kWidth] / dilated;
-    phase.dilation = tap_step * spread / dilated;
-    phase.first_weight = weights;
-    weights += d_.tap_count() * h_.tap_count() * axis.tap_count() * p_.group_in();
-    phase.axis = std::move(axis);
-    if (!phase.axis.taps.empty()) {
-      const int64_t listed = phase.axis.taps.front();
-      const int64_t tap = p_.flip ? p_.kernel[kWidth] - 1 - listed : listed;
-      const int64_t start = phase.axis.first * p_.stride[kWidth] + tap * spread - p_.pad_lo[kWidth];
-      for (int64_t q = 0; q < phase.columns(phase.axis.count); ++q) {
-        phase.column_of.push_back(p_.source_index(kWidth, start + q * dilated));
-      }
-    }
-    phases.push_back(std::move(phase));
-  }
-  return phases;
-}
-
-std::vector<int64_t> DirectTasks::weight_offsets(const Phase& phase, const WeightView& w) const {
-  std::vector<int64_t> offsets;
-  for (int64_t kd : d_.taps) {
-    for (int64_t kh : h_.taps) {
-      for (int64_t kw : phase.axis.taps) {
-        for (int64_t c = 0; c < p_.group_in(); ++c) {
-          offsets.push_back(kd * w.stride[1] + kh * w.stride[2] + kw * w.stride[3] + c * w.stride[4]);
-        }
-      }
-    }
-  }
-  return offsets;
 }
 
 int64_t DirectTasks::pitch() const { return vectors_ * kernels().width; }
@@ -144,7 +108,7 @@ DirectTasks::Piece DirectTasks::piece(int64_t i) const {
 DirectRow DirectTasks::row(const Piece& piece, int thread) {
   const int64_t oh = piece.row % h_.count, od = piece.row / h_.count % d_.count,
                 n = piece.row / h_.count / d_.count;
-  const Phase& phase = phases_[piece.phase];
+  const RowPhase& phase = phases_[piece.phase];
   const int64_t positions = piece.end - piece.begin, first = piece.begin * phase.stride;
   const int64_t used = phase.axis.taps.empty() ? 0 : phase.columns(positions);
   const void** to = pixels_[thread].data();
@@ -155,7 +119,7 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
       const int64_t sh = h_.source(kh, oh);
       const bool nothing = sd < 0 || sh < 0;
       for (int64_t t = 0; t < used; ++t) {
-        const int64_t sw = phase.column_of[static_cast<size_t>(first + t)];
+        const int64_t sw = columns_of_[piece.phase][static_cast<size_t>(first + t)];
         to[t] = nothing  ? nullptr
                 : sw < 0 ? zeros_.data()
                          : frame.data + sh * frame.row_stride + sw * frame.col_stride;
@@ -178,12 +142,14 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
   return row;
 }
 
-void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
+void grouped(const ConvProblem& problem, const Candidate& plan, const Operands& operands,
              Workspace& workspace) {
-  if (is_direct(problem)) {
+  if (plan.grouped.kernel >= 0) {
+    grouped_by_kernel(problem, plan.grouped, operands, workspace);
+  } else if (is_direct(problem)) {
     direct(problem, operands, workspace);
   } else {
-    gather_gemm(problem, plan, operands, {}, workspace);
+    blocked_products(problem, plan.gemm, operands, {}, workspace);
   }
 }
 

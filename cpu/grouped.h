@@ -3,13 +3,14 @@
 #include <vector>
 
 #include "core/plan.h"
-#include "cpu/geometry.h"
+#include "cpu/row_phase.h"
 #include "cpu/workspace.h"
 
 namespace mlx_conv3d::cpu {
 
-/// Grouped convolution: few channels per group lane by lane, many as one blocked product per group.
-void grouped(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
+/// Grouped convolution by the plan's kernel, if it has one; else few channels per group lane by lane, many as
+/// one blocked product per group.
+void grouped(const ConvProblem& problem, const Candidate& plan, const Operands& operands,
              Workspace& workspace);
 
 /// Output rows cut into pieces for the direct kernels, forward and backward. Of a dilated input a piece has
@@ -18,17 +19,6 @@ class DirectTasks {
  public:
   DirectTasks(const ConvProblem& problem, const Operands& operands);
 
-  /// Positions of a row that meet the same column taps. Position j meets its tap t at column
-  /// j*stride + t*dilation.
-  struct Phase {
-    AxisPhase axis;
-    int64_t stride, dilation;
-    int64_t first_weight;            ///< products of the phases before it, of one output channel
-    std::vector<int64_t> column_of;  ///< [column]: index into the stored width, or -1; of a whole row
-    int64_t columns(int64_t positions) const {
-      return (positions - 1) * stride + (axis.taps.empty() ? 0 : axis.tap_count() - 1) * dilation + 1;
-    }
-  };
   struct Piece {
     int64_t row;  ///< output row over (N, D, H)
     int64_t phase, begin, end;
@@ -36,7 +26,7 @@ class DirectTasks {
 
   int64_t count() const { return rows_ * static_cast<int64_t>(pieces_.size()); }
   Piece piece(int64_t i) const;
-  const std::vector<Phase>& phases() const { return phases_; }
+  const std::vector<RowPhase>& phases() const { return phases_; }
   /// Element offset of a phase's position in the output.
   int64_t output_offset(const Piece& piece, int64_t position) const {
     const AxisPhase& w = phases_[piece.phase].axis;
@@ -44,18 +34,18 @@ class DirectTasks {
   }
   int64_t vectors() const { return vectors_; }
   int64_t pitch() const;
-  /// Weight element offsets of a phase's products of one output channel.
-  std::vector<int64_t> weight_offsets(const Phase& phase, const WeightView& w) const;
+  std::vector<int64_t> weight_offsets(const RowPhase& phase, const WeightView& w) const {
+    return cpu::weight_offsets(p_, d_, h_, phase, w);
+  }
   /// Everything but weights and out; the pixels are kept for `thread`.
   DirectRow row(const Piece& piece, int thread);
 
  private:
-  std::vector<Phase> make_phases() const;
-
   const ConvProblem& p_;
   const Input input_;
   const AxisPhase d_, h_;
-  const std::vector<Phase> phases_;
+  const std::vector<RowPhase> phases_;
+  std::vector<std::vector<int64_t>> columns_of_;  ///< [phase][column] of a whole row
   const std::vector<char> zeros_;
   int64_t rows_, vectors_, columns_ = 0;
   std::vector<Piece> pieces_;  ///< of row 0

@@ -2,9 +2,9 @@
 
 #include <string>
 
-#include "cpu/gather_gemm.h"
 #include "cpu/grouped.h"
 #include "cpu/threads.h"
+#include "cpu/tile_gemm.h"
 #include "cpu/weight_gradient.h"
 #include "cpu/winograd.h"
 #include "cpu/workspace.h"
@@ -28,16 +28,16 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
     case Algorithm::winograd:
       return winograd(problem, plan.winograd, operands, workspace);
     case Algorithm::grouped:
-      return grouped(problem, plan.gemm, operands, workspace);
+      return grouped(problem, plan, operands, workspace);
     case Algorithm::taps:
       return gather_gemm(problem, plan.gemm, operands, {.one_depth_tap_at_a_time = true}, workspace);
     case Algorithm::transposed:
-      return gather_gemm(problem, plan.gemm, operands, {.split_phases = true}, workspace);
+      return blocked_products(problem, plan.gemm, operands, {.split_phases = true}, workspace);
     case Algorithm::pointwise:
     case Algorithm::temporal:
     case Algorithm::patchify:
     case Algorithm::implicit_gemm:
-      return gather_gemm(problem, plan.gemm, operands, {}, workspace);
+      return blocked_products(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::stock:
       break;  // composed of MLX's own operations, see core/stock.cpp
   }
@@ -60,6 +60,8 @@ Device describe() {
   device.panel_vectors = k.panel_vectors;
   // Two multiply-adds of a vector per cycle at about 2.1 GHz; SSE has no fused one.
   device.gflops = device.cores * 2.1 * k.width * (k.width == 4 && k.panel_vectors == 2 ? 2 : 4);
+  // One product of 16x16x32 every 16 cycles.
+  if (k.tiles != nullptr) device.matrix_gflops = device.cores * 2.1 * 1024;
   device.gbytes = 8.0 * device.cores;
   device.cache_bytes = int64_t{1} << 20;
   return device;

@@ -7,23 +7,13 @@
 #include <cstring>
 
 #include "cpu/grouped.h"
+#include "cpu/grouped_gradient.h"
 #include "cpu/row_gather.h"
 #include "cpu/threads.h"
 #include "cpu/winograd_gradient.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
-
-/// Element offset of product k of a block in dw of one output channel.
-WeightView contiguous_weights(const ConvProblem& p, Dtype type) {
-  WeightView w{nullptr, type, {}};
-  w.stride[4] = 1;
-  w.stride[3] = p.group_in();
-  w.stride[2] = w.stride[3] * p.kernel[2];
-  w.stride[1] = w.stride[2] * p.kernel[1];
-  w.stride[0] = w.stride[1] * p.kernel[0];
-  return w;
-}
 
 class GemmGradient {
  public:
@@ -232,7 +222,7 @@ void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
   std::vector<float> of_channel(static_cast<size_t>(products));
   for (int64_t o = 0; o < p.out_channels; ++o) {
     std::fill(of_channel.begin(), of_channel.end(), 0.0f);
-    for (const DirectTasks::Phase& phase : tasks.phases()) {
+    for (const RowPhase& phase : tasks.phases()) {
       const std::vector<int64_t> offsets = tasks.weight_offsets(phase, w);
       const int64_t count = static_cast<int64_t>(offsets.size());
       const float* from = sums[0] + phase.first_weight * pitch + o / k.width * count * k.width + o % k.width;
@@ -247,7 +237,9 @@ void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
 
 void weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands,
                      Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
-  if (plan.direct) {
+  if (plan.grouped.kernel >= 0) {
+    grouped_gradient(p, plan.grouped, operands, dy_type, dy, dw, workspace);
+  } else if (plan.direct) {
     direct_gradient(p, plan, operands, dy_type, dy, dw, workspace);
   } else if (plan.winograd.tiles > 0) {
     winograd_weight_gradient(p, plan, operands, dy_type, dy, dw, workspace);

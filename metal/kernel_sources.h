@@ -9,4 +9,8 @@ namespace mlx_conv3d::metal {
 /// tools/embed_kernels.py.
 const std::map<std::string, std::string>& kernel_sources();
 
+/// One of them as the device compiles it; not valid if MLX_CONV3D_BREAK names the file. Throws
+/// std::invalid_argument for other names.
+std::string kernel_source(const std::string& name);
+
 }  // namespace mlx_conv3d::metal

@@ -34,7 +34,7 @@ std::string specialised_name(const Step& step) {
 
 Pipeline pipeline(mx::metal::Device& device, const Step& step) {
   MTL::Library* library =
-      device.get_library("mlx_conv3d_" + step.source, [&step] { return kernel_sources().at(step.source); });
+      device.get_library("mlx_conv3d_" + step.source, [&step] { return kernel_source(step.source); });
   mx::metal::MTLFCList constants;
   for (const Constant& c : step.constants) {
     std::visit(

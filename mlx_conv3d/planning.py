@@ -31,6 +31,7 @@ class Candidate:
     flops: float
     bytes: float
     workspace: int
+    parts: int
     tile: int
     pixels: str
     depth_tile: int
@@ -43,7 +44,8 @@ class Plan:
     """How a convolution is computed.
 
     `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `tile` the m of Winograd's F(m, k) or 0, `pixels` whether that reads the
+    moved (modelled), `workspace` in bytes, `parts` the bf16 parts that a CPU's matrix unit takes operands in (1, 2 or
+    3) or 0 where products are of fp32 numbers, `tile` the m of Winograd's F(m, k) or 0, `pixels` whether that reads the
     input as it is ("single") or what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2
     where F(2, 3) runs along depth as well and 1 where depth taps are summed, `weight_rows` the rows of Winograd's
     frequencies whose weights every chunk makes at a time or 0 where all are made once, `candidates` all algorithms
@@ -57,6 +59,7 @@ class Plan:
     bytes: float
     workspace: int
     cost: float
+    parts: int
     tile: int
     pixels: str
     depth_tile: int

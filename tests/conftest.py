@@ -1,4 +1,4 @@
-"""Hypothesis profiles, the count of drawn problems, and guards: no test leaves MLX patched, Metal's tests have run."""
+"""Hypothesis profiles, the count of drawn problems, and guards: MLX stays unpatched, tests of Metal and macOS run."""
 
 from __future__ import annotations
 
@@ -44,11 +44,14 @@ MLX_FUNCTIONS = (
 )
 STOCK = {name: getattr(mx, name) for name in MLX_FUNCTIONS}
 
-METAL_REQUIRED = os.environ.get("MLX_CONV3D_REQUIRE_METAL_SIM") == "1"
-METAL_TESTS = "test_metal_"
+# Files of tests that need a compiler that not every machine has, and the variable that forbids to leave them out.
+NEEDY = {
+    "Metal": ("test_metal_", "MLX_CONV3D_REQUIRE_METAL_SIM"),
+    "macOS": ("test_macos_", "MLX_CONV3D_REQUIRE_MACOS"),
+}
 
 _drawn: set[str] = set()
-_metal: Counter[str] = Counter()  # tests of Metal by outcome
+_outcomes: dict[str, Counter[str]] = {name: Counter() for name in NEEDY}
 _parity_families: set[str] = set()
 
 
@@ -66,8 +69,9 @@ def stock_mlx() -> Iterator[None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed and "test_drawn_problems[" in report.nodeid:
         _parity_families.add(report.nodeid)
-    if METAL_TESTS in report.nodeid.split("::")[0] and (report.when == "call" or report.skipped):
-        _metal[report.outcome] += 1
+    for name, (files, _) in NEEDY.items():
+        if files in report.nodeid.split("::")[0] and (report.when == "call" or report.outcome != "passed"):
+            _outcomes[name][report.outcome] += 1
 
 
 def drawn_here() -> set[str]:
@@ -83,7 +87,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         output[DRAWN_KEY] = sorted(drawn_here())
         return
     _drawn.update(drawn_here())
-    if too_few(session.config) or metal_left_out(session.config):
+    if too_few(session.config) or left_out(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -98,11 +102,13 @@ def too_few(config: pytest.Config) -> bool:
     return whole and len(_drawn) < LEAST_PROBLEMS
 
 
-def metal_left_out(config: pytest.Config) -> bool:
-    """Whether Metal's tests were asked for, and a run of all tests skipped some or had none."""
+def left_out(config: pytest.Config) -> list[str]:
+    """Which of NEEDY were asked for, and a run of all tests skipped some or had none."""
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
-    left_out = _metal["skipped"] > 0 or _metal["passed"] == 0
-    return METAL_REQUIRED and whole and not config.option.collectonly and left_out
+    if not whole or config.option.collectonly:
+        return []
+    required = [name for name, (_, variable) in NEEDY.items() if os.environ.get(variable) == "1"]
+    return [name for name in required if _outcomes[name]["skipped"] or not _outcomes[name]["passed"]]
 
 
 def all_families() -> int:
@@ -112,12 +118,12 @@ def all_families() -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _metal:
-        terminalreporter.write_line(
-            f"Metal: {', '.join(f'{n} tests {outcome}' for outcome, n in _metal.items())}"
-        )
-    if metal_left_out(config):
-        terminalreporter.write_line("MLX_CONV3D_REQUIRE_METAL_SIM=1, but not all Metal tests ran", red=True)
+    for name, outcomes in _outcomes.items():
+        if outcomes:
+            counts = ", ".join(f"{n} tests {outcome}" for outcome, n in outcomes.items())
+            terminalreporter.write_line(f"{name}: {counts}")
+    for name in left_out(config):
+        terminalreporter.write_line(f"{NEEDY[name][1]}=1, but not all {name} tests ran", red=True)
     if not _drawn:
         return
     terminalreporter.write_line(f"{len(_drawn)} distinct convolution problems drawn")

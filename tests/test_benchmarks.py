@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import harness, machine, report, roofline, run, workloads  # noqa: E402
+from benchmarks import grouped, harness, machine, native, report, roofline, run, workloads  # noqa: E402
 from benchmarks.workloads import Layer  # noqa: E402
 
 MODELS = ("ltx2_768x512x121", "mlxgen_wan21_480p81", "ref_hunyuan_544x960x17", "qwen2vl_patch", "vista3d_128")
@@ -210,3 +210,31 @@ def test_quick_run_of_a_subject_without_torch_ends_well() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stock MLX CPU (naive baseline)" in done.stdout
     assert "geometric mean" in done.stdout
+
+
+def test_native_ratios_are_of_medians_and_held_against_their_own_targets() -> None:
+    times = {
+        "kernel/conv1x1/8x8/G2": [10.0, 30.0, 20.0],
+        "eigen/conv1x1/8x8/G2": [94.0, 1.0, 300.0],
+        "kernel/conv1d_k3/12x12/G3": [5.0],
+        "eigen/conv1d_k3/12x12/G3": [4.0],
+    }
+    runs = [
+        {"run_type": "iteration", "run_name": name, "cpu_time": each}
+        for name, repetitions in times.items()
+        for each in repetitions
+    ]
+    median = {"run_type": "aggregate", "run_name": "kernel/conv1x1/8x8/G2", "cpu_time": 1e9}
+    found = native.results({"benchmarks": [*runs, median]})
+    assert [(r.kind, r.channels, r.groups, r.target) for r in found] == [
+        ("conv1d_k3", "12x12", 3, 1.0),
+        ("conv1x1", "8x8", 2, 4.7),
+    ]
+    assert [r.ratio for r in found] == pytest.approx([0.8, 4.7])
+
+
+def test_grouped_layers_count_the_channels_of_a_group() -> None:
+    of_resnext = next(x for x in grouped.LAYERS if x.workloads == ("3D-ResNeXt",))
+    assert of_resnext.groups == 32
+    assert of_resnext.flops == 2 * 8 * 28 * 28 * 128 * 27 * 2
+    assert {x.spatial for x in grouped.WAVENET} == {(64,), (4096,)}

@@ -161,6 +161,65 @@ def test_no_shared_symbol_is_built_for_one_instruction_set() -> None:
         assert not [symbol for symbol in weak if f"isa_{isa}" not in symbol], path
 
 
+# Not tzcnt: older machines run its encoding as bsf, and compilers use it for both.
+VECTOR = r"v[a-z]\w+|k(?:mov|and|or|x|test|not|shift|unpck|add)\w+"
+BMI = r"andn|bextr|bls\w+|bzhi|mulx|pdep|pext|rorx|s[ahr][lr]x|lzcnt"
+WIDE = re.compile(rf"\t({VECTOR}|{BMI})\b")
+
+
+def wide_instructions(objects: list[Path]) -> list[str]:
+    """Instructions of AVX and later, BMI included: "function mnemonic", each once."""
+    command = ["objdump", "-d", "--no-show-raw-insn", *map(str, objects)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    function, found = "", set()
+    for line in listing.splitlines():
+        if line.endswith(">:"):
+            function = line.split("<", 1)[1][:-2]
+        elif wide := WIDE.search(line):
+            found.add(f"{function} {wide[1]}")
+    return sorted(found)
+
+
+def objects_for_any_machine() -> list[Path]:
+    """The build's object files but those for AVX2 and AVX-512."""
+    objects = (path for path in ROOT.glob("build/*/**/*.o") if "CMakeFiles" in path.parts)
+    return sorted(path for path in objects if not re.search(r"mlx_conv3d_avx\w+\.dir", str(path)))
+
+
+on_x86_with_objdump = pytest.mark.skipif(
+    shutil.which("objdump") is None or _ext.isa() == "neon", reason="needs x86-64 and objdump"
+)
+
+
+@on_x86_with_objdump
+@pytest.mark.skipif(not instruction_set_objects(), reason="the build's object files are not here")
+def test_code_for_any_machine_has_no_wide_instruction() -> None:
+    objects = objects_for_any_machine()
+    assert {path.parent.name for path in objects} >= {"core", "metal", "mlx_conv3d_cpu.dir", "simd", "src"}
+    assert wide_instructions(objects) == []
+    assert len(wide_instructions(instruction_set_objects())) > 100
+
+
+@on_x86_with_objdump
+@pytest.mark.parametrize(
+    ("flags", "body", "mnemonics"),
+    [
+        ("-mavx2", "for (int i = 0; i < 8; ++i) x[i] += 1;", "v"),
+        ("-mavx512f -mavx512vl", "for (int i = 0; i < 64; ++i) if (x[i] > 3) x[i] = 0;", "v"),
+        ("-mbmi2 -mno-avx", "x[0] = float(1ull << int(x[1]));", "shlx"),
+        ("", "for (int i = 0; i < 64; ++i) x[i] += 1;", None),
+    ],
+)
+def test_a_wide_instruction_is_found(tmp_path: Path, flags: str, body: str, mnemonics: str | None) -> None:
+    source, made = tmp_path / "f.cpp", tmp_path / "f.o"
+    source.write_text(f"void leaked(float* x) {{ {body} }}\n")
+    subprocess.run(["c++", "-O3", *flags.split(), "-c", str(source), "-o", str(made)], check=True)
+    found = wide_instructions([made])
+    assert bool(found) == (mnemonics is not None)
+    assert all(line.startswith("_Z6leakedPf ") for line in found)
+    assert mnemonics is None or any(line.split()[1].startswith(mnemonics) for line in found)
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -184,7 +243,7 @@ def test_make_says_in_one_line_what_to_install(goal: str, arguments: tuple[str, 
 
 # ---- instruction sets --------------------------------------------------------------------------------------
 
-WIDENING = ("sse42", "avx2", "avx512")
+WIDENING = ("sse2", "avx2", "avx512", "amx")
 
 
 def narrower() -> list[str]:

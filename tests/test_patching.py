@@ -254,12 +254,21 @@ def test_fallbacks_say_why(w_type: mx.Dtype) -> None:
 
 
 def test_compile_counts_a_trace_once() -> None:
+    """Where there is no C++ compiler MLX compiles nothing for the CPU, and calls the function every time."""
     x, w = x_and_w()
+    traces = 0
+
+    def function(x: mx.array) -> mx.array:
+        nonlocal traces
+        traces += 1
+        return mx.conv3d(x, w, padding=1) + 1
+
     with mlx_conv3d.patched():
-        f = mx.compile(lambda x: mx.conv3d(x, w, padding=1) + 1)
+        f = mx.compile(function)
         for _ in range(4):
             mx.eval(f(x))
-    assert mlx_conv3d.stats()["calls"] == 1
+    assert traces in (1, 4)
+    assert mlx_conv3d.stats()["calls"] == traces
 
 
 def test_layers_are_counted() -> None:

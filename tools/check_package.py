@@ -1,10 +1,12 @@
 """Checks a source distribution and a wheel: what they hold, and that the wheel works where nothing else is.
 
 python tools/check_package.py dist
+python tools/check_package.py --wheels wheelhouse     only what the wheels hold, however many
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -50,7 +52,7 @@ def check_wheel(path: Path) -> list[str]:
         wrong = [
             f"lacks {pattern}" for pattern in IN_WHEEL if not any(re.fullmatch(pattern, n) for n in names)
         ]
-        wrong += [f"holds {n}" for n in names if not n.startswith("mlx_conv3d")]
+        wrong += [f"holds {n}" for n in names if not n.startswith(("mlx_conv3d/", "mlx_conv3d-"))]
         extensions = [n for n in names if n.endswith(".so")]
         for name in extensions:
             binary = wheel.read(name)
@@ -83,14 +85,30 @@ def use(wheel: Path) -> None:
         subprocess.run([str(Path(folder, "bin", "mlx-conv3d")), "--version"], check=True, cwd=folder)
 
 
-def main() -> int:
-    folder = Path(sys.argv[1])
+def check_wheels(folder: Path) -> list[str]:
+    """What is wrong with what the wheels of a folder hold."""
+    wheels = sorted(folder.glob("*.whl"))
+    return [what for wheel in wheels for what in check_wheel(wheel)] or ([] if wheels else ["no wheels"])
+
+
+def check_both(folder: Path) -> list[str]:
+    """What is wrong with the source distribution and the wheel of a folder; tries the wheel."""
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     wrong = check_wheel(wheel) + check_sdist(sdist)
-    print(*wrong, sep="\n", end="\n" if wrong else "")
     if not wrong:
         use(wheel)
-        print(f"{sdist.name} and {wheel.name} are complete")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Checks a source distribution and a wheel.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--wheels", action="store_true", help="check what the wheels hold, however many, and no more"
+    )
+    arguments = parser.parse_args()
+    wrong = (check_wheels if arguments.wheels else check_both)(arguments.folder)
+    print(*(wrong or [f"{path.name} is complete" for path in sorted(arguments.folder.iterdir())]), sep="\n")
     return 1 if wrong else 0
 
 

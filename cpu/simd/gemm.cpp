@@ -68,70 +68,7 @@ struct Blocks {
 };
 constexpr Blocks kBlocks;
 
-SIMD_INLINE float sum_of_lanes(Vec v) {
-  float lanes[kWidth];
-  store(lanes, v);
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
-
-template <int R, int O>
-void narrow_block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-                  bool accumulate) {
-  Vec sums[R][O];
-  for (int r = 0; r < R; ++r) {
-    for (int o = 0; o < O; ++o) sums[r][o] = Vec{};
-  }
-  for (int64_t p = 0; p < k; p += kWidth) {
-    const bool whole = p + kWidth <= k;
-    Vec bs[O];
-#pragma GCC unroll 4
-    for (int o = 0; o < O; ++o)
-      bs[o] = whole ? load(b + o * ldb + p) : load_part<Float32>(b + o * ldb + p, k - p);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Vec x = whole ? load(a + r * lda + p) : load_part<Float32>(a + r * lda + p, k - p);
-#pragma GCC unroll 4
-      for (int o = 0; o < O; ++o) sums[r][o] += x * bs[o];
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int o = 0; o < O; ++o) {
-      float& to = c[r * ldc + o];
-      to = (accumulate ? to : 0.0f) + sum_of_lanes(sums[r][o]);
-    }
-  }
-}
-
-constexpr int kNarrowRows = SIMD_REGISTERS == 32 ? 4 : 2;
-
-template <int O>
-void narrow_rows(int64_t rows, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                 int64_t ldc, bool accumulate) {
-  int64_t r = 0;
-  for (; r + kNarrowRows <= rows; r += kNarrowRows) {
-    narrow_block<kNarrowRows, O>(k, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
-  }
-  for (; r < rows; ++r) narrow_block<1, O>(k, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
-}
-
 }  // namespace
-
-void gemm_narrow(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
-                 int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  switch (outputs) {
-    case 1:
-      return narrow_rows<1>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 2:
-      return narrow_rows<2>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 3:
-      return narrow_rows<3>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 4:
-      return narrow_rows<4>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-  }
-}
 
 void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
           int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments) {

@@ -16,7 +16,4 @@ inline constexpr int kMaxRows = 16;
 void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
           int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments);
 
-void gemm_narrow(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
-                 int64_t ldb, float* c, int64_t ldc, bool accumulate);
-
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -115,6 +115,58 @@ enum LaneShape : uint8_t {
   kContiguous  ///< lane l reads channel source + l (depthwise)
 };
 
+/// One vector of outputs in every set of GroupedRows, floats from the set's first input and output.
+struct GroupedVector {
+  int32_t in, out;
+};
+
+/// Grouped convolution of staged rows: float32, a pixel's C floats next to the next one's, padding written
+/// out. A row is walked in sets of positions whose outputs are whole vectors: one position where a vector of
+/// outputs belongs to one position, as many as it takes where it belongs to several.
+struct GroupedRows {
+  /// [output row][...]: the first pixel of the first position of every tap's row, or null where that is all
+  /// padding. With several output rows at a time, [KD][output rows + KH - 1].
+  const float* const* rows;
+  int64_t depth_taps, row_taps, col_taps;  ///< KD, KH, KW
+  const int64_t* col_offsets;              ///< floats from a position's first input to that of column tap k
+  int64_t spacing;  ///< sets from one column tap to the next, or 0 where that is not a whole number
+  int64_t sets, in_step, out_step;  ///< floats from one set to the next
+  int64_t group_in;                 ///< C/groups
+  int64_t vectors;                  ///< in a set
+  const GroupedVector* vector;
+  const float* weights;  ///< [vector][tap][c in group][lane]
+  const float* bias;     ///< [vector][lane], or null
+  Activation activation;
+  int out_rows;           ///< output rows at a time
+  int64_t row_step;       ///< floats from one to the next in `out`
+  const float* residual;  ///< laid out like `out`, or null
+  float* out;             ///< of the first set
+  int64_t out_floats;     ///< of an output row: lanes beyond are not written
+};
+
+/// What GroupedRows has of one output row, and its gradient in place of outputs: `sums` [vector][tap][c in
+/// group][lane] += sum over sets of dy * input, where dy is zero beyond the row's end.
+struct GroupedGradientRows {
+  GroupedRows rows;
+  const float* dy;
+  float* sums;
+};
+
+/// Pixels as blocks: block b has, for every pixel, the `window` channels from first[b] on, as floats.
+struct PixelBlocks {
+  const void* from;
+  int64_t col_stride;  ///< bytes from one pixel to the next
+  int64_t count, channels;
+  int64_t blocks;
+  const int32_t* first;
+  int64_t window;  ///< whole vectors; channels that do not exist are zeros
+  float* to;
+  int64_t pitch;  ///< floats from one block to the next
+};
+
+using GroupedFunction = void (*)(const GroupedRows& rows);
+using GroupedGradientFunction = void (*)(const GroupedGradientRows& rows);
+
 constexpr int kMaxPanelVectors = 3;
 
 /// Products of k terms each whose operands lie some steps apart, summed as one.
@@ -122,6 +174,8 @@ struct Segments {
   int64_t count = 1;
   int64_t a_step = 0, b_step = 0;  ///< floats
 };
+
+struct TileKernels;
 
 /// Rows of channels to be normalized: activation(x / rms(x) * weight) each.
 struct NormRows {
@@ -131,6 +185,12 @@ struct NormRows {
   const float* weight;
   float eps;              ///< added to the mean square
   Activation activation;  ///< none, relu or silu
+};
+
+/// A left operand in pieces that lie anywhere: row r of piece s is the k floats at starts[s] + r*lda.
+struct Taps {
+  const float* const* starts;
+  int64_t count;
 };
 
 struct Kernels {
@@ -144,10 +204,15 @@ struct Kernels {
   void (*gemm)(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda,
                const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments);
 
-  /// c[r][o] (+)= sum_k a[r*lda + k] * b[o*ldb + k] for 1 to 4 outputs: vectors along k, since lanes of
-  /// outputs would be mostly empty.
-  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, const float* a, int64_t lda, const float* b,
-                      int64_t ldb, float* c, int64_t ldc, bool accumulate);
+  /// c[r][j] (+)= sum over pieces s and their k of a(s, r, k) * b[s*k + k][j] for one panel of `vectors`
+  /// vectors, b's rows following each other.
+  void (*gemm_taps)(int64_t rows, int vectors, int64_t k, Taps a, int64_t lda, const float* b, float* c,
+                    int64_t ldc, bool accumulate);
+
+  /// c[r][o] (+)= sum over pieces s and their k of a(s, r, k) * b[o*ldb + s*k + k] for 1 to 4 outputs:
+  /// vectors along k, since lanes of outputs would be mostly empty.
+  void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb,
+                      float* c, int64_t ldc, bool accumulate);
 
   void (*to_float)(Dtype from, const void* src, float* dst, int64_t n);
   /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's
@@ -161,6 +226,11 @@ struct Kernels {
   void (*direct)(Dtype type, const DirectRow& row);
   /// sums[vector][tap][c in group][lane] += sum over positions of dy[position][vector*width + lane] * input
   void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
+
+  void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
+  /// Of the kernel with this index in kGroupedKernels.
+  GroupedFunction (*grouped)(int kernel);
+  GroupedGradientFunction (*grouped_gradient)(int kernel);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);
@@ -184,9 +254,11 @@ struct Kernels {
   void (*rms_norm)(const NormRows& rows, float* out);
   /// dx from dL/dy; dL/dweight of the rows is added to dw. Rows of dx follow each other.
   void (*rms_norm_gradient)(const NormRows& rows, const float* dy, int64_t dy_stride, float* dx, float* dw);
+
+  const TileKernels* tiles = nullptr;  ///< of a matrix unit, or null: see tile_kernels.h
 };
 
-/// The best table that this machine can run (MLX_CONV3D_ISA=sse42|avx2|avx512|neon lowers it).
+/// The best table that this machine can run (MLX_CONV3D_ISA=sse2|avx2|avx512|amx|neon lowers it).
 const Kernels& kernels();
 
 /// Widths of the panels that cover `out_channels`, widest first but never a lone single vector where two

@@ -1,7 +1,7 @@
 #pragma once
 
 // A vector of floats as wide as the instruction set this file is compiled for, written with the compilers'
-// vector extension so that one source serves SSE4.2, AVX2, AVX-512 and NEON. Nothing here or in the files
+// vector extension so that one source serves SSE2, AVX2, AVX-512 and NEON. Nothing here or in the files
 // that include it may use functions of the standard library: see cpu/CMakeLists.txt.
 
 #include <stdint.h>
@@ -62,6 +62,12 @@ SIMD_INLINE void fence() { _mm_sfence(); }
 #else
 SIMD_INLINE void store_streaming(float* p, Vec v) { store(p, v); }
 SIMD_INLINE void fence() {}
+#endif
+/// Keeps what was loaded in its register: compilers like to load it again for each multiply-add.
+#if defined(__x86_64__)
+SIMD_INLINE void hold(Vec& v) { asm("" : "+v"(v)); }
+#else
+SIMD_INLINE void hold(Vec& v) { asm("" : "+w"(v)); }
 #endif
 SIMD_INLINE Vec splat(float v) { return v - Vec{}; }
 SIMD_INLINE Vec select(IVec mask, Vec a, Vec b) { return (Vec)(((IVec)a & mask) | ((IVec)b & ~mask)); }
@@ -140,6 +146,11 @@ struct BFloat16 {
 /// The first n items, the other lanes zero; never reads past them.
 template <class T>
 SIMD_INLINE Vec load_part(const typename T::Item* p, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(*p) == sizeof(float)) {
+    return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+  }
+#endif
   typename T::Item lanes[kWidth] = {};
   memcpy(lanes, p, n * sizeof(lanes[0]));
   return T::load(lanes);

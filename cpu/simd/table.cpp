@@ -3,7 +3,9 @@
 #include "cpu/simd/convert.h"
 #include "cpu/simd/direct.h"
 #include "cpu/simd/gemm.h"
+#include "cpu/simd/grouped.h"
 #include "cpu/simd/norm.h"
+#include "cpu/simd/taps.h"
 #include "cpu/simd/winograd.h"
 #include "cpu/simd/winograd_gradient.h"
 
@@ -16,6 +18,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::kPanelVectors,
     {SIMD_NAMESPACE::kRows[0], SIMD_NAMESPACE::kRows[1], SIMD_NAMESPACE::kRows[2], SIMD_NAMESPACE::kRows[3]},
     SIMD_NAMESPACE::gemm,
+    SIMD_NAMESPACE::gemm_taps,
     SIMD_NAMESPACE::gemm_narrow,
     SIMD_NAMESPACE::to_float,
     SIMD_NAMESPACE::store_row,
@@ -23,6 +26,9 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::pack_weight,
     SIMD_NAMESPACE::direct,
     SIMD_NAMESPACE::direct_gradient,
+    SIMD_NAMESPACE::stage_blocks,
+    SIMD_NAMESPACE::grouped_function,
+    SIMD_NAMESPACE::grouped_gradient_function,
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,
     SIMD_NAMESPACE::winograd_weight,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-COMMANDS = ("plan", "ranks", "demo")
+COMMANDS = ("plan", "doctor", "ranks", "demo")
 
 
 class LazyCommands(TyperGroup):

@@ -1,6 +1,9 @@
 """Checks an extension for macOS without a Mac: every import resolves, and what the loader asks for is there.
 
-python tools/macos/check.py EXTENSION.so LIBMLX.dylib CPYTHON.sym
+python tools/macos/check.py EXTENSION.so CPYTHON.sym CORE.so [--imports]
+
+EXTENSION is installed beside MLX, whose library is looked for as the loader does; CORE is MLX's own extension.
+--imports lists each import with where it is from.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ CODE_DIRECTORY = 0
 ORDINALS = {0: "itself", -1: "the main program", -2: "any library", -3: "any library (weak)"}
 MLX = re.compile(r"3mlx4core|N3MTL|N2NS")
 LIBMLX = "@rpath/libmlx.dylib"
+# What nanobind calls its shared types: extensions of another name do not know MLX's arrays.
+NANOBIND = re.compile(rb"nanobind_\w+_v\d+\w*(?=\0)")
 
 
 _parsed: list[lief.MachO.FatBinary] = []
@@ -98,9 +103,17 @@ def wrong_signature(data: bytes) -> str:
     return "the signature has no code directory"
 
 
-def check(extension: Path, libmlx: Path, symbols: Path) -> list[str]:
+def libmlx_of(extension: Path) -> Path:
+    """Where the loader finds libmlx."""
+    return extension.parent / RPATH.replace("@loader_path/", "") / "libmlx.dylib"
+
+
+def check(extension: Path, symbols: Path, core: Path) -> list[str]:
     """What is wrong with it."""
     binary = parse(extension)
+    libmlx = libmlx_of(extension)
+    if not libmlx.is_file():
+        return ["libmlx.dylib is not where the rpath leads"]
     wrong = wrong_imports(binary, exports_of(libmlx), cpython_symbols(symbols))
     if binary.header.cpu_type != lief.MachO.Header.CPU_TYPE.ARM64:
         wrong.append("it is not for arm64")
@@ -108,20 +121,26 @@ def check(extension: Path, libmlx: Path, symbols: Path) -> list[str]:
         wrong.append(f"it needs macOS {'.'.join(map(str, binary.build_version.minos))}")
     if [r.path for r in binary.rpaths] != [RPATH]:
         wrong.append(f"its rpath is {[r.path for r in binary.rpaths]}")
-    if flaw := wrong_signature(extension.read_bytes()):
+    data = extension.read_bytes()
+    if flaw := wrong_signature(data):
         wrong.append(flaw)
+    if (names := NANOBIND.findall(data)) != (theirs := NANOBIND.findall(core.read_bytes())):
+        wrong.append(f"its nanobind is {names}, MLX's is {theirs}")
     return wrong
 
 
 def main() -> int:
-    extension, libmlx, symbols = map(Path, sys.argv[1:4])
-    for library, count in sorted(Counter(library for library, _ in imports_of(parse(extension))).items()):
+    extension, symbols, core = map(Path, sys.argv[1:4])
+    imports = imports_of(parse(extension))
+    if "--imports" in sys.argv[4:]:
+        print(*(f"{library}: {symbol}" for library, symbol in imports), sep="\n")
+    for library, count in sorted(Counter(library for library, _ in imports).items()):
         print(f"{count:5} imports from {library}")
-    wrong = check(extension, libmlx, symbols)
+    wrong = check(extension, symbols, core)
     print(*wrong, sep="\n", end="\n" if wrong else "")
     if not wrong:
         print(
-            f"{extension.name}: all imports resolve; macOS 14.0, arm64, rpath and signature as they should be"
+            f"{extension.name}: imports resolve; macOS 14.0, arm64, rpath, signature and nanobind as they should be"
         )
     return 1 if wrong else 0
 

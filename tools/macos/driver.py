@@ -1,6 +1,6 @@
 """The compiler driver of the cross-build: zig compiles, ld64.lld links against stubs, undefined symbols are errors.
 
-build.py writes scripts that call it as `driver.py TOOLS c++ ARGUMENTS...`; TOOLS is the folder that it has filled.
+macos_tools.py writes scripts that call it as `driver.py TOOLS c++ ARGUMENTS...`; TOOLS is the folder of one MLX.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def link_command(tools: Path, arguments: list[str]) -> list[str]:
     stubs = tools / "stubs"
     system = [str(stubs / name) for name in ("libobjc.tbd", "libc++.tbd", "libSystem.tbd")]
     platform = ["-arch", "arm64", "-platform_version", "macos", MINIMUM, SDK]
-    head = [LINKER, *platform, "-adhoc_codesign", kind, "-undefined", "error", "-o", output]
+    head = [LINKER, *platform, "-demangle", "-adhoc_codesign", kind, "-undefined", "error", "-o", output]
     return [*head, *inputs, "-F", str(stubs / "Frameworks"), *system]
 
 
@@ -79,8 +79,8 @@ def main() -> int:
     )
     environment = {
         **os.environ,
-        "ZIG_GLOBAL_CACHE_DIR": f"{tools}/zig",
-        "ZIG_LOCAL_CACHE_DIR": f"{tools}/zig",
+        "ZIG_GLOBAL_CACHE_DIR": f"{tools}/../zig",
+        "ZIG_LOCAL_CACHE_DIR": f"{tools}/../zig",
     }
     return subprocess.run(command, env=environment).returncode
 

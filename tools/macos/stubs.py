@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-import sysconfig
 from collections import defaultdict
 from pathlib import Path
 
@@ -62,14 +61,6 @@ HEADERS = {
     "simd/simd.h": "",
 }
 
-# Where macOS on arm64 differs from the Linux whose pyconfig.h is at hand.
-PYCONFIG = {
-    "PTHREAD_KEY_T_IS_COMPATIBLE_WITH_INT": None,
-    "SIZEOF_FPOS_T": "8",
-    "SIZEOF_LONG_DOUBLE": "8",
-    "SIZEOF_PTHREAD_KEY_T": "8",
-}
-
 
 def bound_symbols(libraries: list[Path]) -> dict[str, set[str]]:
     """Symbols by the library that they are bound to; those bound by name alone under ""."""
@@ -117,28 +108,12 @@ def write_headers(folder: Path) -> None:
         write(folder / name, "#pragma once\n" + text)
 
 
-def write_python_headers(folder: Path) -> None:
-    """This Python's headers, configured for macOS."""
-    include = Path(sysconfig.get_path("include"))
-    for source in include.rglob("*.h"):
-        write(folder / source.relative_to(include), source.read_text())
-    # Debian keeps the machine's pyconfig.h elsewhere.
-    config = Path(sysconfig.get_config_h_filename()).read_text()
-    for name, value in PYCONFIG.items():
-        line = f"/* {name} */" if value is None else f"#define {name} {value}"
-        config, found = re.subn(rf"(?m)^#define {name}\b.*$", line, config)
-        if found != 1 and value is not None:
-            raise SystemExit(f"pyconfig.h has {found} definitions of {name}")
-    write(folder / "pyconfig.h", config)
-
-
 def main() -> None:
     tools, mlx = Path(sys.argv[1]), Path(sys.argv[2])
     zig = Path(ziglang.__file__).parent
     libraries = [*mlx.glob("core.*.so"), *(mlx / "lib").glob("*.dylib")]
     write_stubs(tools / "stubs", libraries, zig / "lib" / "libc" / "darwin" / "libSystem.tbd")
     write_headers(tools / "headers")
-    write_python_headers(tools / "python")
 
 
 if __name__ == "__main__":

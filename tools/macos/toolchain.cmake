@@ -1,10 +1,9 @@
-# CMake toolchain: Linux to macOS on arm64. MACOS_TOOLS is the folder that tools/macos/build.py has filled.
+# CMake toolchain: Linux to macOS on arm64. tools/macos/macos_tools.py names the folders in the environment.
 set(CMAKE_SYSTEM_NAME Darwin)
 set(CMAKE_SYSTEM_VERSION 23.0.0)
 set(CMAKE_SYSTEM_PROCESSOR arm64)
-set(MACOS_TOOLS "$ENV{MLX_CONV3D_MACOS_TOOLS}")
-set(CMAKE_C_COMPILER "${MACOS_TOOLS}/bin/cc")
-set(CMAKE_CXX_COMPILER "${MACOS_TOOLS}/bin/c++")
+set(CMAKE_C_COMPILER "$ENV{MLX_CONV3D_MACOS_COMPILERS}/cc")
+set(CMAKE_CXX_COMPILER "$ENV{MLX_CONV3D_MACOS_COMPILERS}/c++")
 set(CMAKE_OSX_SYSROOT "" CACHE STRING "")
 set(CMAKE_OSX_DEPLOYMENT_TARGET "" CACHE STRING "")
 set(CMAKE_OSX_ARCHITECTURES "" CACHE STRING "")
@@ -16,4 +15,4 @@ endforeach()
 # Programs cannot be linked: there is no crt for them here.
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
-set(Python_INCLUDE_DIR "${MACOS_TOOLS}/python" CACHE PATH "" FORCE)
+list(PREPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}") # FindPython.cmake

@@ -1,0 +1,102 @@
+// Blocked products on a CPU's matrix unit: their block sizes and what they cost.
+
+#include <algorithm>
+
+#include "core/cpu_model.h"
+#include "core/plan_cpu.h"
+#include "cpu/tile_gemm.h"
+
+namespace mlx_conv3d {
+
+using namespace cpu_model;
+
+namespace {
+
+constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
+constexpr int64_t kBlockOutputs = 384;
+
+/// bf16 data are multiplied as they are. Two parts hold fp16 and leave out 2^-18 of a product, which rounding
+/// the result to 16 bits hides; three are as exact as fp32.
+int parts_of(const ConvProblem& p) {
+  if (p.x_type == Dtype::bfloat16 && p.w_type == Dtype::bfloat16) return 1;
+  return p.out_type == Dtype::float32 ? 3 : 2;
+}
+
+/// Blocks of outputs and of panels. Nothing but the number of frames in a task may depend on how many frames
+/// there are: see plan.h.
+TilePlan blocks_of(const ConvProblem& p, const Device& d) {
+  TilePlan t;
+  t.parts = parts_of(p);
+  const int64_t panels = divide_up(p.group_out(), 32), width = p.output(kWidth), height = p.output(kHeight);
+  t.cols = divide_up(width, divide_up(width, 96));
+  t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
+  // Frames that one block of steps meets.
+  const int64_t frame_steps = p.kernel[kHeight] * p.kernel[kWidth] * divide_up(p.group_in(), 32);
+  const int64_t frames = std::min(p.kernel[kDepth], divide_up(cpu::tile_block_steps(t.parts), frame_steps));
+  const auto slab_bytes = [&] {
+    return frames * 2 * t.parts * round_up(p.group_in(), 32) *
+           ((t.rows - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1) *
+           ((t.cols - 1) * p.stride[kWidth] + (p.kernel[kWidth] - 1) * p.dilation[kWidth] + 1);
+  };
+  while (slab_bytes() > kSlabBytes && t.rows * t.cols > 64) {
+    if (t.rows > t.cols / 8 && t.rows > 1) {
+      t.rows = divide_up(t.rows, 2);
+    } else {
+      t.cols = divide_up(t.cols, 2);
+    }
+  }
+  t.frames = p.kernel[kDepth] > 1 ? std::clamp<int64_t>(p.output(kDepth), 1, 8) : 1;
+  t.task_panels = panels;
+  const auto tasks = [&] {
+    return p.batch * divide_up(p.output(kDepth), t.frames) * divide_up(height, t.rows) *
+           divide_up(width, t.cols) * divide_up(panels, t.task_panels);
+  };
+  while (tasks() < 8 * d.cores && t.frames > 1) t.frames = divide_up(t.frames, 2);
+  while (tasks() < 4 * d.cores && t.rows > 1 && t.rows * t.cols > 256) t.rows = divide_up(t.rows, 2);
+  while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
+  while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
+  while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
+  t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
+  return t;
+}
+
+}  // namespace
+
+void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                        Candidate& c) {
+  if (d.matrix_gflops == 0 || p.empty() || p.taps() * p.group_in() == 0) return;
+  if (like != nullptr && like->gemm.tile.parts == 0) return;
+  TilePlan t = blocks_of(p, d);
+  const bool split_phases = c.algorithm == Algorithm::transposed;
+  cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
+  const auto bytes = [&] {
+    return round_up(2 * needs.weight_items, 64) +
+           d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
+  };
+  while (bytes() > limit && t.rows * t.cols > 16) {
+    int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
+    longer = divide_up(longer, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
+  if (bytes() > limit) return;
+  constexpr double kProducts[] = {0, 1, 3, 6};
+  const double flops = 2.0 * 16 * 16 * 32 * needs.products * kProducts[t.parts];
+  const double scale = d.gflops / d.cores / 135.0;
+  const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
+  const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
+  const double cost = flops / (d.matrix_gflops * 1e9 * kTileShare[t.parts]) +
+                      needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
+                      weights / (kTileWeightItems[t.parts] * d.cores * scale) +
+                      results / (1.5e9 * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
+  if (like == nullptr && cost >= c.cost) return;
+  c.gemm.tile = t;
+  c.cost = cost;
+  c.flops = flops;
+  c.bytes = p.operand_bytes() + 2.0 * t.parts * (2.0 * needs.packed_items + 2.0 * weights);
+  c.workspace = std::max(c.workspace, bytes());
+  c.reason += t.parts == 1   ? ", on bf16 tiles"
+              : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
+                             : ", on bf16 tiles: six products for each of fp32 data";
+}
+
+}  // namespace mlx_conv3d

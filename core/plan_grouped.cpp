@@ -1,0 +1,226 @@
+// Which of the grouped kernels, and how its problem is cut into tasks.
+
+#include "core/plan_grouped.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/integers.h"
+
+namespace mlx_conv3d {
+namespace {
+
+constexpr double kTaskFlops = 1e6;  ///< about what starting a thread takes
+constexpr int64_t kLeastBand = 4, kLeastCols = 128;
+
+int rank_of(const ConvProblem& p) { return p.kernel[kDepth] > 1 ? 3 : p.kernel[kHeight] > 1 ? 2 : 1; }
+
+bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
+  for (int axis = 0; axis < 3; ++axis) {
+    if (k.taps[axis] != 0 && k.taps[axis] != p.kernel[axis]) return false;
+  }
+  if (k.rank != rank_of(p)) return false;
+  if (k.family == GroupedFamily::broadcast) {
+    return p.group_out() % kBroadcastOutputs == 0 && p.group_in() <= kMostBroadcastInputs;
+  }
+  if (p.group_in() != k.group_in || p.group_out() != k.group_out) return false;
+  // Some of a dilated input's phases meet no tap, and the pointwise kernels take one as given.
+  if (k.family == GroupedFamily::pointwise) return !p.input_dilated();
+  if (k.family != GroupedFamily::depthwise) return true;
+  const bool plain =
+      p.stride[1] == 1 && p.stride[2] == 1 && p.dilation[1] == 1 && p.dilation[2] == 1 && !p.input_dilated();
+  return plain && grouped_set_positions(p.out_channels, vector_width) == 1;
+}
+
+/// Of a row's phases (cpu/row_phase.h): how far apart two positions' inputs are, and two taps'.
+struct RowSteps {
+  int64_t phases, stride, dilation, taps;
+  explicit RowSteps(const ConvProblem& p) {
+    const int64_t dilated = p.input_dilation[kWidth];
+    phases = dilated / std::gcd(p.stride[kWidth], dilated);
+    const int64_t tap_step = dilated / std::gcd(p.dilation[kWidth], dilated);
+    stride = phases * p.stride[kWidth] / dilated;
+    dilation = tap_step * p.dilation[kWidth] / dilated;
+    taps = divide_up(p.kernel[kWidth], tap_step);
+  }
+};
+
+int64_t tasks_of(const ConvProblem& p, const GroupedPlan& plan) {
+  const RowSteps row(p);
+  const int64_t positions = divide_up(p.output(kWidth), row.phases);
+  return p.batch * divide_up(p.output(kDepth), plan.frames) * divide_up(p.output(kHeight), plan.band) *
+         divide_up(positions, plan.cols) * row.phases;
+}
+
+/// One task into two; false if none should be.
+bool cut(const ConvProblem& p, GroupedPlan& plan) {
+  const bool deep = p.kernel[kDepth] > 1, high = p.kernel[kHeight] > 1;
+  // Rows and frames that no tap joins are cut at no cost; elsewhere both parts stage what they share.
+  if (plan.frames > 1 && !deep) {
+    plan.frames = divide_up(plan.frames, 2);
+  } else if (plan.band > 1 && !high) {
+    plan.band = divide_up(plan.band, 2);
+  } else if (plan.band > kLeastBand && plan.band >= plan.frames) {
+    plan.band = divide_up(plan.band, 2);
+  } else if (plan.frames > kLeastBand) {
+    plan.frames = divide_up(plan.frames, 2);
+  } else if (plan.cols > kLeastCols) {
+    plan.cols = divide_up(plan.cols, 2);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+const char* name_of(GroupedFamily family) {
+  switch (family) {
+    case GroupedFamily::pointwise:
+      return "pointwise";
+    case GroupedFamily::rows:
+      return "rows";
+    case GroupedFamily::broadcast:
+      return "broadcast";
+    case GroupedFamily::depthwise:
+      return "depthwise";
+  }
+  return "?";
+}
+
+std::string name_of(const GroupedKernel& k) {
+  const std::string of_rank = std::to_string(k.rank) + "d";
+  const auto taps = [](int n) { return n == 0 ? std::string("k") : std::to_string(n); };
+  std::string name = name_of(k.family);
+  if (k.family == GroupedFamily::depthwise) {
+    return name + "_" + (k.rank == 3 ? taps(k.taps[0]) + "x" : "") + taps(k.taps[1]) + "x" + taps(k.taps[2]);
+  }
+  if (k.family != GroupedFamily::pointwise) name += "_" + of_rank;
+  if (k.family == GroupedFamily::broadcast) return name;
+  return name + "_" + std::to_string(k.group_in) + "x" + std::to_string(k.group_out);
+}
+
+std::string constraints_of(const GroupedKernel& k) {
+  switch (k.family) {
+    case GroupedFamily::pointwise:
+      return "input dilation 1";
+    case GroupedFamily::rows:
+      return "";
+    case GroupedFamily::broadcast:
+      return "O/groups a multiple of " + std::to_string(kBroadcastOutputs) + ", C/groups at most " +
+             std::to_string(kMostBroadcastInputs);
+    case GroupedFamily::depthwise:
+      return "spatial stride and dilation 1, input dilation 1, at least a vector of channels";
+  }
+  return "";
+}
+
+int grouped_kernel(const ConvProblem& p, int vector_width) {
+  if (p.groups <= 1 || p.group_in() < 1) return -1;
+  for (int i = 0; i < GroupedKernels::kCount; ++i) {
+    if (fits(kGroupedKernels.at[i], p, vector_width)) return i;
+  }
+  return -1;
+}
+
+int64_t grouped_set_positions(int64_t out_channels, int vector_width) {
+  const int64_t lanes = round_up(out_channels, vector_width);
+  if (out_channels >= vector_width && 5 * out_channels >= 4 * lanes) return 1;
+  return std::lcm(out_channels, int64_t{vector_width}) / out_channels;
+}
+
+bool grouped_blocks(const ConvProblem& p, int vector_width) {
+  return p.kernel[kHeight] * p.kernel[kWidth] > 1 && grouped_set_positions(p.out_channels, vector_width) == 1;
+}
+
+int64_t grouped_window(const ConvProblem& p, int vector_width) {
+  // A vector that begins within a group meets one more.
+  const int64_t whole = vector_width % p.group_out() == 0 || p.group_out() % vector_width == 0;
+  const int64_t groups = divide_up(vector_width, p.group_out()) + (whole ? 0 : 1);
+  return round_up(std::min(groups * p.group_in(), p.in_channels), vector_width);
+}
+
+int64_t grouped_block_pitch(const ConvProblem& p, int vector_width, int64_t columns) {
+  // Off the strides at which blocks would meet in one cache set.
+  const int64_t floats = columns * grouped_window(p, vector_width);
+  return floats % 256 == 0 ? floats + vector_width : floats;
+}
+
+int64_t grouped_slack(const ConvProblem& p, int vector_width) {
+  const int64_t set = grouped_set_positions(p.out_channels, vector_width);
+  return round_up(set * std::max(p.in_channels, p.out_channels) + 2 * vector_width + p.group_in(),
+                  vector_width);
+}
+
+int64_t grouped_row_floats(const ConvProblem& p, int vector_width, int64_t cols) {
+  const RowSteps row(p);
+  const int64_t strips = std::min(row.stride, row.taps);
+  const int64_t beyond = std::max<int64_t>(0, row.taps - 1) * row.dilation / row.stride;
+  const int64_t columns = strips * (cols + beyond), slack = grouped_slack(p, vector_width);
+  if (!grouped_blocks(p, vector_width)) return round_up(columns * p.in_channels + slack, 16);
+  const int64_t blocks = grouped_set_vectors(p.out_channels, vector_width);
+  return round_up(blocks * grouped_block_pitch(p, vector_width, columns) + slack, 16);
+}
+
+int64_t grouped_band_rows(const ConvProblem& p, int64_t band) {
+  const int64_t reach = (band - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1;
+  return std::max<int64_t>(1, std::min({band * p.kernel[kHeight], reach, p.stored(kHeight)}));
+}
+
+int64_t grouped_staged_floats(const ConvProblem& p, int vector_width, const GroupedPlan& plan) {
+  return p.kernel[kDepth] * grouped_band_rows(p, plan.band) * grouped_row_floats(p, vector_width, plan.cols);
+}
+
+GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
+  GroupedPlan plan;
+  plan.kernel = grouped_kernel(p, d.vector_width);
+  if (plan.kernel < 0) return plan;
+  plan.frames = std::max<int64_t>(1, p.output(kDepth));
+  plan.band = std::max<int64_t>(1, p.output(kHeight));
+  plan.cols = std::max<int64_t>(1, divide_up(p.output(kWidth), RowSteps(p).phases));
+  const int64_t most = d.cache_bytes / 2 / 4;
+  while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.band > 2) {
+    plan.band = divide_up(plan.band, 2);
+  }
+  while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.cols > 16) {
+    plan.cols = divide_up(plan.cols, 2);
+  }
+  const double wanted = std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
+  while (static_cast<double>(tasks_of(p, plan)) < wanted && cut(p, plan)) {
+  }
+  return plan;
+}
+
+int64_t grouped_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  const int64_t lanes = grouped_set_vectors(p.out_channels, d.vector_width) * d.vector_width;
+  const int64_t table = round_up(p.out_channels, d.vector_width);
+  const int64_t sums = plan.cols * p.out_channels * 2 + grouped_slack(p, d.vector_width);
+  const int64_t staged = grouped_staged_floats(p, d.vector_width, plan);
+  const int64_t weights = (lanes + table) * p.taps() * p.group_in() + lanes;
+  return 4 * (weights + d.cores * (staged + sums)) + 64 * (3 + 2 * d.cores) + 4096;
+}
+
+int64_t grouped_gradient_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  const int64_t sums =
+      grouped_set_vectors(p.out_channels, d.vector_width) * d.vector_width * p.taps() * p.group_in();
+  const int64_t dy = plan.cols * p.out_channels + grouped_slack(p, d.vector_width);
+  const int64_t staged = grouped_staged_floats(p, d.vector_width, plan);
+  return d.cores * (4 * (sums + dy + staged) + 3 * 64) + 4096;
+}
+
+ConvProblem fold_rows(const ConvProblem& p) {
+  const auto plain = [&](int axis) {
+    return p.kernel[axis] == 1 && p.stride[axis] == 1 && !p.padded(axis) && p.input_dilation[axis] == 1 &&
+           p.upsample[axis] == 1;
+  };
+  ConvProblem folded = p;
+  if (!plain(kHeight) || !plain(kWidth)) return folded;
+  folded.input[kWidth] *= folded.input[kHeight];
+  folded.input[kHeight] = 1;
+  if (p.lead > 0 || !plain(kDepth)) return folded;
+  folded.input[kWidth] *= folded.input[kDepth] * folded.batch;
+  folded.input[kDepth] = folded.batch = 1;
+  return folded;
+}
+
+}  // namespace mlx_conv3d

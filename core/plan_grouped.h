@@ -1,0 +1,56 @@
+#pragma once
+
+#include <string>
+
+#include "core/device.h"
+#include "core/grouped_kernels.h"
+#include "core/problem.h"
+
+namespace mlx_conv3d {
+
+/// How staged rows (cpu/grouped_rows.h) are walked: tasks of `frames` output frames by `band` output rows by
+/// `cols` output columns of one phase, each of which holds the rows that its kernel's depth taps meet.
+struct GroupedPlan {
+  int kernel = -1;  ///< index in kGroupedKernels, or -1: the direct kernels or blocked products
+  int64_t frames = 0, band = 0, cols = 0;
+};
+
+std::string name_of(const GroupedKernel& kernel);
+const char* name_of(GroupedFamily family);
+/// What a problem must have beyond the kernel's numbers; empty if nothing.
+std::string constraints_of(const GroupedKernel& kernel);
+
+/// Index of the kernel for this problem, or -1.
+int grouped_kernel(const ConvProblem& problem, int vector_width);
+GroupedPlan make_grouped_plan(const ConvProblem& problem, const Device& device);
+
+/// Positions of a set: 1 where vectors of outputs fill a position well, else what fills whole vectors.
+int64_t grouped_set_positions(int64_t out_channels, int vector_width);
+/// Vectors of outputs in a set.
+inline int64_t grouped_set_vectors(int64_t out_channels, int vector_width) {
+  const int64_t floats = grouped_set_positions(out_channels, vector_width) * out_channels;
+  return (floats + vector_width - 1) / vector_width;
+}
+/// Whether rows are staged in blocks: for every vector of a position its inputs of all columns, so that
+/// neighbouring taps meet neighbouring vectors. Else a row is staged as it lies in memory.
+bool grouped_blocks(const ConvProblem& problem, int vector_width);
+/// Floats of one pixel in a block: whole vectors with the inputs of any vector of outputs.
+int64_t grouped_window(const ConvProblem& problem, int vector_width);
+/// Floats from one block to the next, of so many columns.
+int64_t grouped_block_pitch(const ConvProblem& problem, int vector_width, int64_t columns);
+
+/// Floats that kernels may read behind a row's last input, and write behind its last output.
+int64_t grouped_slack(const ConvProblem& problem, int vector_width);
+/// Floats of one staged row of `cols` positions, slack included.
+int64_t grouped_row_floats(const ConvProblem& problem, int vector_width, int64_t cols);
+/// The most input rows that a band of output rows meets in a frame.
+int64_t grouped_band_rows(const ConvProblem& problem, int64_t band);
+/// Floats that a thread stages.
+int64_t grouped_staged_floats(const ConvProblem& problem, int vector_width, const GroupedPlan& plan);
+int64_t grouped_workspace(const ConvProblem& problem, const Device& device, const GroupedPlan& plan);
+int64_t grouped_gradient_workspace(const ConvProblem& problem, const Device& device, const GroupedPlan& plan);
+
+/// Rows, and frames and batches too, as one long row, where no tap or padding tells them apart.
+ConvProblem fold_rows(const ConvProblem& problem);
+
+}  // namespace mlx_conv3d

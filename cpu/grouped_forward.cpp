@@ -1,0 +1,168 @@
+#include "cpu/grouped_forward.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/device.h"
+#include "core/integers.h"
+#include "cpu/grouped_rows.h"
+#include "cpu/threads.h"
+
+namespace mlx_conv3d::cpu {
+namespace {
+
+/// Whether pixels `axis` apart continue the axis after it.
+bool continues(const TensorView& t, const int64_t* sizes, int axis) {
+  return sizes[axis] == 1 || t.stride[axis] == sizes[axis + 1] * t.stride[axis + 1];
+}
+
+/// The problem with rows joined to longer ones, where they lie so.
+ConvProblem folded(const ConvProblem& p, Operands& operands) {
+  const ConvProblem joined = fold_rows(p);
+  if (joined == p) return p;
+  const int64_t sizes[] = {p.batch, p.input[kDepth], p.input[kHeight], p.input[kWidth]};
+  const bool rows = continues(operands.x, sizes, 2) && (p.lead == 0 || continues(operands.lead, sizes, 2));
+  const bool frames = continues(operands.x, sizes, 1) && continues(operands.x, sizes, 0);
+  const bool all_joined = joined.input[kDepth] * joined.batch != p.input[kDepth] * p.batch;
+  return rows && (frames || !all_joined) ? joined : p;
+}
+
+class Forward {
+ public:
+  Forward(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, Workspace& workspace)
+      : p_(p),
+        operands_(operands),
+        k_(kernels()),
+        rows_(p, plan, operands, kGroupedKernels.at[plan.kernel].rows, true, workspace) {
+    run_ = k_.grouped(plan.kernel);
+    lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
+    pack_weights(workspace);
+    if (operands.epilogue.bias != nullptr) spread_bias(workspace);
+    // Results that are not float32, or not next to each other, go through a buffer.
+    in_place_ = p.out_type == Dtype::float32;
+    for (const RowPhase& phase : rows_.phases()) in_place_ = in_place_ && phase.axis.step == 1;
+    const int64_t sums = 2 * plan.cols * p.out_channels + grouped_slack(p, k_.width);
+    for (int t = 0; t < thread_count() && !in_place_; ++t) sums_.push_back(workspace.floats(sums));
+  }
+
+  void run() {
+    parallel_for(rows_.count(), [&](int64_t i, int thread) {
+      rows_.run(i, thread, [&](const StagedRows::Block& block) { output(block, thread); });
+    });
+  }
+
+ private:
+  /// Every vector's weights lane by lane, from a table of whole vectors of channels.
+  void pack_weights(Workspace& workspace) {
+    const int64_t width = k_.width, products = p_.taps() * p_.group_in();
+    float* table = workspace.floats(round_up(p_.out_channels, width) * products);
+    for (const RowPhase& phase : rows_.phases()) {
+      const std::vector<int64_t> offsets = rows_.weight_offsets(phase, operands_.w);
+      const int64_t count = static_cast<int64_t>(offsets.size());
+      float* of_phase = table + phase.first_weight * round_up(p_.out_channels, width);
+      each(divide_up(p_.out_channels, width), products, [&](int64_t v) {
+        GemmWeightPanel panel{};
+        panel.w = operands_.w;
+        panel.w.data =
+            static_cast<const char*>(panel.w.data) + v * width * panel.w.stride[0] * item_size(panel.w.type);
+        panel.offsets = offsets.data();
+        panel.k = count;
+        panel.out_channels = p_.out_channels - v * width;
+        panel.vectors = 1;
+        panel.out = of_phase + v * width * count;
+        k_.pack_weight(panel);
+      });
+    }
+    weights_ = table;
+    if (lanes_ == p_.out_channels) return;
+    float* spread = workspace.floats(lanes_ * products);
+    for (const RowPhase& phase : rows_.phases()) {
+      const int64_t count = phase.axis.tap_count() * p_.taps() / p_.kernel[kWidth] * p_.group_in();
+      const float* from = table + phase.first_weight * round_up(p_.out_channels, width);
+      float* to = spread + phase.first_weight * lanes_;
+      each(lanes_ / width, products, [&](int64_t v) {
+        for (int64_t l = 0; l < width; ++l) {
+          const int64_t o = rows_.channel(v, static_cast<int>(l));
+          const float* column = from + o / width * count * width + o % width;
+          for (int64_t i = 0; i < count; ++i) to[(v * count + i) * width + l] = column[i * width];
+        }
+      });
+    }
+    weights_ = spread;
+  }
+
+  /// A parallel loop, where the work is worth one.
+  template <class F>
+  void each(int64_t vectors, int64_t products, const F& f) {
+    if (vectors * products * k_.width > (1 << 16)) {
+      parallel_for(vectors, [&](int64_t v, int) { f(v); });
+    } else {
+      for (int64_t v = 0; v < vectors; ++v) f(v);
+    }
+  }
+
+  void spread_bias(Workspace& workspace) {
+    float* to = workspace.floats(lanes_);
+    for (int64_t i = 0; i < lanes_; ++i) {
+      to[i] = operands_.epilogue.bias[rows_.channel(i / k_.width, static_cast<int>(i % k_.width))];
+    }
+    bias_ = to;
+  }
+
+  void output(const StagedRows::Block& block, int thread) {
+    GroupedRows r = block.rows;
+    const int64_t at = rows_.output_offset(block, block.begin);
+    r.weights = weights_ + rows_.phases()[static_cast<size_t>(block.phase)].first_weight * lanes_;
+    r.bias = bias_;
+    const Epilogue& e = operands_.epilogue;
+    if (in_place_) {
+      r.row_step = p_.output(kWidth) * p_.out_channels;
+      r.out = static_cast<float*>(operands_.y) + at;
+      r.activation = e.activation;
+      r.residual = e.residual ? static_cast<const float*>(e.residual) + at : nullptr;
+      run_(r);
+      return;
+    }
+    r.row_step = r.out_floats;
+    r.out = sums_[static_cast<size_t>(thread)];
+    run_(r);
+    for (int i = 0; i < r.out_rows; ++i) {
+      store(block, at + i * p_.output(kWidth) * p_.out_channels, r.out + i * r.row_step);
+    }
+  }
+
+  /// One row of sums, bias included, from the buffer to the output.
+  void store(const StagedRows::Block& block, int64_t at, const float* sums) const {
+    const int64_t item = item_size(p_.out_type);
+    const int64_t step = rows_.phases()[static_cast<size_t>(block.phase)].axis.step;
+    const int64_t count = block.end - block.begin, steps = step == 1 ? 1 : count;
+    const int64_t length = count / steps * p_.out_channels;
+    Epilogue rest = operands_.epilogue;
+    rest.bias = nullptr;
+    for (int64_t i = 0; i < steps; ++i) {
+      const int64_t to = at + i * step * p_.out_channels;
+      k_.store(rest, sums + i * p_.out_channels, 0, to, static_cast<char*>(operands_.y) + to * item, length);
+    }
+  }
+
+  const ConvProblem& p_;
+  const Operands& operands_;
+  const Kernels& k_;
+  StagedRows rows_;
+  GroupedFunction run_;
+  int64_t lanes_;
+  bool in_place_;
+  const float *weights_ = nullptr, *bias_ = nullptr;
+  std::vector<float*> sums_;
+};
+
+}  // namespace
+
+void grouped_by_kernel(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
+                       Workspace& workspace) {
+  Operands joined = operands;
+  const ConvProblem p = folded(problem, joined);
+  Forward(p, p == problem ? plan : make_grouped_plan(p, cpu_device()), joined, workspace).run();
+}
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,102 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "core/plan_grouped.h"
+#include "cpu/grouped_layout.h"
+#include "cpu/row_phase.h"
+#include "cpu/workspace.h"
+
+namespace mlx_conv3d::cpu {
+
+/// Output rows for the grouped kernels, forward and backward. A task stages the input rows that its band of
+/// output rows meets: as float32, padding written out, in blocks or pixel by pixel (grouped_blocks). Going
+/// through its output frames it keeps the frames that are met again. Columns of a strided row are staged
+/// strip by strip, so that the positions' inputs are neighbours at every tap.
+class StagedRows {
+ public:
+  /// Of `together` output rows at a time. With `in_place`, rows that lie in the input as they would be staged
+  /// are read there; what follows them is then not zero.
+  StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, int together,
+             bool in_place, Workspace& workspace);
+
+  /// One or more output rows of one phase, as the kernels take them, but for weights and outputs.
+  struct Block {
+    GroupedRows rows;
+    int64_t phase;
+    int64_t begin, end;  ///< positions of the phase
+    int64_t row;         ///< output row over (N, D, H)
+  };
+
+  int64_t count() const { return frames_ * bands_ * static_cast<int64_t>(pieces_.size()); }
+  /// Stages what task i needs and calls f for all of its output rows in turn.
+  void run(int64_t i, int thread, const std::function<void(const Block&)>& f);
+
+  const std::vector<RowPhase>& phases() const { return phases_; }
+  const std::vector<GroupedVector>& vectors() const { return vectors_; }
+  std::vector<int64_t> weight_offsets(const RowPhase& phase, const WeightView& w) const {
+    return cpu::weight_offsets(p_, d_, h_, phase, w);
+  }
+  /// Output channel of a lane.
+  int64_t channel(int64_t vector, int lane) const { return (vectors_[vector].out + lane) % p_.out_channels; }
+  /// Element offset of a phase's position in the output.
+  int64_t output_offset(const Block& block, int64_t position) const {
+    const AxisPhase& w = phases_[block.phase].axis;
+    return (block.row * p_.output(kWidth) + w.first + position * w.step) * p_.out_channels;
+  }
+
+ private:
+  /// Staged columns that follow each other in the stored row too, or that are all zeros.
+  struct Run {
+    int64_t at;      ///< of the staged columns
+    int64_t column;  ///< of the stored row, or -1
+    int64_t count;
+  };
+  struct Piece {
+    int64_t phase, begin, end;
+    std::vector<Run> runs;
+    std::vector<int64_t> offsets;  ///< [column tap]: floats from a position's first input
+    int64_t columns;
+    std::vector<GroupedVector> vectors;  ///< with places in the staged row
+  };
+  struct Thread {
+    float* staged;
+    std::vector<int64_t> frames;      ///< [slot]: the input frame it holds, or -1
+    std::vector<const float*> at;     ///< [slot][input row of the band]
+    std::vector<int64_t> inputs;      ///< input rows of the band
+    std::vector<int64_t> row_slot;    ///< [output row of the band][tap]: index into inputs, or -1
+    std::vector<int64_t> frame_slot;  ///< [tap], or -1
+    std::vector<const float*> rows;   ///< the kernel's
+  };
+
+  int64_t pitch(const Piece& piece) const { return grouped_block_pitch(p_, k_.width, piece.columns); }
+  void stage_run(const Piece& piece, const Run& run, const char* from, int64_t col_stride, float* to) const;
+  void make_pieces(int64_t phase);
+  Piece make_piece(int64_t phase, int64_t begin, int64_t end) const;
+  void find_rows(int64_t first, int64_t last, Thread& t) const;
+  void find_frames(const Piece& piece, int64_t n, int64_t od, Thread& t) const;
+  void stage_frame(const Piece& piece, const Frame& frame, int64_t slot, Thread& t) const;
+  const float* stage_row(const Piece& piece, const char* row, int64_t col_stride, float* to) const;
+  bool lies_staged(const Piece& piece, int64_t col_stride) const;
+
+  const ConvProblem& p_;
+  const GroupedPlan plan_;
+  const int together_;
+  const Kernels& k_;
+  const Input input_;
+  const bool in_place_;
+  const AxisPhase d_, h_;
+  const std::vector<RowPhase> phases_;
+  const int64_t set_, slack_;
+  const bool blocked_;
+  const int64_t pixel_;  ///< floats from one staged column to the next
+  int64_t frames_, bands_, row_floats_, band_rows_;
+  const std::vector<GroupedVector> vectors_;  ///< with places in a set of the input
+  std::vector<int32_t> blocks_;               ///< first input channel of each
+  std::vector<int64_t> block_of_;             ///< [vector]
+  std::vector<Piece> pieces_;
+  std::vector<Thread> threads_;
+};
+
+}  // namespace mlx_conv3d::cpu

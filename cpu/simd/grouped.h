@@ -1,0 +1,151 @@
+#pragma once
+
+#include "core/grouped_kernels.h"
+#include "cpu/simd/convert.h"
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+
+void stage_blocks(Dtype type, const PixelBlocks& pixels);
+GroupedFunction grouped_function(int kernel);
+GroupedGradientFunction grouped_gradient_function(int kernel);
+
+/// The kernels whose taps are all known: kDepthwise[i].
+template <int KH, int KW>
+void grouped_depthwise(const GroupedRows& r);
+extern template void grouped_depthwise<3, 3>(const GroupedRows&);
+extern template void grouped_depthwise<5, 5>(const GroupedRows&);
+
+/// out[l] = v[index[l]], where there is an instruction for it.
+#if defined(__AVX512F__)
+inline constexpr bool kCanPermute = true;
+SIMD_INLINE Vec permute(Vec v, IVec index) { return (Vec)_mm512_permutexvar_ps((__m512i)index, (__m512)v); }
+#elif defined(__AVX2__)
+inline constexpr bool kCanPermute = true;
+SIMD_INLINE Vec permute(Vec v, IVec index) {
+  return (Vec)_mm256_permutevar8x32_ps((__m256)v, (__m256i)index);
+}
+#else
+inline constexpr bool kCanPermute = false;
+SIMD_INLINE Vec permute(Vec v, IVec) { return v; }
+#endif
+
+/// How the lanes of a vector pick their inputs. Phase: the place in its group of lane 0's output channel.
+template <int C, int O, int Phase>
+struct Lanes {
+  static constexpr int source(int lane) { return (Phase + lane) / O * C; }
+  static constexpr int kSpan = source(kWidth - 1);
+  static constexpr bool kInOrder = C == 1 && O == 1;
+
+  template <size_t... L>
+  SIMD_INLINE IVec sources(std::index_sequence<L...>) {
+    return IVec{source(L)...};
+  }
+  template <size_t... L>
+  SIMD_INLINE Vec pick(const float* x, std::index_sequence<L...>) {
+    if constexpr (kSpan == 0) {
+      return splat(*x);
+    } else if constexpr (kInOrder) {
+      return load(x);
+    } else if constexpr (kSpan < kWidth) {
+      const Vec v = load(x);
+      return __builtin_shufflevector(v, v, source(L)...);
+    } else if constexpr (kSpan < 2 * kWidth) {
+      return __builtin_shufflevector(load(x), load(x + kWidth), source(L)...);
+    } else {
+      return Vec{x[source(L)]...};
+    }
+  }
+  /// The input of every lane's group, where `x` is that of lane 0's.
+  SIMD_INLINE Vec pick(const float* x) { return pick(x, std::make_index_sequence<kWidth>()); }
+
+  /// Input c of every lane's group, where `x` is the first one of lane 0's: where one vector has them all it
+  /// is the same for every input, and mostly aligned.
+  struct Input {
+    static constexpr bool kPermuted = kCanPermute && C > 1 && kSpan > 0 && kSpan + C <= kWidth;
+    int64_t c;
+    IVec index;
+    explicit Input(int64_t channel) __attribute__((always_inline)) : c(channel), index{} {
+      if constexpr (kPermuted) {
+        index = sources(std::make_index_sequence<kWidth>()) + static_cast<int32_t>(c);
+      }
+    }
+    Vec operator()(const float* x) const __attribute__((always_inline)) {
+      return kPermuted ? permute(load(x), index) : pick(x + c);
+    }
+  };
+};
+
+/// Any number of inputs, whole vectors of one group's outputs.
+struct OneGroup {
+  SIMD_INLINE Vec pick(const float* x) { return splat(*x); }
+  struct Input {
+    int64_t c;
+    explicit Input(int64_t channel) : c(channel) {}
+    Vec operator()(const float* x) const __attribute__((always_inline)) { return splat(x[c]); }
+  };
+};
+
+/// Without the barrier compilers keep every multiple of the step in a register of its own, of which there are
+/// too few.
+SIMD_INLINE const float* next(const float* x, int64_t step) {
+  x += step;
+  asm("" : "+r"(x));
+  return x;
+}
+
+constexpr int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(b, a % b); }
+
+/// Vectors of outputs start at multiples of the width from either end of a set: at these steps in a group.
+template <int O>
+inline constexpr int kPhaseStep = common_divisor(O, kWidth);
+
+/// f(Lanes of that phase), for the vector that starts at output `out`.
+template <int C, int O, int Phase, class F>
+SIMD_INLINE void with_phase(int phase, const F& f) {
+  // All of a vector in one group: every such phase is the same.
+  constexpr int kSame = Phase + kWidth <= O ? 0 : Phase;
+  if (phase == Phase) {
+    f(Lanes<C, O, kSame>());
+    return;
+  }
+  constexpr int kNext = Phase + kPhaseStep<O>;
+  if constexpr (kNext < O) with_phase<C, O, kNext>(phase, f);
+}
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+/// f(Count<n>, first) for blocks that cover [0, sets): `Large`, and where they do not fit smaller ones. The
+/// last block may begin earlier and compute some sets again.
+template <int Large, class F>
+SIMD_INLINE void cover(int64_t sets, const F& f) {
+  constexpr int kSmall = 4;
+  const int64_t large = sets < Large ? 0 : sets / Large + (sets % Large > kSmall ? 1 : 0);
+  for (int64_t i = 0; i < large; ++i) f(Count<Large>(), i * Large + Large <= sets ? i * Large : sets - Large);
+  int64_t i = large * Large;
+  for (; i < sets && sets >= kSmall; i += kSmall) f(Count<kSmall>(), i + kSmall <= sets ? i : sets - kSmall);
+  for (; i < sets; ++i) f(Count<1>(), i);
+}
+
+/// n vectors of sums, `at` floats from the start of output row `row` and `step` apart, through the epilogue.
+__attribute__((noinline)) void finish(const GroupedRows& r, int row, int64_t at, int64_t step,
+                                      const float* sums, int n);
+
+template <int P>
+SIMD_INLINE void finish(const GroupedRows& r, int row, int64_t at, int64_t step, const Vec* sums) {
+  const bool plain = r.activation == Activation::none && r.residual == nullptr;
+  if (plain && at + (P - 1) * step + kWidth <= r.out_floats) {
+    float* out = r.out + row * r.row_step + at;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) store(out + p * step, sums[p]);
+    return;
+  }
+  float copy[P * kWidth];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) store(copy + p * kWidth, sums[p]);
+  finish(r, row, at, step, copy, P);
+}
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

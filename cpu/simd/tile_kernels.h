@@ -1,0 +1,83 @@
+#pragma once
+
+// Matrix products on a matrix unit that multiplies bf16 and sums in fp32 (AMX). Operands of more than 8
+// significant bits are split into a sum of bf16 parts: see docs/algorithms.md.
+
+#include <cstdint>
+
+#include "cpu/simd/kernels.h"
+
+namespace mlx_conv3d::cpu {
+
+constexpr int kTileSide = 16;        ///< rows, and fp32 columns, of a tile
+constexpr int kTileDepth = 32;       ///< products that a tile sums: a step
+constexpr int kTileItems = 16 * 32;  ///< bf16 items of an operand's tile
+constexpr int kPanelTiles = 2;       ///< column tiles of the widest panel
+constexpr int kMostParts = 3;
+
+/// Rows of a left operand: element i of row r is at src + r*src_stride + i, its part p goes to
+/// out + p*part_stride + r*out_stride + i; items [n, padded) become zero.
+struct TileRows {
+  Dtype type;
+  const void* src;
+  int64_t rows, n, src_stride;  ///< elements
+  int parts;
+  uint16_t* out;
+  int64_t padded, out_stride, part_stride;  ///< items
+};
+
+/// A panel of a right operand, split and laid out as [step][part][column tile][pair of products][column].
+struct TileWeightPanel {
+  WeightView w;            ///< data points at the panel's first output channel
+  const int64_t* offsets;  ///< element offset from there of each of the 32*steps products, -1 for a zero
+  int64_t steps;
+  int64_t out_channels;  ///< existing output channels from the panel's first; further columns are zero
+  int tiles;             ///< 1 or kPanelTiles
+  int parts;
+  uint16_t* out;
+};
+
+inline int64_t tile_panel_items(int64_t steps, int parts, int tiles) {
+  return steps * parts * tiles * kTileItems;
+}
+
+struct TileStep {
+  int64_t a;  ///< items from the left operand's first row to this step's 32 items of it
+  int64_t b;  ///< which step of the packed panel
+};
+
+/// c[r][j] (+)= sum over steps of a's row r times panel column j, for 16*tiles columns. One part each: the
+/// product of bf16 values; two: all but the low times the low parts (three products); three: all but those
+/// below 2^-24 of the largest (six).
+struct TileProduct {
+  int parts;
+  int tiles;
+  int64_t rows;
+  const uint16_t* a;  ///< rows may be read up to the next multiple of 16: anything finite
+  int64_t a_stride, a_part_stride;
+  const TileStep* steps;
+  int64_t step_count;
+  const uint16_t* b;
+  const uint16_t* next;  ///< what will be read next, as much as step_count steps, to be fetched; or null
+  float* c;              ///< only `rows` rows are touched, of 16*tiles columns each
+  int64_t c_stride;
+  bool accumulate;  ///< of one part on from c; else the sum over the steps is taken first, then added
+};
+
+struct TileKernels {
+  /// Both return the bits of the largest magnitude that they met (as an fp32 number; larger than any for a
+  /// NaN): see tiles_hold.
+  uint32_t (*split)(const TileRows& rows);
+  uint32_t (*pack)(const TileWeightPanel& panel);
+  void (*multiply)(const TileProduct& product);
+};
+
+/// Whether an operand whose largest magnitude has these bits can be split without loss and multiplied
+/// without overflow or underflow. The unit takes numbers below 2^-126 for zeros: an operand below 2^-50 or
+/// above 2^50 throughout, or one with an infinity or a NaN, is left to the fp32 kernels.
+inline bool tiles_hold(uint32_t largest) {
+  constexpr uint32_t kLeast = (127u - 50) << 23, kMost = (127u + 50) << 23;
+  return largest == 0 || (largest >= kLeast && largest <= kMost);
+}
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,397 @@
+// Convolution as products of bf16 tiles: each task packs a block of padded input and reads every tap's
+// operand from it in place.
+
+#include "cpu/tile_gemm.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "core/integers.h"
+#include "cpu/joined_phases.h"
+#include "cpu/row_conv.h"
+#include "cpu/slab.h"
+#include "cpu/threads.h"
+
+namespace mlx_conv3d::cpu {
+namespace {
+
+constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
+
+/// Of a row of taps, the channels that are taken with all of them before the next ones are.
+constexpr int64_t kRowSteps = 12;
+
+/// One phase of the outputs: its axes, the slab of a block, and the steps of an output's sum.
+struct TilePhase {
+  TilePhase(const ConvProblem& p, const TilePlan& plan, const AxisPhase& d, const AxisPhase& h,
+            const AxisPhase& w)
+      : d(d),
+        h(h),
+        w(w),
+        slab_d(p, kDepth, d),
+        slab_h(p, kHeight, h),
+        slab_w(p, kWidth, w),
+        layout(slab_d, slab_h, slab_w, p.group_in(), plan.parts, std::min(plan.rows, h.count),
+               std::min(plan.cols, w.count)) {
+    // Some phases of a dilated input meet no tap along an axis.
+    if (w.tap_count() == 0) return;
+    for (int64_t kd = 0; kd < d.tap_count(); ++kd) {
+      for (int64_t kh = 0; kh < h.tap_count(); ++kh) {
+        if (layout.merged) {
+          begin_group(divide_up(w.tap_count() * p.group_in(), kTileDepth), plan.parts);
+          add_run(kd, kh, 0, 0, w.tap_count() * p.group_in());
+        } else {
+          add_row(kd, kh, p.group_in(), plan.parts);
+        }
+      }
+    }
+    if (!steps.empty()) block_ends.push_back(static_cast<int64_t>(steps.size()));
+  }
+
+  struct Step {
+    int64_t kd, at;           ///< the depth tap, and items from an output's place in that frame
+    int64_t kh, kw, channel;  ///< of the first product
+    int64_t products;
+  };
+
+  /// Element offset of each of all steps' 32 products in the weights, -1 behind a run's end.
+  std::vector<int64_t> weight_offsets(const ConvProblem& p, const WeightView& view) const {
+    std::vector<int64_t> offsets;
+    offsets.reserve(steps.size() * kTileDepth);
+    for (const Step& s : steps) {
+      for (int64_t i = 0; i < kTileDepth; ++i) {
+        const int64_t kw = s.kw + (s.channel + i) / p.group_in(), c = (s.channel + i) % p.group_in();
+        offsets.push_back(i >= s.products ? -1
+                                          : d.taps[s.kd] * view.stride[1] + h.taps[s.kh] * view.stride[2] +
+                                                w.taps[kw] * view.stride[3] + c * view.stride[4]);
+      }
+    }
+    return offsets;
+  }
+
+  const AxisPhase &d, &h, &w;
+  const SlabAxis slab_d, slab_h, slab_w;
+  const SlabLayout layout;
+  std::vector<Step> steps;
+  std::vector<int64_t> block_ends;  ///< steps from one to the next are one block
+
+ private:
+  /// The next `count` steps are in one block.
+  void begin_group(int64_t count, int parts) {
+    const int64_t held = static_cast<int64_t>(steps.size());
+    const int64_t begin = block_ends.empty() ? 0 : block_ends.back();
+    if (held > begin && held + count - begin > tile_block_steps(parts)) block_ends.push_back(held);
+  }
+
+  /// A row of taps: all of them meet some channels while these are in the L1 cache.
+  void add_row(int64_t kd, int64_t kh, int64_t channels, int parts) {
+    const int64_t taps = w.tap_count(), all = divide_up(channels, kTileDepth);
+    const int64_t pieces = divide_up(all, std::max<int64_t>(1, kRowSteps / taps));
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t from = all * i / pieces * kTileDepth;
+      const int64_t to = std::min(channels, all * (i + 1) / pieces * kTileDepth);
+      begin_group(taps * divide_up(to - from, kTileDepth), parts);
+      for (int64_t kw = 0; kw < taps; ++kw) add_run(kd, kh, kw, from, to);
+    }
+  }
+
+  void add_run(int64_t kd, int64_t kh, int64_t kw, int64_t from, int64_t to) {
+    const int64_t at = layout.tap(slab_h, kh, slab_w, kw);
+    for (int64_t i = from; i < to; i += kTileDepth) {
+      steps.push_back({kd, at + i, kh, kw, i, std::min<int64_t>(kTileDepth, to - i)});
+    }
+  }
+};
+
+/// Floats from row to row of the sums, off the strides that meet in few of the L1 cache's sets.
+int64_t sums_stride(const TilePlan& plan, int64_t panels) {
+  const int64_t columns = std::min(plan.panels, panels) * kPanelColumns;
+  return columns % 128 == 0 ? columns + kTileSide : columns;
+}
+
+class TileGemm {
+ public:
+  TileGemm(const ConvProblem& p, const TilePlan& plan, const Operands& operands, const TilePhase& phase,
+           uint16_t* weights, Workspace& workspace)
+      : p_(p),
+        plan_(plan),
+        operands_(operands),
+        input_(p, operands),
+        phase_(phase),
+        layout_(phase.layout),
+        k_(kernels()),
+        slab_(p, input_, phase.slab_h, phase.slab_w, phase.layout, p.group_in()),
+        panels_(divide_up(p.group_out(), kPanelColumns)),
+        rows_(std::min(plan.rows, phase.h.count)),
+        cols_(std::min(plan.cols, phase.w.count)),
+        weights_(weights) {
+    c_stride_ = sums_stride(plan, panels_);
+    for (int t = 0; t < thread_count(); ++t) {
+      auto* slab = static_cast<uint16_t*>(workspace.bytes(layout_.items() * 2));
+      // Products behind a merged run meet the next pixels, and zero weights: these must be numbers.
+      if (layout_.merged) std::fill_n(slab, layout_.items(), uint16_t{0});
+      slabs_.push_back(slab);
+      sums_.push_back(workspace.floats(rows_ * layout_.row_step * c_stride_));
+    }
+  }
+
+  bool run() {
+    for (int64_t g = 0; g < p_.groups; ++g) {
+      if (!pack_weights(g)) return false;
+      const int64_t row_chunks = divide_up(phase_.h.count, rows_),
+                    col_chunks = divide_up(phase_.w.count, cols_);
+      const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
+      const int64_t out_chunks = divide_up(panels_, plan_.task_panels);
+      parallel_for(
+          p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks, [&](int64_t i, int thread) {
+            if (unfit_.load(std::memory_order_relaxed)) return;
+            const auto part = [&](int64_t count) {
+              const int64_t at = i % count;
+              i /= count;
+              return at;
+            };
+            const auto range = [](int64_t all, int64_t at, int64_t count) {
+              return std::pair{all * at / count, all * (at + 1) / count};
+            };
+            const auto [panel, panel_end] = range(panels_, part(out_chunks), out_chunks);
+            const auto [col, col_end] = range(phase_.w.count, part(col_chunks), col_chunks);
+            const auto [row, row_end] = range(phase_.h.count, part(row_chunks), row_chunks);
+            const auto [frame, frame_end] = range(phase_.d.count, part(frame_chunks), frame_chunks);
+            task(g, i, frame, frame_end, {row, row_end - row, col, col_end - col}, panel, panel_end, thread);
+          });
+      if (unfit_.load() || !tiles_hold(largest_.load())) return false;
+    }
+    return true;
+  }
+
+ private:
+  int64_t step_count() const { return static_cast<int64_t>(phase_.steps.size()); }
+  int panel_tiles(int64_t panel) const {
+    return static_cast<int>(
+        std::min<int64_t>(kPanelTiles, divide_up(p_.group_out(), kTileSide) - panel * kPanelTiles));
+  }
+  uint16_t* panel_weights(int64_t panel) const {
+    return weights_ + panel * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
+  }
+
+  bool pack_weights(int64_t g) {
+    const std::vector<int64_t> offsets = phase_.weight_offsets(p_, operands_.w);
+    constexpr int64_t kPiece = 64;
+    const int64_t pieces = divide_up(step_count(), kPiece);
+    std::atomic<uint32_t> largest{0};
+    parallel_for(panels_ * pieces, [&](int64_t i, int) {
+      const int64_t panel = i / pieces, piece = i % pieces;
+      const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
+      const int64_t channel = panel * kPanelColumns;
+      TileWeightPanel out{};
+      out.w = operands_.w;
+      out.w.data = static_cast<const char*>(operands_.w.data) +
+                   (g * p_.group_out() + channel) * out.w.stride[0] * item_size(out.w.type);
+      out.offsets = offsets.data() + first * kTileDepth;
+      out.steps = last - first;
+      out.out_channels = p_.group_out() - channel;
+      out.tiles = panel_tiles(panel);
+      out.parts = plan_.parts;
+      out.out = panel_weights(panel) + tile_panel_items(first, plan_.parts, out.tiles);
+      raise(largest, k_.tiles->pack(out));
+    });
+    return tiles_hold(largest.load());
+  }
+
+  static void raise(std::atomic<uint32_t>& largest, uint32_t value) {
+    uint32_t before = largest.load(std::memory_order_relaxed);
+    while (before < value && !largest.compare_exchange_weak(before, value, std::memory_order_relaxed)) {
+    }
+  }
+
+  void task(int64_t g, int64_t n, int64_t frame, int64_t frame_end, const Slab::Block& block, int64_t panel,
+            int64_t panel_end, int thread) {
+    std::vector<int64_t> held(static_cast<size_t>(layout_.frames), -1);
+    std::vector<TileStep> steps;
+    std::vector<size_t> ends;
+    for (; frame < frame_end; ++frame) {
+      for (int64_t kd = 0; !phase_.steps.empty() && kd < phase_.d.tap_count(); ++kd) {
+        const int64_t u = depth_at(frame, kd), source = phase_.slab_d.sources[u], slot = u % layout_.frames;
+        if (source < 0 || held[slot] == u) continue;
+        const uint32_t largest =
+            slab_.pack(*k_.tiles, n, source, g * p_.group_in(), block, slot, slabs_[thread]);
+        raise(largest_, largest);
+        if (!tiles_hold(std::max(largest, kOne))) {
+          unfit_.store(true, std::memory_order_relaxed);
+          return;
+        }
+        held[slot] = u;
+      }
+      make_steps(frame, steps, ends);
+      for (int64_t from = panel; from < panel_end; from += plan_.panels) {
+        const int64_t to = std::min(panel_end, from + plan_.panels);
+        multiply(block, from, to, steps, ends, thread);
+        store(g, n, frame, block, from, to, thread);
+      }
+    }
+  }
+
+  int64_t depth_at(int64_t frame, int64_t kd) const {
+    return frame * phase_.slab_d.stride + phase_.slab_d.at[kd];
+  }
+
+  /// The steps that meet stored frames, and where each block of them ends. Blocks are the same whatever
+  /// frames there are.
+  void make_steps(int64_t frame, std::vector<TileStep>& steps, std::vector<size_t>& ends) const {
+    steps.clear();
+    ends.clear();
+    int64_t s = 0;
+    for (int64_t end : phase_.block_ends) {
+      for (; s < end; ++s) {
+        const TilePhase::Step& step = phase_.steps[s];
+        const int64_t u = depth_at(frame, step.kd);
+        if (phase_.slab_d.sources[u] < 0) continue;
+        steps.push_back({u % layout_.frames * layout_.frame_items + step.at, s});
+      }
+      if (steps.size() > (ends.empty() ? 0 : ends.back())) ends.push_back(steps.size());
+    }
+  }
+
+  void multiply(const Slab::Block& block, int64_t from, int64_t to, const std::vector<TileStep>& steps,
+                const std::vector<size_t>& ends, int thread) const {
+    TileProduct product{};
+    product.parts = plan_.parts;
+    product.rows = (block.rows - 1) * layout_.row_step + block.cols;
+    product.a = slabs_[thread];
+    product.a_stride = layout_.stride;
+    product.a_part_stride = layout_.part_items;
+    product.c_stride = c_stride_;
+    if (ends.empty()) std::fill_n(sums_[thread], product.rows * c_stride_, 0.0f);
+    size_t begin = 0;
+    for (size_t end : ends) {
+      product.steps = steps.data() + begin;
+      product.step_count = static_cast<int64_t>(end - begin);
+      product.accumulate = begin > 0;
+      for (int64_t panel = from; panel < to; ++panel) {
+        product.tiles = panel_tiles(panel);
+        product.b = panel_weights(panel);
+        // The next panel's block, or this block's successor of the first one.
+        const bool turn = panel + 1 == to;
+        const int64_t next = turn ? from : panel + 1;
+        const size_t step = turn ? end : begin;
+        product.next =
+            step < steps.size()
+                ? panel_weights(next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
+                : nullptr;
+        product.c = sums_[thread] + (panel - from) * kPanelColumns;
+        k_.tiles->multiply(product);
+      }
+      begin = end;
+    }
+  }
+
+  void store(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,
+             int thread) const {
+    const int64_t lanes = std::min(p_.group_out(), to * kPanelColumns) - from * kPanelColumns;
+    const int64_t channel = g * p_.group_out() + from * kPanelColumns;
+    const AxisPhase &d = phase_.d, &h = phase_.h, &w = phase_.w;
+    // Pixels that follow each other in the output, without a bias to start anew for each, are one row.
+    const bool joined = w.step == 1 && lanes == p_.out_channels && lanes == c_stride_ && !p_.bias;
+    for (int64_t row = 0; row < block.rows; ++row) {
+      const int64_t od = d.first + frame * d.step, oh = h.first + (block.row + row) * h.step;
+      const int64_t ow = w.first + block.col * w.step;
+      int64_t at =
+          (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
+      const float* sums = sums_[thread] + row * layout_.row_step * c_stride_;
+      for (int64_t col = 0; col < (joined ? 1 : block.cols); ++col) {
+        k_.store(operands_.epilogue, sums, channel, at,
+                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type),
+                 joined ? block.cols * lanes : lanes);
+        at += w.step * p_.out_channels;
+        sums += c_stride_;
+      }
+    }
+  }
+
+  static constexpr uint32_t kOne = 127u << 23;
+
+  const ConvProblem& p_;
+  const TilePlan& plan_;
+  const Operands& operands_;
+  const Input input_;
+  const TilePhase& phase_;
+  const SlabLayout& layout_;
+  const Kernels& k_;
+  const Slab slab_;
+  const int64_t panels_, rows_, cols_;
+  uint16_t* const weights_;
+  int64_t c_stride_;
+  std::vector<uint16_t*> slabs_;
+  std::vector<float*> sums_;
+  std::atomic<bool> unfit_{false};  ///< an infinity, a NaN or a huge number was met
+  std::atomic<uint32_t> largest_{0};
+};
+
+/// Calls f(phase) for every phase that has outputs.
+template <class F>
+bool for_each_phase(const ConvProblem& p, const TilePlan& plan, bool split_phases, F&& f) {
+  const auto depth = axis_phases(p, kDepth, split_phases), height = axis_phases(p, kHeight, split_phases),
+             width = axis_phases(p, kWidth, split_phases);
+  for (const AxisPhase& d : depth) {
+    for (const AxisPhase& h : height) {
+      for (const AxisPhase& w : width) {
+        if (d.count * h.count * w.count > 0 && !f(TilePhase(p, plan, d, h, w))) return false;
+      }
+    }
+  }
+  return true;
+}
+
+int64_t weight_items(const ConvProblem& p, const TilePlan& plan, const TilePhase& phase) {
+  const int64_t panels = divide_up(p.group_out(), kPanelColumns);
+  return panels * tile_panel_items(static_cast<int64_t>(phase.steps.size()), plan.parts, kPanelTiles);
+}
+
+}  // namespace
+
+bool tile_gemm(const ConvProblem& p, const TilePlan& plan, const Operands& operands, bool split_phases,
+               Workspace& workspace) {
+  return for_each_phase(p, plan, split_phases, [&](const TilePhase& phase) {
+    const int64_t mark = workspace.used();
+    auto* weights = static_cast<uint16_t*>(workspace.bytes(weight_items(p, plan, phase) * 2));
+    const bool done = TileGemm(p, plan, operands, phase, weights, workspace).run();
+    workspace.release_to(mark);
+    return done;
+  });
+}
+
+void blocked_products(const ConvProblem& p, const GemmPlan& plan, const Operands& operands,
+                      const GatherGemmOptions& options, Workspace& workspace) {
+  if (plan.tile.parts > 0 && tile_gemm(p, plan.tile, operands, options.split_phases, workspace)) return;
+  if (plan.joined_phases) return joined_phases(p, plan, operands, workspace);
+  if (plan.buffers_rows()) return row_conv(p, plan, operands, workspace);
+  gather_gemm(p, plan, operands, options, workspace);
+}
+
+TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phases) {
+  TileNeeds needs;
+  for_each_phase(p, plan, split_phases, [&](const TilePhase& phase) {
+    const SlabLayout& l = phase.layout;
+    const int64_t rows = std::min(plan.rows, phase.h.count), cols = std::min(plan.cols, phase.w.count);
+    const int64_t panels = divide_up(p.group_out(), kPanelColumns);
+    needs.weight_items = std::max(needs.weight_items, weight_items(p, plan, phase));
+    needs.slab_items = std::max(needs.slab_items, l.items());
+    needs.sum_floats = std::max(needs.sum_floats, rows * l.row_step * sums_stride(plan, panels));
+    const double blocks =
+        static_cast<double>(divide_up(phase.h.count, rows) * divide_up(phase.w.count, cols));
+    const double frames = static_cast<double>(p.batch * phase.d.count * p.groups);
+    const int64_t tile_rows = divide_up((rows - 1) * l.row_step + cols, kTileSide);
+    needs.products += frames * blocks * static_cast<double>(tile_rows * divide_up(p.group_out(), kTileSide)) *
+                      static_cast<double>(phase.steps.size());
+    // A frame that is met again within a task is packed once.
+    const double packed_frames = static_cast<double>(phase.d.tap_count() - 1) /
+                                     static_cast<double>(plan.frames * phase.slab_d.stride) +
+                                 1;
+    needs.packed_items += frames * packed_frames * blocks *
+                          static_cast<double>(l.row_phases * l.phase_rows * l.width * l.pitch) *
+                          static_cast<double>(divide_up(panels, plan.task_panels));
+    return true;
+  });
+  return needs;
+}
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,36 @@
+#include "cpu/weight_panel.h"
+
+namespace mlx_conv3d::cpu {
+namespace {
+
+void pack_narrow(const ConvProblem& p, const WeightView& w, int64_t g, const std::vector<int64_t>& offsets,
+                 float* block) {
+  const int64_t k = static_cast<int64_t>(offsets.size());
+  for (int64_t o = 0; o < p.group_out(); ++o) {
+    const char* from =
+        static_cast<const char*>(w.data) + (g * p.group_out() + o) * w.stride[0] * item_size(w.type);
+    for (int64_t i = 0; i < k; ++i)
+      kernels().to_float(w.type, from + offsets[i] * item_size(w.type), block + o * k + i, 1);
+  }
+}
+
+}  // namespace
+
+void pack_weight_panel(const ConvProblem& p, const WeightView& w, int64_t g, const Panels& panels,
+                       int64_t panel, const std::vector<int64_t>& offsets, float* block) {
+  if (is_narrow(p)) return pack_narrow(p, w, g, offsets, block);
+  const Kernels& k = kernels();
+  const int64_t lane = panels.first_vector(panel) * k.width;
+  GemmWeightPanel out{};
+  out.w = w;
+  out.w.data =
+      static_cast<const char*>(w.data) + (g * p.group_out() + lane) * w.stride[0] * item_size(w.type);
+  out.offsets = offsets.data();
+  out.k = static_cast<int64_t>(offsets.size());
+  out.out_channels = p.group_out() - lane;
+  out.vectors = panels.vectors(panel);
+  out.out = block + lane * out.k;
+  k.pack_weight(out);
+}
+
+}  // namespace mlx_conv3d::cpu

@@ -1,0 +1,166 @@
+"""Products of bf16 tiles (AMX) against float64: every kind of operand, ragged sizes, and numbers that tiles cannot
+hold. On a machine without a matrix unit the same problems run on what it has."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import operands
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import Problem, of
+
+from mlx_conv3d import _ext, conv3d, plan
+
+TILED = _ext.isa() == "amx"
+PARTS = {
+    ("bfloat16", "bfloat16"): 1,
+    ("float16", "float16"): 2,
+    ("bfloat16", "float16"): 3,
+    ("float32", "float32"): 3,
+}
+
+PROBLEMS: dict[str, Problem] = {
+    "3x3x3": of((2, 3, 9, 11, 64), (48, 3, 3, 3, 64), padding=1),
+    "ragged channels": of((1, 3, 10, 13, 45), (53, 3, 3, 3, 45), padding=1),
+    "merged taps": of((1, 2, 17, 19, 12), (40, 3, 3, 3, 12), padding=1),
+    "stem": of((1, 4, 20, 21, 3), (64, 3, 7, 7, 3), padding=3, stride=(1, 2, 2)),
+    "pointwise": of((2, 3, 7, 9, 130), (70, 1, 1, 1, 130)),
+    "strided pointwise": of((1, 4, 13, 14, 64), (64, 1, 1, 1, 64), stride=(1, 2, 3)),
+    "temporal": of((1, 9, 6, 7, 96), (100, 3, 1, 1, 96), padding=((2, 0), (0, 0), (0, 0))),
+    "patchify": of((1, 4, 16, 24, 8), (130, 2, 4, 4, 8), stride=(2, 4, 4)),
+    "strided": of((1, 5, 15, 18, 40), (64, 3, 3, 3, 40), stride=2, padding=((1, 1), (0, 1), (1, 0))),
+    "stride over the kernel": of((1, 5, 15, 18, 40), (64, 2, 2, 2, 40), stride=3),
+    "dilated": of((1, 7, 15, 14, 32), (64, 3, 3, 3, 32), dilation=2, padding=2),
+    "edge and reflect": of(
+        (1, 3, 12, 13, 64), (64, 3, 3, 3, 64), padding=1, modes=("edge", "reflect", "edge")
+    ),
+    "wide rows": of((1, 1, 3, 230, 32), (64, 1, 3, 3, 32), padding=(0, 1, 1)),
+    "one position": of((1, 3, 3, 3, 96), (96, 3, 3, 3, 96)),
+    "long sums": of((1, 3, 6, 7, 520), (64, 3, 3, 3, 520), padding=1),
+    "grouped": of((1, 3, 9, 8, 192), (192, 3, 3, 3, 96), groups=2, padding=1),
+    "transposed": of((1, 3, 7, 8, 64), (48, 4, 4, 4, 64), input_dilation=2, padding=2),
+    "phases without taps": of((1, 3, 7, 8, 64), (48, 1, 2, 2, 64), input_dilation=3),
+    "upsampled": of((1, 2, 7, 8, 64), (48, 3, 3, 3, 64), upsample=(1, 2, 2), padding=1),
+}
+
+
+def with_types(problem: Problem, types: tuple[str, str]) -> Problem:
+    return Problem(**{**vars(problem), "x_type": types[0], "w_type": types[1]})
+
+
+@pytest.mark.parametrize("types", PARTS, ids="-".join)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_products_of_tiles(name: str, types: tuple[str, str]) -> None:
+    problem = with_types(PROBLEMS[name], types)
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    algorithms = {
+        c.algorithm: c.parts for c in operands.plan_of(problem).candidates if c.legal and c.parts > 0
+    }
+    assert set(algorithms.values()) == ({PARTS[types]} if TILED else set())
+    for algorithm in ["auto", *(() if problem.general else algorithms)]:
+        y = operands.run(problem, made.arrays, algorithm)
+        operands.check(y, problem, exact, scale, algorithm)
+
+
+def sums_of_products(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64) @ w.astype(np.float64).T
+
+
+def pointwise(x: np.ndarray, w: np.ndarray, dtype: mx.Dtype = mx.float32) -> np.ndarray:
+    """Rows x channels by outputs x channels, as a 1x1x1 convolution."""
+    y = conv3d(mx.array(x[None, None, None]).astype(dtype), mx.array(w[:, None, None, None]).astype(dtype))
+    return np.array(y.astype(mx.float32))[0, 0, 0]
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.integers(1, 100),
+    channels=st.integers(1, 200),
+    outputs=st.integers(5, 100),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    seed=st.integers(0, 99),
+)
+def test_ragged_products(rows: int, channels: int, outputs: int, dtype: str, seed: int) -> None:
+    kind = operands.dtype_of(dtype)
+    x, w = (
+        np.array(mx.array(normal(n, channels, seed=seed + n)).astype(kind).astype(mx.float32))
+        for n in (rows, outputs)
+    )
+    exact = sums_of_products(x, w)
+    y = pointwise(x, w, kind)
+    rounded = np.array(mx.array(exact.astype(np.float32)).astype(kind).astype(mx.float32))
+    allowed = 1e-6 * reference.norm(exact) + 1.02 * reference.norm(rounded - exact)
+    assert reference.norm(y - exact) <= allowed
+
+
+def test_six_products_are_as_exact_as_fp32() -> None:
+    """Closer to the exact sums than those that fp32 numbers are added to one by one."""
+    x, w = normal(300, 512), normal(64, 512, seed=1)
+    exact = sums_of_products(x, w)
+    running = np.zeros(exact.shape, dtype=np.float32)
+    for k in range(x.shape[1]):
+        running += np.outer(x[:, k], w[:, k])
+    assert reference.norm(pointwise(x, w) - exact) <= reference.norm(running - exact)
+
+
+def test_all_bits_of_an_operand_count() -> None:
+    """Products with one are the operand itself, whatever its last bits are."""
+    x = np.concatenate([normal(200, 64), np.nextafter(np.float32(1), normal(8, 64))])
+    assert np.array_equal(pointwise(x, np.eye(64, dtype=np.float32)), x)
+    w = normal(64, 64, seed=1)
+    assert np.array_equal(pointwise(np.eye(64, dtype=np.float32).repeat(4, 0), w), w.T.repeat(4, 0))
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e-18, 1e18, 1e30])
+@pytest.mark.parametrize("which", ["x", "w"])
+def test_tiny_and_huge_numbers(which: str, scale: float) -> None:
+    """Parts of numbers near the ends of fp32's range would be lost or overflow."""
+    x, w = normal(200, 96), normal(64, 96, seed=1)
+    if which == "x":
+        x = (x * scale).astype(np.float32)
+    else:
+        w = (w * scale).astype(np.float32)
+    exact = sums_of_products(x, w)
+    assert reference.norm(pointwise(x, w) / scale - exact / scale) <= 1e-6 * reference.norm(exact / scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("which", ["x", "w"])
+def test_infinities_stay_where_they_are(which: str, value: float, dtype: str) -> None:
+    """Only what meets them is infinite or no number."""
+    x, w = normal(8 * 9 * 3, 12).reshape(1, 3, 8, 9, 12), normal(40 * 27, 12).reshape(40, 3, 3, 3, 12)
+    {"x": x[0, 1, 2, 6], "w": w[7, 1, 1, 1]}[which][5] = value
+    kind = operands.dtype_of(dtype)
+    problem = of(x.shape, w.shape, padding=1, x_type=dtype, w_type=dtype)
+    y = np.array(
+        conv3d(
+            mx.array(x).astype(kind), mx.array(w).astype(kind), padding=1, algorithm="implicit_gemm"
+        ).astype(mx.float32)
+    )
+    with np.errstate(invalid="ignore"):
+        exact, _ = operands.solve(problem, {"x": x.astype(np.float64), "w": w.astype(np.float64)})
+    assert np.array_equal(
+        np.where(np.isfinite(y), 0, y), np.where(np.isfinite(exact), 0, exact), equal_nan=True
+    )
+
+
+def test_zeros_are_multiplied() -> None:
+    assert not pointwise(np.zeros((200, 64), np.float32), normal(64, 64)).any()
+
+
+def test_a_plan_says_how_products_are_taken() -> None:
+    for dtype, parts in ((mx.bfloat16, 1), (mx.float16, 2), (mx.float32, 3)):
+        planned = plan((1, 4, 32, 32, 256), (256, 1, 1, 1, 256), dtype=dtype)
+        assert planned.parts == (parts if TILED else 0)
+        assert ("bf16 tiles" in str(planned)) == TILED
+    narrow = plan((1, 4, 32, 32, 2), (3, 1, 1, 1, 2), dtype=mx.float32)
+    assert narrow.parts == 0

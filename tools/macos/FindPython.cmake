@@ -1,0 +1,17 @@
+# In place of CMake's own, which takes only headers of the version of the interpreter that it runs. Here a CPython of
+# any version runs (Python_EXECUTABLE is scikit-build-core's), and the headers are those that macos_tools.py names.
+set(include "$ENV{MLX_CONV3D_MACOS_PYTHON}")
+file(STRINGS "${include}/patchlevel.h" version REGEX "define[ \t]+PY_VERSION[ \t]")
+string(REGEX MATCH "([0-9]+)\\.([0-9]+)\\.[0-9]+" Python_VERSION "${version}")
+set(Python_VERSION_MAJOR "${CMAKE_MATCH_1}")
+set(Python_VERSION_MINOR "${CMAKE_MATCH_2}")
+set(Python_INTERPRETER_ID Python)
+set(Python_INCLUDE_DIRS "${include}")
+if(NOT TARGET Python::Module)
+  add_executable(Python::Interpreter IMPORTED)
+  set_target_properties(Python::Interpreter PROPERTIES IMPORTED_LOCATION "${Python_EXECUTABLE}")
+  add_library(Python::Module INTERFACE IMPORTED)
+  target_include_directories(Python::Module INTERFACE "${include}")
+endif()
+set(Python_FOUND TRUE)
+message(STATUS "CPython ${Python_VERSION}: ${include}")
