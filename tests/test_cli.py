@@ -25,8 +25,10 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_plan_prints_the_plan() -> None:
-    code, output = run("plan", *SHAPES, "--padding", "1", "--dtype", "bfloat16")
-    expected = mlx_conv3d.plan((1, 9, 60, 104, 96), (96, 3, 3, 3, 96), padding=1, dtype=mx.bfloat16)
+    code, output = run("plan", *SHAPES, "--padding", "1", "--dtype", "bfloat16", "--algorithm", "winograd")
+    expected = mlx_conv3d.plan(
+        (1, 9, 60, 104, 96), (96, 3, 3, 3, 96), padding=1, dtype=mx.bfloat16, algorithm="winograd"
+    )
     assert (code, output) == (0, f"{expected}\n")
     assert "winograd F(" in output
 

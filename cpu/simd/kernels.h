@@ -23,7 +23,7 @@ struct WinogradInputTile {
   const void* const* rows;  ///< all pixels of the tile, row by row, each a pointer to its first channel
                             ///< (zeros stand in for padding)
   int64_t channels;
-  void* out;          ///< fp32: element (xi, c) at out + xi*xi_stride + c, channels rounded up to whole vectors
+  void* out;  ///< fp32: element (xi, c) at out + xi*xi_stride + c, channels rounded up to whole vectors
   int64_t xi_stride;  ///< elements of out
 };
 
