@@ -26,8 +26,15 @@ double gathered_floats(const ConvProblem& p, double pixels, const GemmPlan& g, c
          pixels;
 }
 
-/// What a product costs for which `gathered` floats are copied at so many a second.
-void price_gemm(const ConvProblem& p, const Device& d, double gathered, double gather_rate,
+/// Measured on AVX-512: a product's share of the peak, and a thread's floats a second, copied and stored.
+struct ProductRates {
+  double share, gathered, stored;
+};
+constexpr ProductRates kGathered{kGatherShare, kGatherFloats, 1.5e9}, kRows{0.85, kRowFloats, 3e9},
+    kJoined{kGatherShare, kRowFloats, 1.5e9};
+
+/// What a product costs for which `gathered` floats are copied.
+void price_gemm(const ConvProblem& p, const Device& d, double gathered, const ProductRates& rates,
                 int64_t packed_bytes, Candidate& c) {
   const int64_t out_lanes = lanes(p.group_out(), d);
   const double rows = static_cast<double>(p.out_positions());
@@ -39,9 +46,9 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, double g
   c.flops = 2.0 * rows * k * padded_lanes;
   c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
   const double scale = d.gflops * 1e9 / d.cores / kCoreFlops;
-  c.cost = c.flops / (d.gflops * 1e9 * kGatherShare) + gathered / (gather_rate * d.cores * scale) +
+  c.cost = c.flops / (d.gflops * 1e9 * rates.share) + gathered / (rates.gathered * d.cores * scale) +
            static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
-           rows * padded_lanes / (1.5e9 * d.cores * scale) + 2 * p.groups * kStepSeconds;
+           rows * padded_lanes / (rates.stored * d.cores * scale) + 2 * p.groups * kStepSeconds;
 }
 
 /// Whether copying `pixels` inputs for each output position as whole rows beats gathering one for each tap.
@@ -115,7 +122,7 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   g.tile_rows = rows;
   g.tile_cols = cols;
   c.gemm = g;
-  price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), kRowFloats, packed_bytes, c);
+  price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), is_narrow(p) ? kJoined : kRows, packed_bytes, c);
   return true;
 }
 constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
@@ -156,7 +163,7 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
 
   const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
-  price_gemm(p, d, gathered_floats(p, taps, g, d), kGatherFloats, packed_bytes, c);
+  price_gemm(p, d, gathered_floats(p, taps, g, d), kGathered, packed_bytes, c);
   return true;
 }
 
@@ -178,7 +185,7 @@ bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Can
   g.joined_phases = true;
   c.gemm = g;
   c.workspace = bytes();
-  price_gemm(p, d, static_cast<double>(positions * p.in_channels), kRowFloats, 4 * packed, c);
+  price_gemm(p, d, static_cast<double>(positions * p.in_channels), kJoined, 4 * packed, c);
   return true;
 }
 
