@@ -19,6 +19,7 @@ struct Device {
   int family = 0;                  ///< Apple GPU family (7 is M1's), 0 for a CPU; the rest is for GPUs too
   int64_t system_cache_bytes = 0;  ///< system-level cache, shared by all cores
   double matrix_gflops = 0;        ///< 16-bit peak of separate matrix units over all cores, nominal
+  bool matrix_half = false;        ///< whether a CPU's matrix unit multiplies fp16, beside bf16
   uint8_t switched_off = 0;        ///< kernel families that this process does not use (core/kernel_family.h)
   std::string note;                ///< whose figures these are where the machine's own are not known
 };

@@ -15,10 +15,12 @@ namespace {
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
 constexpr int64_t kBlockOutputs = 384;
 
-/// bf16 data are multiplied as they are. Two parts hold fp16 and leave out 2^-18 of a product, which rounding
-/// the result to 16 bits hides; three are as exact as fp32.
-int parts_of(const ConvProblem& p) {
-  if (p.x_type == Dtype::bfloat16 && p.w_type == Dtype::bfloat16) return 1;
+bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
+
+/// What the unit multiplies is taken as it is. Two parts hold fp16 and leave out 2^-18 of a product, which
+/// rounding the result to 16 bits hides; three are as exact as fp32.
+int parts_of(const ConvProblem& p, const Device& d) {
+  if (are(p, Dtype::bfloat16) || (are(p, Dtype::float16) && d.matrix_half)) return 1;
   return p.out_type == Dtype::float32 ? 3 : 2;
 }
 
@@ -26,7 +28,8 @@ int parts_of(const ConvProblem& p) {
 /// there are: see plan.h.
 TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   TilePlan t;
-  t.parts = parts_of(p);
+  t.parts = parts_of(p, d);
+  t.half = t.parts == 1 && are(p, Dtype::float16);
   const int64_t panels = divide_up(p.group_out(), 32), width = p.output(kWidth), height = p.output(kHeight);
   t.cols = divide_up(width, divide_up(width, 96));
   t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
@@ -93,7 +96,7 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   c.flops = flops;
   c.bytes = p.operand_bytes() + 2.0 * t.parts * (2.0 * needs.packed_items + 2.0 * weights);
   c.workspace = std::max(c.workspace, bytes());
-  c.reason += t.parts == 1   ? ", on bf16 tiles"
+  c.reason += t.parts == 1   ? std::string(t.half ? ", on fp16 tiles" : ", on bf16 tiles")
               : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
                              : ", on bf16 tiles: six products for each of fp32 data";
 }

@@ -47,12 +47,23 @@ bool has_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool has_half_tiles() {
+  constexpr unsigned kAmxFp16 = 1u << 21;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAmxFp16) != 0;
+}
+
 /// AVX-512 and, beside it, the matrix unit.
 const Kernels& with_tiles() {
+  static const TileKernels tiles = [] {
+    TileKernels t = tile_kernels_amx;
+    t.half = has_half_tiles();
+    return t;
+  }();
   static const Kernels table = [] {
     Kernels k = kernels_avx512;
     k.isa = "amx";
-    k.tiles = &tile_kernels_amx;
+    k.tiles = &tiles;
     return k;
   }();
   return table;

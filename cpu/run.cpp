@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cpu/grouped.h"
+#include "cpu/simd/tile_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
 #include "cpu/weight_gradient.h"
@@ -61,7 +62,10 @@ Device describe() {
   // Two multiply-adds of a vector per cycle at about 2.1 GHz; SSE has no fused one.
   device.gflops = device.cores * 2.1 * k.width * (k.width == 4 && k.panel_vectors == 2 ? 2 : 4);
   // One product of 16x16x32 every 16 cycles.
-  if (k.tiles != nullptr) device.matrix_gflops = device.cores * 2.1 * 1024;
+  if (k.tiles != nullptr) {
+    device.matrix_gflops = device.cores * 2.1 * 1024;
+    device.matrix_half = k.tiles->half;
+  }
   device.gbytes = 8.0 * device.cores;
   device.cache_bytes = int64_t{1} << 20;
   return device;

@@ -255,6 +255,7 @@ class TileGemm {
                 const std::vector<size_t>& ends, int thread) const {
     TileProduct product{};
     product.parts = plan_.parts;
+    product.half = plan_.half;
     product.rows = (block.rows - 1) * layout_.row_step + block.cols;
     product.a = slabs_[thread];
     product.a_stride = layout_.stride;

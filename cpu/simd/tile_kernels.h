@@ -15,7 +15,7 @@ constexpr int kTileItems = 16 * 32;  ///< bf16 items of an operand's tile
 constexpr int kPanelTiles = 2;       ///< column tiles of the widest panel
 constexpr int kMostParts = 3;
 
-/// Rows of a left operand: element i of row r is at src + r*src_stride + i, its part p goes to
+/// Rows of a left operand, split: element i of row r is at src + r*src_stride + i, its part p goes to
 /// out + p*part_stride + r*out_stride + i; items [n, padded) become zero.
 struct TileRows {
   Dtype type;
@@ -51,6 +51,7 @@ struct TileStep {
 /// below 2^-24 of the largest (six).
 struct TileProduct {
   int parts;
+  bool half;  ///< one part, of fp16 values
   int tiles;
   int64_t rows;
   const uint16_t* a;  ///< rows may be read up to the next multiple of 16: anything finite
@@ -72,6 +73,7 @@ struct TileParts {
 };
 
 struct TileKernels {
+  bool half;  ///< whether fp16 can be multiplied as it is: its single part is then fp16
   /// Both return the bits of the largest magnitude that they met (as an fp32 number; larger than any for a
   /// NaN): see tiles_hold.
   uint32_t (*split)(const TileRows& rows);

@@ -2,6 +2,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "cpu/simd/bf16_parts.h"
 #include "cpu/simd/tile_kernels.h"
 #include "cpu/simd/tile_winograd.h"
@@ -54,7 +56,14 @@ uint32_t split_rows(const TileRows& t) {
   return _mm512_reduce_max_epu32(most);
 }
 
-/// bf16 values are copied as they are.
+/// All finite fp16 numbers are well within fp32's range.
+SIMD_INLINE uint32_t largest_half(__m512i magnitudes) {
+  constexpr uint32_t kOne = 127u << 23, kInfinity = 255u << 23;
+  if (_mm512_cmpge_epu16_mask(magnitudes, _mm512_set1_epi16(0x7c00)) != 0) return kInfinity;
+  return _mm512_test_epi16_mask(magnitudes, magnitudes) != 0 ? kOne : 0;
+}
+
+/// 16-bit values are copied as they are.
 uint32_t copy_rows(const TileRows& t) {
   __m512i most = _mm512_setzero_si512();
   const __m512i magnitude = _mm512_set1_epi16(0x7fff);
@@ -68,6 +77,7 @@ uint32_t copy_rows(const TileRows& t) {
       _mm512_mask_storeu_epi16(to + i, mask_of(t.padded - i), x);
     }
   }
+  if (t.type == Dtype::float16) return largest_half(most);
   const __m512i halves =
       _mm512_max_epu32(_mm512_slli_epi32(most, 16), _mm512_and_si512(most, _mm512_set1_epi32(-65536)));
   return _mm512_reduce_max_epu32(halves);
@@ -95,6 +105,17 @@ SIMD_INLINE void store_tile(__m512i* rows, uint16_t* out) {
   for (int i = 0; i < kTileSide; ++i) _mm512_storeu_si512(out + i * kTileDepth, (__m512i)columns[i]);
 }
 
+/// The parts of one panel's numbers; a single part of fp16 ones is fp16.
+template <class T, int Parts>
+SIMD_INLINE void split_item(Pair x, __m512i* parts) {
+  if constexpr (Parts == 1 && std::is_same_v<T, Float16>) {
+    parts[0] = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)to_half((Vec)x.low)),
+                                  (__m256i)to_half((Vec)x.high), 1);
+  } else {
+    split<Parts>(x, parts);
+  }
+}
+
 template <class T, int Parts>
 struct Packer {
   const TileWeightPanel& panel;
@@ -108,7 +129,7 @@ struct Packer {
           load_pair(T(), o < channels ? from + o * panel.w.stride[0] : from, o < channels ? ~0u : 0u);
       most = larger(most, x);
       __m512i parts[Parts];
-      split<Parts>(x, parts);
+      split_item<T, Parts>(x, parts);
 #pragma GCC unroll 3
       for (int p = 0; p < Parts; ++p) rows[p][o] = parts[p];
     }
@@ -121,7 +142,7 @@ struct Packer {
       const __m512 even = column(from, offsets[i], channels), odd = column(from, offsets[i + 1], channels);
       most = larger(most, Pair{even, odd});
       __m512i parts[Parts];
-      split<Parts>(Pair{even, odd}, parts);
+      split_item<T, Parts>(Pair{even, odd}, parts);
 #pragma GCC unroll 3
       for (int p = 0; p < Parts; ++p) {
         _mm512_storeu_si512(out + p * panel.tiles * kTileItems + i * kTileSide, interleave(parts[p]));
@@ -195,6 +216,17 @@ SIMD_INLINE void load_right(const uint16_t* b) {
   _tile_loadd(6, b, kTileDepth * 2);
   if constexpr (N == 2) _tile_loadd(7, b + kTileItems, kTileDepth * 2);
 }
+/// _tile_dpfp16ps as its bytes, for compilers and assemblers that do not know it.
+#define SIMD_TILE_DPFP16PS(c, a, b)                                                  \
+  __asm__ volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"(((~(b) & 15) << 3) | 3), \
+                   "i"(0xc0 | ((c) << 3) | (a)))
+#define SIMD_TILE_PRODUCT(half, c, a, b) \
+  if constexpr (half) {                  \
+    SIMD_TILE_DPFP16PS(c, a, b);         \
+  } else {                               \
+    _tile_dpbf16ps(c, a, b);             \
+  }
+
 template <int R, int N>
 SIMD_INLINE void multiply_loaded() {
   _tile_dpbf16ps(0, 4, 6);
@@ -225,7 +257,7 @@ SIMD_INLINE void store_sums(float* c, int64_t stride) {
 }
 
 /// One step, loading one operand's next part at a time.
-template <int R, int N, int Parts>
+template <int R, int N, int Parts, bool Half>
 SIMD_INLINE void step(const uint16_t* a, int64_t stride, int64_t part_stride, const uint16_t* b) {
   constexpr int64_t kNext = N * kTileItems;
   const auto left = [&](int part)
@@ -235,12 +267,18 @@ SIMD_INLINE void step(const uint16_t* a, int64_t stride, int64_t part_stride, co
     // Loads between the products: nothing waits for all four.
     _tile_loadd(6, b, kTileDepth * 2);
     _tile_loadd(4, a, stride * 2);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (N == 2) _tile_loadd(7, b + kTileItems, kTileDepth * 2);
-    if constexpr (N == 2) _tile_dpbf16ps(1, 4, 7);
-    if constexpr (R == 2) _tile_loadd(5, a + kTileSide * stride, stride * 2);
-    if constexpr (R == 2) _tile_dpbf16ps(2, 5, 6);
-    if constexpr (R == 2 && N == 2) _tile_dpbf16ps(3, 5, 7);
+    SIMD_TILE_PRODUCT(Half, 0, 4, 6)
+    if constexpr (N == 2) {
+      _tile_loadd(7, b + kTileItems, kTileDepth * 2);
+      SIMD_TILE_PRODUCT(Half, 1, 4, 7)
+    }
+    if constexpr (R == 2) {
+      _tile_loadd(5, a + kTileSide * stride, stride * 2);
+      SIMD_TILE_PRODUCT(Half, 2, 5, 6)
+    }
+    if constexpr (R == 2 && N == 2) {
+      SIMD_TILE_PRODUCT(Half, 3, 5, 7)
+    }
   } else if constexpr (Parts == 2) {
     left(0), right(1), multiply_loaded<R, N>();
     right(0), multiply_loaded<R, N>();
@@ -281,7 +319,7 @@ struct Copy {
   }
 };
 
-template <int R, int N, int Parts>
+template <int R, int N, int Parts, bool Half>
 void block(const TileProduct& t, int64_t row, int64_t rows) {
   // One product in three or six would round the sums as often as all of a block's: these are summed apart.
   constexpr bool kApart = Parts > 1;
@@ -312,7 +350,7 @@ void block(const TileProduct& t, int64_t row, int64_t rows) {
       if constexpr (N == 2) __builtin_prefetch(sums + kTileSide, 1, 3);
     }
     for (int64_t i = 0; i < lines; ++i, next += kLine) __builtin_prefetch(next, 0, 2);
-    step<R, N, Parts>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * kStepItems);
+    step<R, N, Parts, Half>(a + t.steps[s].a, stride, part_stride, t.b + t.steps[s].b * kStepItems);
   }
   const bool add = kApart && t.accumulate;
   if (whole && !add) return store_sums<R, N>(c, t.c_stride);
@@ -320,20 +358,20 @@ void block(const TileProduct& t, int64_t row, int64_t rows) {
   copy.give(c, t.c_stride, rows, add);
 }
 
-template <int N, int Parts>
+template <int N, int Parts, bool Half = false>
 void multiply_rows(const TileProduct& t) {
   int64_t row = 0;
   for (; t.rows - row > kTileSide; row += 2 * kTileSide) {
-    block<2, N, Parts>(t, row, t.rows - row < 2 * kTileSide ? t.rows - row : 2 * kTileSide);
+    block<2, N, Parts, Half>(t, row, t.rows - row < 2 * kTileSide ? t.rows - row : 2 * kTileSide);
   }
-  if (row < t.rows) block<1, N, Parts>(t, row, t.rows - row);
+  if (row < t.rows) block<1, N, Parts, Half>(t, row, t.rows - row);
 }
 
 template <int N>
 void multiply_parts(const TileProduct& t) {
   switch (t.parts) {
     case 1:
-      return multiply_rows<N, 1>(t);
+      return t.half ? multiply_rows<N, 1, true>(t) : multiply_rows<N, 1>(t);
     case 2:
       return multiply_rows<N, 2>(t);
     default:
@@ -344,7 +382,7 @@ void multiply_parts(const TileProduct& t) {
 }  // namespace
 
 uint32_t split(const TileRows& rows) {
-  if (rows.type == Dtype::bfloat16 && rows.parts == 1) return copy_rows(rows);
+  if (rows.type != Dtype::float32 && rows.parts == 1) return copy_rows(rows);
   switch (rows.type) {
     case Dtype::float32:
       return split_rows<Float32>(rows);
@@ -380,7 +418,8 @@ void multiply(const TileProduct& product) {
 }  // namespace SIMD_NAMESPACE
 
 extern const TileKernels tile_kernels_amx;
-const TileKernels tile_kernels_amx = {SIMD_NAMESPACE::split,
+const TileKernels tile_kernels_amx = {false,
+                                      SIMD_NAMESPACE::split,
                                       SIMD_NAMESPACE::pack,
                                       SIMD_NAMESPACE::multiply,
                                       SIMD_NAMESPACE::winograd_input_parts,
