@@ -373,8 +373,8 @@ class Runner {
       const int64_t from = count * piece / pieces, to = count * (piece + 1) / pieces;
       const uint16_t* then =
           to < count ? b + tile_panel_items(steps[static_cast<size_t>(to)].b, plan_.parts, tiles) : next;
-      k_.tiles->multiply({plan_.parts, tiles, rows, a, channels_, part_stride, steps.data() + from, to - from,
-                          b, then, c, ldc, accumulate || piece > 0});
+      k_.tiles->multiply({plan_.parts, false, tiles, rows, a, channels_, part_stride, steps.data() + from,
+                          to - from, b, then, c, ldc, accumulate || piece > 0});
     }
   }
 

@@ -172,8 +172,8 @@ def markdown(of: dict[str, Any]) -> str:
     lines = [
         "# Every algorithm and kernel",
         "",
-        "Written by `python tools/manifest.py` from the code; a test fails where it is stale. The same as data, and every",
-        "kernel by itself: [manifest.json](manifest.json). FLOPs are those of the direct convolution, `"
+        "Written by `python tools/manifest.py` from the code; a test fails where it is stale. The same as data, and",
+        "every kernel by itself: [manifest.json](manifest.json). FLOPs are those of the direct convolution, `"
         + FLOPS
         + "`, bytes",
         "the operands' and the result's, `" + BYTES + "`; what a plan executes",
