@@ -108,6 +108,23 @@ def test_error_is_within_that_of_fp32_products(dtype: str) -> None:
         ) / reference.norm(exact)
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        of((2, 7, 19, 24, 160), (65, *CUBE, 160), padding=1),
+        of((1, 4, 40, 40, 128), (161, *CUBE, 128), padding=1),
+    ],
+)
+def test_pairs_of_frames(problem: Problem) -> None:
+    """F(2, 3) along depth splits its terms a block of rows at a time; an odd frame has no partner."""
+    planned = operands.plan_of(problem, algorithm="winograd")
+    assert (planned.depth_tile, planned.parts) == (2, 3 if TILED else 0)
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    y = operands.run(problem, made.arrays, "winograd")
+    operands.check(y, problem, exact, scale, "winograd")
+
+
 def test_plan_says_what_multiplies() -> None:
     p = plan((1, 9, 60, 104, 96), (96, *CUBE, 96), padding=1)
     assert (p.algorithm, p.parts) == ("winograd", 3 if TILED else 0)
