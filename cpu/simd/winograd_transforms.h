@@ -110,20 +110,4 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
   }
 }
 
-/// Chooses `f<Form, T>(...)` by a run-time form.
-#define SIMD_BY_FORM(form, T, f, ...)                              \
-  if (form.pixels == Pixels::doubled) {                            \
-    if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
-    if (form.m == 6) return f<WinogradDoubled<6>, T>(__VA_ARGS__); \
-    return f<WinogradDoubled<8>, T>(__VA_ARGS__);                  \
-  }                                                                \
-  if (form.pixels == Pixels::dilated) {                            \
-    if (form.m == 4) return f<WinogradDilated<4>, T>(__VA_ARGS__); \
-    if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
-    return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
-  }                                                                \
-  if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
-  if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
-  f<Winograd<6>, T>(__VA_ARGS__);
-
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
