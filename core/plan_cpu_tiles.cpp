@@ -12,6 +12,7 @@ using namespace cpu_model;
 
 namespace {
 
+constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its positions are listed
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
 constexpr int64_t kBlockOutputs = 384;
 
@@ -68,6 +69,9 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
 void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
                         Candidate& c) {
   if (d.matrix_gflops == 0 || p.empty() || p.taps() * p.group_in() == 0) return;
+  for (int axis = 0; axis < 3; ++axis) {
+    if (p.output(axis) > kLongestAxis) return;
+  }
   if (like != nullptr && like->gemm.tile.parts == 0) return;
   TilePlan t = blocks_of(p, d);
   const bool split_phases = c.algorithm == Algorithm::transposed;

@@ -72,7 +72,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             lead=1,
             bias=True,
             residual=True,
-            activation="gelu",
+            activation="sigmoid",
         ),
         winograd(
             (1, 5, 13, 8, 18),
@@ -127,7 +127,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             lead=1,
             bias=True,
             residual=True,
-            activation="gelu",
+            activation="tanh",
         ),
         grouped(
             (1, 3, 4, 4, 4),

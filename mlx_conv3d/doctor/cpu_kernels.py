@@ -33,7 +33,7 @@ TILES = [
     for taps, options in PIXELS
     for n, size in ((1, 6), (2, 8), (2, 18))
 ]
-PAIRS_OF_FRAMES = Problem((1, 2, 18, 18, 64), (64, 3, 3, 3, 64), {"padding": 1})  # F(2, 3) along depth
+PAIRS_OF_FRAMES = Problem((1, 2, 18, 18, 66), (66, 3, 3, 3, 66), {"padding": 1})  # F(2, 3) along depth
 
 CASES = {
     "winograd": [RAGGED_TILES, *TILES, PAIRS_OF_FRAMES],
