@@ -20,7 +20,6 @@ class RowConv {
  public:
   RowConv(const ConvProblem& p, const GemmPlan& plan, const Operands& operands, Workspace& workspace)
       : p_(p),
-        plan_(plan),
         operands_(operands),
         input_(p, operands),
         k_(kernels()),
@@ -278,7 +277,6 @@ class RowConv {
   }
 
   const ConvProblem& p_;
-  const GemmPlan& plan_;
   const Operands& operands_;
   const Input input_;
   const Kernels& k_;
