@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <sstream>
+#include <string_view>
 
 namespace mlx_conv3d {
 
 std::vector<std::string> names_in(const char* variable) {
   const char* value = std::getenv(variable);
+  std::string_view list = value == nullptr ? "" : value;
   std::vector<std::string> names;
-  std::istringstream list(value == nullptr ? "" : value);
-  for (std::string name; std::getline(list, name, ',');) {
-    if (!name.empty()) names.push_back(name);
+  while (!list.empty()) {
+    const auto name = list.substr(0, list.find(','));
+    if (!name.empty()) names.emplace_back(name);
+    list.remove_prefix(std::min(list.size(), name.size() + 1));
   }
   return names;
 }
