@@ -44,7 +44,8 @@ class Problem:
     def parameters(self) -> _arguments.Parameters:
         return _arguments.parameters(len(self.x) - 2, **self.options)
 
-    def plan(self, x_type: str, w_type: str, gpu: str) -> planning.Plan:
+    def plan(self, x_type: str, w_type: str, gpu: str, **chosen: Any) -> planning.Plan:
+        """`chosen`: more arguments of `planning.plan_of`."""
         return planning.plan_of(
             self.x,
             self.w,
@@ -55,6 +56,7 @@ class Problem:
             residual=self.residual,
             lead=self.lead,
             gpu=gpu,
+            **chosen,
         )
 
     def algorithms(self, x_type: str, w_type: str, gpu: str = "") -> list[str]:
