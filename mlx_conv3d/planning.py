@@ -13,6 +13,7 @@ from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 OWN = "MLX's own: "  # before the name of stock's route
 
 
@@ -246,7 +247,7 @@ def plan(
     for name, t in (("dtype", dtype), ("w_dtype", weight_dtype)):
         if not isinstance(t, mx.Dtype):
             raise TypeError(f"{name} must be an mx.Dtype, got {type(t).__name__}")
-        if t not in (mx.float32, mx.float16, mx.bfloat16):
+        if t not in DTYPES.values():
             raise ValueError(f"{name} must be float32, float16 or bfloat16, got {t}")
     parameters = arguments.parameters(
         dims,

@@ -8,8 +8,7 @@ import mlx.core as mx
 import typer
 
 import mlx_conv3d
-
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+from mlx_conv3d.planning import DTYPES
 
 
 def parse_shape(name: str, text: str) -> tuple[int, ...]:

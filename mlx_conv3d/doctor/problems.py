@@ -14,8 +14,8 @@ import mlx.core as mx
 
 from mlx_conv3d import _arguments, functional, planning
 from mlx_conv3d.doctor import exact, faults
+from mlx_conv3d.planning import DTYPES
 
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 SAME = tuple((name, name) for name in DTYPES)
 STOCK_ON_CPU = 1e-5  # in float32
 # Stock MLX on a GPU promises nothing: its results are only told from garbage.
