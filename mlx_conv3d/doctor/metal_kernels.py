@@ -11,8 +11,9 @@ from typing import Any
 from mlx_conv3d import _ext, planning
 from mlx_conv3d.doctor.faults import FAMILIES
 from mlx_conv3d.doctor.items import Item
-from mlx_conv3d.doctor.problems import DTYPES, Problem
+from mlx_conv3d.doctor.problems import Problem
 from mlx_conv3d.doctor.rows import FAIL, OK, Finding
+from mlx_conv3d.planning import DTYPES
 
 Step = dict[str, Any]
 
