@@ -65,6 +65,8 @@ struct ConvProblem {
 
   /// FLOPs of the direct convolution: 2*N*oD*oH*oW*O*(C/groups)*KD*KH*KW.
   double direct_flops() const;
+  /// Bytes of x.
+  double input_bytes() const;
   /// Bytes of every operand read once and the result written once.
   double operand_bytes() const;
 
