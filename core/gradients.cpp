@@ -11,8 +11,6 @@
 namespace mlx_conv3d {
 namespace {
 
-int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
-
 mx::array reverse_axis(const mx::array& a, int axis, mx::StreamOrDevice s) {
   mx::Shape start(a.ndim(), 0), stop = a.shape(), step(a.ndim(), 1);
   start[axis] = a.shape(axis) - 1;
@@ -96,12 +94,9 @@ mx::array swap_channels(const mx::array& w, int64_t groups, mx::StreamOrDevice s
                      s);
 }
 
+/// The convolution alone, by whichever algorithm.
 ConvSpec without_epilogue(const ConvSpec& spec) {
-  ConvSpec linear = spec;
-  linear.activation = Activation::none;
-  linear.bias = linear.residual = linear.lead = false;
-  linear.packed = {};
-  linear.per_frame = linear.odd_frame = false;
+  ConvSpec linear = spec.bare();
   linear.forced.reset();
   return linear;
 }
@@ -135,18 +130,6 @@ mx::array activation_slope(Activation activation, const mx::array& z, mx::Stream
   }
   return one;
 }
-
-/// Named access to Conv's inputs.
-struct ConvInputs {
-  int lead = -1, bias = -1, residual = -1, packed = -1;
-  explicit ConvInputs(const ConvSpec& spec) {
-    int next = 2;
-    if (spec.lead) lead = next++;
-    if (spec.bias) bias = next++;
-    if (spec.residual) residual = next++;
-    if (spec.packed.m > 0) packed = next++;
-  }
-};
 
 /// conv(x, w) + bias in fp32, what the activation is applied to.
 mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& inputs,

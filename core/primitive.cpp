@@ -38,6 +38,15 @@ ConvProblem bind_inputs(const ConvSpec& spec, const std::vector<mx::array>& inpu
 
 }  // namespace
 
+ConvSpec ConvSpec::bare() const {
+  ConvSpec spec = *this;
+  spec.activation = Activation::none;
+  spec.bias = spec.residual = spec.lead = false;
+  spec.packed = {};
+  spec.per_frame = spec.odd_frame = false;
+  return spec;
+}
+
 ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
                            int64_t lead_frames) const {
   ConvProblem p;
@@ -96,16 +105,15 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   cpu::Operands operands;
-  size_t next = 2;
   operands.x = staging.pixels(inputs[0]);
   operands.w = view_weights(inputs[1]);
-  if (spec_.lead) operands.lead = staging.pixels(inputs[next++]);
+  const ConvInputs at(spec_);
+  const auto floats = [&](int input) { return static_cast<const float*>(staging.contiguous(inputs[input])); };
+  if (spec_.lead) operands.lead = staging.pixels(inputs[at.lead]);
   operands.epilogue = {spec_.out_type, spec_.activation, nullptr, nullptr};
-  if (spec_.bias) operands.epilogue.bias = static_cast<const float*>(staging.contiguous(inputs[next++]));
-  if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[next++]);
-  if (p.prepared) {
-    operands.packed_w = static_cast<const float*>(staging.contiguous(inputs[next]));
-  }
+  if (spec_.bias) operands.epilogue.bias = floats(at.bias);
+  if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[at.residual]);
+  if (p.prepared) operands.packed_w = floats(at.packed);
   operands.y = out.data<char>();
   for (const mx::array& input : inputs) encoder.set_input_array(input);
   encoder.set_output_array(out);
@@ -216,11 +224,7 @@ mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::opti
 
 mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::optional<mx::array>& lead,
                           const mx::array& dy, const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s) {
-  ConvSpec of_gradient = spec;
-  of_gradient.activation = Activation::none;
-  of_gradient.bias = of_gradient.residual = false;
-  of_gradient.packed = {};
-  of_gradient.per_frame = of_gradient.odd_frame = false;
+  ConvSpec of_gradient = spec.bare();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;
   if (mx::to_stream(s).device != mx::Device::cpu) {

@@ -33,8 +33,23 @@ struct ConvSpec {
 
   bool operator==(const ConvSpec&) const = default;
 
+  /// Without lead frames, epilogue and packed weights, for any number of frames.
+  ConvSpec bare() const;
   ConvProblem bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
                    int64_t lead_frames) const;
+};
+
+/// Where Conv's inputs are that follow x and w; -1 for those that the spec is without.
+struct ConvInputs {
+  int lead = -1, bias = -1, residual = -1, packed = -1;
+
+  explicit ConvInputs(const ConvSpec& spec) {
+    int next = 2;
+    if (spec.lead) lead = next++;
+    if (spec.bias) bias = next++;
+    if (spec.residual) residual = next++;
+    if (spec.packed.m > 0) packed = next++;
+  }
 };
 
 /// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.
