@@ -9,6 +9,7 @@
 #include "cpu/grouped_rows.h"
 #include "cpu/joined_frames.h"
 #include "cpu/threads.h"
+#include "cpu/weight_panel.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -46,8 +47,9 @@ class Forward {
         operands_(operands),
         k_(kernels()),
         tasks_(make_tasks(p, plan, operands, workspace)),
-        rows_(*tasks_) {
-    run_ = k_.grouped(plan.kernel);
+        rows_(*tasks_),
+        run_(k_.grouped(plan.kernel)),
+        rotation_(k_.grouped_rotation(plan.kernel)) {
     lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
     pack_weights(workspace);
     if (operands.epilogue.bias != nullptr) spread_bias(workspace);
@@ -74,7 +76,7 @@ class Forward {
                    table + phase.first_weight * round_up(p_.out_channels, width));
     }
     weights_ = table;
-    if (lanes_ == p_.out_channels) return;
+    if (lanes_ == p_.out_channels && rotation_ == 0) return;
     float* spread = workspace.floats(lanes_ * products);
     for (const RowPhase& phase : rows_.phases()) {
       const int64_t count = phase.axis.tap_count() * p_.taps() / p_.kernel[kWidth] * p_.group_in();
@@ -84,11 +86,17 @@ class Forward {
         for (int64_t l = 0; l < width; ++l) {
           const int64_t o = rows_.channel(v, static_cast<int>(l));
           const float* column = from + o / width * count * width + o % width;
-          for (int64_t i = 0; i < count; ++i) to[(v * count + i) * width + l] = column[i * width];
+          float* lane = to + v * count * width + l;
+          for (int64_t i = 0; i < count; ++i) lane[i * width] = column[rotated(i, o) * width];
         }
       });
     }
     weights_ = spread;
+  }
+
+  /// The product that stands at the place of product i (see Kernels::grouped_rotation).
+  int64_t rotated(int64_t i, int64_t channel) const {
+    return rotation_ == 0 ? i : i / rotation_ * rotation_ + (i + channel) % rotation_;
   }
 
   /// A parallel loop, where the work is worth one.
@@ -150,7 +158,8 @@ class Forward {
   const Kernels& k_;
   const std::unique_ptr<GroupedTasks> tasks_;
   GroupedTasks& rows_;
-  GroupedFunction run_;
+  const GroupedFunction run_;
+  const int64_t rotation_;
   int64_t lanes_;
   bool in_place_;
   const float *weights_ = nullptr, *bias_ = nullptr;

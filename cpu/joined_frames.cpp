@@ -34,8 +34,8 @@ JoinedFrames::JoinedFrames(const ConvProblem& p, const GroupedPlan& plan, const 
 
 JoinedFrames::Array JoinedFrames::array(const TensorView& view, int64_t first, int64_t frames) const {
   const int64_t sizes[] = {p_.batch, frames, p_.input[kHeight], p_.input[kWidth]};
-  const bool follows = p_.x_type == Dtype::float32 &&
-                       pixel_stride(view, sizes, 0, p_.in_channels) == p_.in_channels;
+  const bool follows =
+      p_.x_type == Dtype::float32 && pixel_stride(view, sizes, 0, p_.in_channels) == p_.in_channels;
   const int64_t floats = p_.batch * frames * area_ * p_.in_channels;
   const auto* pixels = follows ? reinterpret_cast<const float*>(view.data) : nullptr;
   return {pixels, follows ? pixels + floats : nullptr, first, frames};
@@ -51,7 +51,8 @@ void JoinedFrames::find_segments() {
     if (p_.pad_mode[kDepth] == PadMode::zeros) continue;
     // What the padding repeats does not follow itself.
     for (int64_t frame = 0; frame < std::min(-start, d_.count); ++frame) cut(frame);
-    for (int64_t frame = std::max<int64_t>(0, p_.stored(kDepth) - start); frame < d_.count; ++frame) cut(frame);
+    for (int64_t frame = std::max<int64_t>(0, p_.stored(kDepth) - start); frame < d_.count; ++frame)
+      cut(frame);
   }
   for (auto next = cuts.begin(), begin = next++; next != cuts.end(); begin = next++) {
     Segment segment{*begin, *next, {}};

@@ -9,8 +9,8 @@ namespace mlx_conv3d::cpu {
 
 /// Of a kernel with taps along depth only, the positions of an item's frames as one long row, which may end
 /// anywhere in a frame. It is cut where a tap passes from padding to the lead frames, to x, or to padding
-/// again, so that between two cuts every tap meets pixels that follow each other. Those that lie so as float32
-/// are read where they are.
+/// again, so that between two cuts every tap meets pixels that follow each other. Those that lie so as
+/// float32 are read where they are.
 class JoinedFrames final : public GroupedTasks {
  public:
   JoinedFrames(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
