@@ -110,6 +110,21 @@ FOCUSED: dict[str, list[GpuProblem]] = {
         winograd((1, 3, 5, 5, 4), (70, *CUBE, 4), (4, 4, 1, 70)),
         winograd((1, 4, 7, 9, 4), (70, *CUBE, 4), (2, 20, 4, 70, 2), padding=1),
         winograd(
+            (2, 5, 3, 4, 5),
+            (21, 3, 1, 1, 5),
+            (1, 13, 4, 21, 4),
+            padding=((2, 1), (1, 2), (0, 1)),
+            modes=("edge", "zeros", "reflect"),
+            lead=1,
+            bias=True,
+            residual=True,
+            activation="relu",
+        ),
+        winograd(
+            (1, 6, 3, 3, 18), (40, 3, 1, 1, 18), (1, 9, 2, 32, 2), padding=((1, 1), 0, 0), flip=True, dtype="float16"
+        ),
+        winograd((1, 9, 2, 3, 18), (8, 3, 1, 1, 18), (1, 4, 99, 8, 6), upsample=(1, 2, 1), dtype="bfloat16"),
+        winograd(
             (1, 4, 4, 5, 6),
             (8, *CUBE, 6),
             (4, 9, 4, 8, 1, 4, 1),

@@ -30,6 +30,9 @@ def _winograd() -> Iterator[planning.Plan]:
             continue
         problem = Problem((1, 4, 9, 11, 18), (cols, 3, 3, 3, 18), {"padding": 1})
         yield _plan(problem, dtype, dtype, "winograd", winograd=(m, tiles, frames, cols, depth))
+    along_depth = Problem((1, 7, 3, 5, 18), (32, 3, 1, 1, 18))
+    for dtype, m in product(DTYPES, (2, 4, 6)):
+        yield _plan(along_depth, dtype, dtype, "winograd", winograd=(1, 7, m, 32, m))
 
 
 def _others() -> Iterator[planning.Plan]:
