@@ -8,8 +8,6 @@
 namespace mlx_conv3d {
 namespace {
 
-int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
-
 std::string text(const Size3& s) {
   std::ostringstream out;
   out << "(" << s[0] << ", " << s[1] << ", " << s[2] << ")";
