@@ -51,6 +51,7 @@ struct WinogradPlan {
                         ///< for every chunk; 0: all of them, made once; only on Metal
   bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
   int parts = 0;           ///< see WinogradForm
+  bool fused = false;      ///< along depth alone: only the weights are in scratch, and a slice is one chunk
 
   bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts}; }

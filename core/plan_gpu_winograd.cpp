@@ -113,6 +113,36 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
       steps * kStepSeconds;
 }
 
+/// The same for transforms in the product, which reads each group's frames for itself.
+void cost_fused(const ConvProblem& p, const Device& d, const WinogradPlan& plan, Candidate& c) {
+  const metal::GemmBlock block = metal::winograd_block(p, plan);
+  const metal::TransformFlops flops = metal::winograd_transform_flops(p, plan);
+  const int64_t groups = divide_up(p.output(kDepth), plan.depth_m);
+  const double pitch = static_cast<double>(metal::winograd_tile_pitch(p.in_channels));
+  const double rows = static_cast<double>(groups * round_up(plan.tiles, block.rows));
+  const double slices = static_cast<double>(divide_up(p.out_channels, plan.out_slice));
+  const double slice_cols = static_cast<double>(divide_up(plan.out_slice, block.cols));
+  const double outs = slices * slice_cols * static_cast<double>(block.cols);
+  const double frequencies = static_cast<double>(metal::winograd_frequencies(plan));
+  const double products = 2 * frequencies * rows * outs * pitch;
+  const double transforms =
+      pitch * (rows * slices * slice_cols * flops.input + outs * flops.weight) + rows * outs * flops.output;
+  const double busy = busy_share(rows / static_cast<double>(block.rows) * slice_cols, d);
+  const double frames_read = static_cast<double>(groups * (plan.depth_m + 2)) * slices;
+  const double x_reads = frames_read / static_cast<double>(winograd_input_frames(p, p.output(kDepth)));
+  const double steady = p.operand_bytes() + p.input_bytes() * (x_reads - 1);
+  const double in_cache = 8 * frequencies * outs * pitch;
+  const double share = product_share(metal::fused_flops_per_byte(p, plan));
+  c.winograd = plan;
+  c.workspace = metal::winograd_scratch(p, plan).total();
+  c.flops = products + transforms;
+  c.bytes = steady;
+  c.cost =
+      seconds(products / (d.gflops * 1e9 * share * busy) + transforms / (d.gflops * 1e9 * kTransformShare),
+              steady + in_cache / kCacheSpeed, d) +
+      2 * slices * kStepSeconds;
+}
+
 /// The plan with the largest chunk of tiles that takes at most `budget` bytes with its products, and at most
 /// `tile_budget` without; no tiles if there is none.
 WinogradPlan fit_chunk(const ConvProblem& p, WinogradPlan plan, int64_t budget, int64_t tile_budget) {
@@ -207,7 +237,21 @@ std::vector<Candidate> plans_along_depth(const ConvProblem& p, const Device& d, 
                                          const Candidate& base) {
   std::vector<Candidate> plans;
   for (int depth_m : {2, 4, 6}) {
-    if (is_exact(p, depth_m)) add_plans(p, d, limit, {1, 1, depth_m, p.out_channels, depth_m}, base, plans);
+    if (!is_exact(p, depth_m)) continue;
+    WinogradPlan plan{1, 1, depth_m, p.out_channels, depth_m};
+    add_plans(p, d, limit, plan, base, plans);
+    if (!metal::fuses_transforms(p)) continue;
+    // Every threadgroup reads a slice's weights, so that they must stay in the system-level cache.
+    plan.fused = true;
+    plan.tiles = p.batch * p.output(kHeight) * p.output(kWidth);
+    plan.frames = p.output(kDepth);
+    const int64_t cache = static_cast<int64_t>(kCacheShare * static_cast<double>(d.system_cache_bytes));
+    while (metal::winograd_scratch(p, plan).weights > std::min(cache, limit) && plan.out_slice > 64) {
+      plan.out_slice = round_up(divide_up(plan.out_slice, 2), 64);
+    }
+    if (metal::winograd_scratch(p, plan).weights > std::min(cache, limit)) continue;
+    plans.push_back(base);
+    cost_fused(p, d, plan, plans.back());
   }
   return plans;
 }
@@ -220,7 +264,10 @@ std::string passes_of(const WinogradPlan& plan) {
 }
 
 std::string transforms_of(const WinogradPlan& plan) {
-  if (plan.along_depth()) return "F(" + std::to_string(plan.depth_m) + ", 3) along depth";
+  if (plan.along_depth()) {
+    return "F(" + std::to_string(plan.depth_m) + ", 3) along depth" +
+           (plan.fused ? " with the transforms in the product" : "");
+  }
   const std::string m = std::to_string(plan.m);
   return "F(" + m + "x" + m + ", 3x3) with " +
          (plan.depth_m > 1 ? "F(2, 3) along depth fused into the product"

@@ -5,6 +5,7 @@
 
 #include "core/ops.h"
 #include "core/plan_cache.h"
+#include "metal/lower.h"
 
 namespace mlx_conv3d {
 namespace {
@@ -53,6 +54,9 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p, con
       if (c.winograd.along_depth()) {
         found.push_back(c);
         found.back().winograd = {1, 7, m, 32, m};
+        if (!metal::fuses_transforms(p)) continue;
+        found.push_back(found.back());
+        found.back().winograd.fused = true;
         continue;
       }
       for (int depth_m : {1, 2}) {

@@ -30,11 +30,16 @@ GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
 /// FLOPs of such a block's products per byte that it loads. `planes`: output frames of a row.
 double flops_per_byte(const GemmBlock& block, int64_t planes);
 
+/// The same with the transforms in the product: the input is loaded as it is.
+double fused_flops_per_byte(const ConvProblem& problem, const WinogradPlan& plan);
+
 /// Whether kernels/grouped.metal has these types: the result's is what MLX promotes x and w to.
 bool has_grouped_kernel(const ConvProblem& problem);
 
 /// Why F(depth_m, 3) along depth cannot take a problem; empty if it can.
 std::string depth_tile_obstacle(const ConvProblem& problem, const WinogradPlan& plan);
+/// Whether the product of a 3x1x1 kernel has an instance with the transforms in it.
+bool fuses_transforms(const ConvProblem& problem);
 /// Products per tile, each with matrices of its own: (m + 2)^2, or depth_m + 2 along depth alone.
 inline int64_t winograd_frequencies(const WinogradPlan& plan) {
   return plan.along_depth() ? plan.depth_m + 2 : (plan.m + 2) * (plan.m + 2);

@@ -4,7 +4,7 @@
 // chunk's input transform may run beside the output transform before it: they touch different scratch. With
 // F(2, 3) along depth the product works on pairs of output frames, whose first and second frames lie in
 // planes of their own. Along depth alone (3x1x1 kernels) tiles are single positions, and the frequencies are
-// those of groups of frames.
+// those of groups of frames; for 16-bit results one step may do all but the weights, without chunks.
 
 #include <algorithm>
 #include <stdexcept>
@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t kLanes = 32;
 constexpr int64_t kGemmThreads = 128;
+constexpr int64_t kFramesRows = MLX_CONV3D_FRAMES_ROWS, kFramesCols = MLX_CONV3D_FRAMES_COLS;
 
 /// Different rows (or columns) of the input that `count` neighbouring tiles read.
 int64_t covered(const ConvProblem& p, int axis, int64_t count, int64_t m) {
@@ -40,6 +41,7 @@ class Lowering {
         block_(winograd_block(p, plan)) {
     const WinogradScratch sizes = winograd_scratch(p, plan);
     weights_ = b_.scratch("weights", sizes.weights);
+    if (plan.fused) return;
     tiles_ = b_.scratch("tiles", sizes.tiles);
     products_ = b_.scratch("products", sizes.products);
   }
@@ -55,6 +57,10 @@ class Lowering {
       out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
       out_pitch_ = round_up(out_channels_, block_.cols);
       if (plan_.weight_rows == 0) transform_weights(0, rows_);
+      if (plan_.fused) {
+        convolve_frames(tiles, groups);
+        continue;
+      }
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
           Chunk chunk;
@@ -271,6 +277,47 @@ class Lowering {
     a.tile_cols = static_cast<int32_t>(tile_cols_);
   }
 
+  /// Along depth alone, all frames of a slice of outputs in one step.
+  void convolve_frames(int64_t positions, int64_t groups) {
+    WinogradFramesGemm a{};
+    a.input = b_.input_arrays();
+    a.weights_frequency_stride = weights_stride();
+    a.pad_front = static_cast<int32_t>(p_.pad_lo[kDepth]);
+    a.pad_top = static_cast<int32_t>(p_.pad_lo[kHeight]);
+    a.pad_left = static_cast<int32_t>(p_.pad_lo[kWidth]);
+    a.positions = static_cast<int32_t>(positions);
+    a.frames = static_cast<int32_t>(p_.output(kDepth));
+    a.height = static_cast<int32_t>(p_.output(kHeight));
+    a.width = static_cast<int32_t>(p_.output(kWidth));
+    a.channels = static_cast<int32_t>(p_.in_channels);
+    a.steps = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
+    a.first_out = static_cast<int32_t>(first_out_);
+    a.out_slice = static_cast<int32_t>(out_channels_);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    a.out_channels = static_cast<int32_t>(p_.out_channels);
+    Step step;
+    step.kernel = "winograd_frames_gemm_f" + std::to_string(plan_.depth_m) + "_" + name_of(p_.x_type);
+    step.source = "winograd_frames_gemm.metal";
+    step.grid = {out_pitch_ / kFramesCols, divide_up(positions, kFramesRows), groups};
+    step.threadgroup = {kLanes * frequencies_, 1, 1};
+    b_.bind_input(step);
+    step.bindings.push_back({2, weights_});
+    b_.bind_epilogue(step, 3);
+    step.arguments = {argument(6, a)};
+    const double outputs = static_cast<double>(positions * p_.output(kDepth) * out_channels_);
+    step.nbytes = read_pixels({0, p_.output(kDepth), 0, positions, groups, groups}) *
+                      static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
+                  4.0 * static_cast<double>(frequencies_ * weights_stride()) +
+                  outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
+                  (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
+    // Each block of outputs transforms its inputs itself.
+    const double rows = static_cast<double>(groups * step.grid[1] * kFramesRows);
+    const double channels = static_cast<double>(channel_pitch_), outs = static_cast<double>(out_pitch_);
+    step.flops = rows * (2.0 * static_cast<double>(frequencies_) * channels * outs +
+                         channels * static_cast<double>(step.grid[0]) * flops_.input + outs * flops_.output);
+    b_.add(std::move(step));
+  }
+
   /// Different pixels that the chunk's input transform reads.
   double read_pixels(const Chunk& c) const {
     int64_t frames = 0;
@@ -293,7 +340,7 @@ class Lowering {
   const int64_t tile_rows_, tile_cols_, channel_pitch_;
   const TransformFlops flops_;
   const GemmBlock block_;
-  int weights_, tiles_, products_;
+  int weights_ = -1, tiles_ = -1, products_ = -1;
   int64_t first_out_ = 0, out_channels_ = 0, out_pitch_ = 0;
 };
 
@@ -306,6 +353,8 @@ std::string depth_tile_obstacle(const ConvProblem& p, const WinogradPlan& plan) 
   if (plan.along_depth() != flat)
     return flat ? "a 3x1x1 kernel has tiles of one position" : "tiles are 2, 4 or 6";
   if (flat && plan.weight_rows > 0) return "a 3x1x1 kernel has its weights made at once";
+  if (plan.fused && !flat) return "only a 3x1x1 kernel has its transforms in the product";
+  if (plan.fused && !fuses_transforms(p)) return "the product has transforms for 16-bit operands and results";
   if (plan.depth_m == 1 && !flat) return "";
   if (plan.depth_m != 2 && !(flat && (plan.depth_m == 4 || plan.depth_m == 6))) {
     return flat ? "it is 2, 4 or 6" : "it is 1 or 2";
@@ -313,6 +362,10 @@ std::string depth_tile_obstacle(const ConvProblem& p, const WinogradPlan& plan) 
   if (p.kernel[kDepth] != 3) return "it needs three depth taps";
   if (p.stride[kDepth] != 1 || p.dilation[kDepth] != 1) return "it needs depth stride and dilation 1";
   return "";
+}
+
+bool fuses_transforms(const ConvProblem& p) {
+  return p.kernel[kHeight] == 1 && p.x_type == p.out_type && p.out_type != Dtype::float32;
 }
 
 int64_t winograd_depth_values(const ConvProblem& p, const WinogradPlan& plan) {
@@ -345,6 +398,7 @@ int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
 GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
   const bool pairs = winograd_planes(plan) > 1;
   const int64_t rows = divide_up(plan.frames, plan.depth_m) * plan.tiles;
+  if (plan.fused) return {kFramesRows, kFramesCols};
   GemmBlock best;
   best.blocked = p.out_type == Dtype::float32;
   best.rows = pairs || rows <= 32 ? 32 : 64;
@@ -372,6 +426,12 @@ double flops_per_byte(const GemmBlock& block, int64_t planes) {
   return 2 * rows * cols / (4 * (rows * static_cast<double>(planes) + cols));
 }
 
+double fused_flops_per_byte(const ConvProblem& p, const WinogradPlan& plan) {
+  const GemmBlock block = winograd_block(p, plan);
+  return 2.0 * static_cast<double>(block.rows * block.cols) /
+         static_cast<double>(item_size(p.x_type) * block.rows + 4 * block.cols);
+}
+
 WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
   const int64_t frequencies = winograd_frequencies(plan), pitch = winograd_tile_pitch(p.in_channels);
   const int64_t frames = winograd_chunk_frames(p, plan);
@@ -381,6 +441,7 @@ WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan)
   WinogradScratch s;
   const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
   s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
+  if (plan.fused) return s;
   s.tiles =
       4 * (plan.tile_rows ? held : frequencies) * winograd_tile_frames(p, plan, frames) * plan.tiles * pitch;
   s.products = 4 * frequencies * winograd_planes(plan) * round_up(rows, block.rows) * out_pitch;

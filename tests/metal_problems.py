@@ -139,7 +139,12 @@ def winograd_chunks(draw: st.DrawFn, problem: Problem) -> tuple[int, ...]:
     if shape_of(problem.w)[1:4] == (3, 1, 1):
         positions = n * height * width
         tiles = draw(st.integers(-(-positions // 4), positions))
-        return (1, tiles, draw(st.integers(1, max(4, depth))), draw(st.sampled_from(sorted({min(32, outs), outs}))), m)
+        frames, slices = (
+            draw(st.integers(1, max(4, depth))),
+            draw(st.sampled_from(sorted({min(32, outs), outs}))),
+        )
+        fused = problem.x_type == problem.dtype != "float32" and draw(st.booleans())
+        return (1, tiles, frames, slices, m, 0, 0, int(fused))
     tiles = n * -(-height // m) * -(-width // m)
     return (
         m,

@@ -67,14 +67,18 @@ def test_frames(frames: int, in_chunk: int) -> None:
         replace(SMALL, flip=True),
         replace(SMALL, x=(3, 4, 3, 5, 5), chunks=chunks(2, 8, 2)),
         replace(SMALL, x=(1, 5, 6, 5, 16), w=(70, 3, 1, 1, 16), chunks=chunks(2, 30, 3, 32)),
-        replace(SMALL, x=(1, 5, 9, 9, 18), w=(96, 3, 1, 1, 18), chunks=chunks(2, 81, 4, 96), dtype="bfloat16"),
+        replace(
+            SMALL, x=(1, 5, 9, 9, 18), w=(96, 3, 1, 1, 18), chunks=chunks(2, 81, 4, 96), dtype="bfloat16"
+        ),
         replace(SMALL, x=(1, 6, 9, 9, 18), w=(64, 3, 1, 1, 18), chunks=chunks(4, 40, 4, 64)),
         replace(SMALL, dtype="bfloat16", w_dtype="float32"),
         replace(SMALL, dtype="float32", w_dtype="float16"),
         replace(SMALL, x=(1, 8, 6, 7, 5), padding=((0, -1), (-1, 0), (0, -2))),
         replace(SMALL, lead=2, modes=("edge", "zeros", "zeros"), padding=((1, 1), (0, 0), (0, 0))),
         replace(SMALL, lead=3, dtype="float16", activation="silu", bias=True, residual=True),
-        replace(SMALL, upsample=(2, 2, 3), padding=((1, 1), (1, 0), (0, 1)), modes=("edge", "zeros", "reflect")),
+        replace(
+            SMALL, upsample=(2, 2, 3), padding=((1, 1), (1, 0), (0, 1)), modes=("edge", "zeros", "reflect")
+        ),
         replace(SMALL, strides=(("x", (1, 12, 700, 100, 5000)), ("w", (1, 100, 0, 0, 7)))),
     ],
     ids=[
@@ -132,7 +136,9 @@ def test_drawn_programs(case: Case) -> None:
 @pytest.mark.parametrize("channels", [256, 1024])
 def test_float32_contract(channels: int) -> None:
     """768 products, and four times as many: within 3e-6 in both."""
-    case = Case(x=(1, 6, 4, 4, channels), w=(16, 3, 1, 1, channels), padding=NONE, chunks=chunks(4, 16, 4, 16))
+    case = Case(
+        x=(1, 6, 4, 4, channels), w=(16, 3, 1, 1, channels), padding=NONE, chunks=chunks(4, 16, 4, 16)
+    )
     check(case)
 
 
@@ -216,7 +222,9 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
     kernels = mutated_kernels(tmp_path, FILE, *MUTATIONS[name])
-    case = replace(SMALL, x=(2, 7, 3, 5, 5), flip=True, padding=((1, 1), (0, 0), (0, 0)), chunks=chunks(4, 11, 8))
+    case = replace(
+        SMALL, x=(2, 7, 3, 5, 5), flip=True, padding=((1, 1), (0, 0), (0, 0)), chunks=chunks(4, 11, 8)
+    )
     with pytest.raises(AssertionError):
         check(case, kernels=kernels, schedules=SCHEDULES[:1])
 

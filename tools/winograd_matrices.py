@@ -1,6 +1,6 @@
 """Generates the Winograd/Toom-Cook matrices of F(m, 3) from exact rational points: core/winograd.h as tables, with
-those for doubled and dilated pixels, kernels/winograd_matrices.h as straight-line Metal code, in which no zero or one
-is multiplied with and what two points p and -p share is computed once, and metal/winograd_flops.h: what that code costs.
+those for doubled and dilated pixels; kernels/winograd_matrices.h as straight-line Metal code, in which no zero or one
+is multiplied with and what two points p and -p share is computed once; and metal/winograd_flops.h, what it costs.
 
     python tools/winograd_matrices.py           # rewrites all
     python tools/winograd_matrices.py --check   # exit 1 if one is stale
