@@ -43,9 +43,8 @@ template <typename T, int M>
     uint thread_index [[thread_index_in_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   constexpr int size = M + 2, threads = 32 * size, values = kRows * kDepth;
   constexpr int loads = (values + threads - 1) / threads, tile = kRows * kTilePitch;
-  // The tiles of two steps; at the end 8 rows of the products.
+  // The tiles of two steps; at the end 8 rows of the products, which are fewer.
   threadgroup float staged[2 * size * tile];
-  static_assert(size * 8 * kProductPitch <= 2 * size * tile, "the products fit where the tiles were");
 
   const int first_row = group.y * kRows, first_col = group.x * kCols, first_frame = group.z * M;
   int frames[size];
@@ -72,7 +71,7 @@ template <typename T, int M>
 #pragma unroll
       for (int i = 0; i < loads; ++i) {
         const int at = thread_index + i * threads;
-        if (values % threads != 0 && at >= values) break;
+        if (at >= values) break;
         float column[size], result[size];
 #pragma unroll
         for (int f = 0; f < size; ++f) column[f] = float(next[i][f]);

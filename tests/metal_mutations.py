@@ -145,7 +145,7 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             (1, 9, 3, 3, 34),
             (40, 3, 1, 1, 34),
             (1, 1, 1, 32, 2, 0, 0, 1),
-            padding=((1, 1), 0, 0),
+            padding=((1, 1), 0, (1, 1)),
             dtype="float16",
         ),
         winograd((1, 8, 5, 5, 16), (8, 3, 1, 1, 16), (1, 1, 1, 8, 6, 0, 0, 1), dtype="float16"),
