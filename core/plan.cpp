@@ -22,7 +22,7 @@ Candidate consider(const ConvProblem& p, const Device& d, int64_t limit, Algorit
                    const Candidate* like = nullptr) {
   Candidate c;
   c.algorithm = algorithm;
-  c.reason = illegal_reason(p, algorithm);
+  c.reason = illegal_reason(p, algorithm, d.kind);
   c.legal = c.reason.empty();
   if (!c.legal) return c;
   if (d.kind == Device::Kind::gpu) {
@@ -110,7 +110,7 @@ std::optional<Algorithm> algorithm_named(const std::string& name) {
   return std::nullopt;
 }
 
-std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
+std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Kind kind) {
   const bool one_group = p.groups == 1;
   const auto spatial = [&](const Size3& v, int64_t value) { return v[1] == value && v[2] == value; };
   switch (algorithm) {
@@ -122,6 +122,10 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm) {
         return "it needs spatial input dilation 1 or 2";
       }
       if (spatial(p.kernel, 4) && spatial(p.input_dilation, 2)) return "";
+      if (kind == Device::Kind::gpu && p.kernel == Size3{3, 1, 1}) {
+        if (p.stride[0] == 1 && p.dilation[0] == 1 && !p.input_dilated()) return "";
+        return "a 3x1x1 kernel needs depth stride, dilation and input dilation 1";
+      }
       if (!spatial(p.kernel, 3)) return "it needs a 3x3 spatial kernel";
       return "";
     case Algorithm::taps:

@@ -41,17 +41,19 @@ inline constexpr int64_t kMatrixDepth = 32;
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
-  int m = 4;              ///< outputs of a tile along an axis: F(m, 3)
+  int m = 4;              ///< outputs of a tile along an axis: F(m, 3); 1: along depth alone, only on Metal
   int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;     ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
-  int depth_m = 1;        ///< see WinogradForm
+  int depth_m = 1;        ///< see WinogradForm; along depth alone F(depth_m, 3)
   Pixels pixels = Pixels::single;
   int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
                         ///< for every chunk; 0: all of them, made once; only on Metal
   bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
   int parts = 0;           ///< see WinogradForm
+  bool fused = false;      ///< along depth alone: only the weights are in scratch, and a slice is one chunk
 
+  bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts}; }
 };
 
@@ -179,8 +181,9 @@ inline constexpr int64_t kPlannedFrames = 4;
 Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
                std::optional<Algorithm> forced = std::nullopt);
 
-/// Why `algorithm` cannot run `problem`; empty if it can.
-std::string illegal_reason(const ConvProblem& problem, Algorithm algorithm);
+/// Why `algorithm` cannot run `problem` on a kind of device; empty if it can.
+std::string illegal_reason(const ConvProblem& problem, Algorithm algorithm,
+                           Device::Kind kind = Device::Kind::cpu);
 
 /// Whether a grouped problem has so few channels per group that its lanes pick their inputs one by one;
 /// otherwise each group is a matrix product.

@@ -5,6 +5,7 @@
 
 #include "core/ops.h"
 #include "core/plan_cache.h"
+#include "metal/lower.h"
 
 namespace mlx_conv3d {
 namespace {
@@ -22,7 +23,7 @@ std::vector<Shapes> problems(KernelFamily family) {
   spec.activation = Activation::silu;
   switch (family) {
     case KernelFamily::winograd:
-      return {{{1, 3, 9, 7, 20}, {40, 3, 3, 3, 20}, spec}};
+      return {{{1, 3, 9, 7, 20}, {40, 3, 3, 3, 20}, spec}, {{1, 7, 5, 3, 20}, {40, 3, 1, 1, 20}, spec}};
     case KernelFamily::grouped: {
       spec.groups = 6;
       return {{{1, 3, 9, 7, 6}, {6, 3, 3, 3, 1}, spec}, {{1, 3, 9, 7, 12}, {18, 3, 3, 3, 2}, spec}};
@@ -50,6 +51,14 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p, con
     if (family != KernelFamily::winograd) continue;
     for (int m : {2, 4, 6}) {
       if (m == 6 && p.out_type == Dtype::float32) continue;
+      if (c.winograd.along_depth()) {
+        found.push_back(c);
+        found.back().winograd = {1, 7, m, 32, m};
+        if (!metal::fuses_transforms(p)) continue;
+        found.push_back(found.back());
+        found.back().winograd.fused = true;
+        continue;
+      }
       for (int depth_m : {1, 2}) {
         found.push_back(c);
         found.back().winograd = {m, m == 2 ? 7 : 2, 2, 32, depth_m};

@@ -94,6 +94,21 @@ struct WinogradDepthGemm {
   int32_t steps;  ///< per depth frequency
 };
 
+/// Rows (positions) and columns (output channels) of the block that winograd_frames_gemm computes.
+#define MLX_CONV3D_FRAMES_ROWS 24
+#define MLX_CONV3D_FRAMES_COLS 64
+
+/// y from x and weights[frequency][channel][output] for 3x1x1 kernels, along depth in groups of frames.
+struct WinogradFramesGemm {
+  InputArrays input;
+  int64_t weights_frequency_stride;
+  int32_t pad_front, pad_top, pad_left;
+  int32_t positions;               ///< over all images
+  int32_t frames, height, width;   ///< of y
+  int32_t channels, steps;         ///< steps of MLX_CONV3D_GEMM_DEPTH channels
+  int32_t first_out, out_slice, out_pitch, out_channels;
+};
+
 /// y[n][frame][row][col][output] from products, whose frame f lies in plane f % planes.
 struct WinogradOutput {
   int64_t frequency_stride, plane_stride;

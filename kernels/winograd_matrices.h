@@ -21,8 +21,10 @@ struct Winograd<2> {
   template <int Step>
   static METAL_FUNC void weight(const thread float* x, thread float* y) {
     y[0] = x[0];
-    y[1 * Step] = 0.5f * x[0] + 0.5f * x[1] + 0.5f * x[2];
-    y[2 * Step] = 0.5f * x[0] - 0.5f * x[1] + 0.5f * x[2];
+    const float even1 = 0.5f * x[0] + 0.5f * x[2];
+    const float odd1 = 0.5f * x[1];
+    y[1 * Step] = even1 + odd1;
+    y[2 * Step] = even1 - odd1;
     y[3 * Step] = x[2];
   }
   /// A^T x: 2 values from 4.
@@ -50,8 +52,10 @@ struct Winograd<4> {
   template <int Step>
   static METAL_FUNC void weight(const thread float* x, thread float* y) {
     y[0] = 0.5f * x[0];
-    y[1 * Step] = (1.0f / 6.0f) * x[0] + (1.0f / 6.0f) * x[1] + (1.0f / 6.0f) * x[2];
-    y[2 * Step] = (1.0f / 6.0f) * x[0] - (1.0f / 6.0f) * x[1] + (1.0f / 6.0f) * x[2];
+    const float even1 = (1.0f / 6.0f) * x[0] + (1.0f / 6.0f) * x[2];
+    const float odd1 = (1.0f / 6.0f) * x[1];
+    y[1 * Step] = even1 + odd1;
+    y[2 * Step] = even1 - odd1;
     y[3 * Step] = (16.0f / 15.0f) * x[0] + (8.0f / 15.0f) * x[1] + (4.0f / 15.0f) * x[2];
     y[4 * Step] = (1.0f / 30.0f) * x[0] - (1.0f / 15.0f) * x[1] + (2.0f / 15.0f) * x[2];
     y[5 * Step] = 0.5f * x[2];
@@ -59,10 +63,12 @@ struct Winograd<4> {
   /// A^T x: 4 values from 6.
   template <int Step>
   static METAL_FUNC void output(const thread float* x, thread float* y) {
-    y[0] = x[0] + x[1] + x[2] + x[3] + x[4];
-    y[1 * Step] = x[1] - x[2] + 0.5f * x[3] - 2.0f * x[4];
-    y[2 * Step] = x[1] + x[2] + 0.25f * x[3] + 4.0f * x[4];
-    y[3 * Step] = x[1] - x[2] + 0.125f * x[3] - 8.0f * x[4] + x[5];
+    const float plus1 = x[1] + x[2];
+    const float minus1 = x[1] - x[2];
+    y[0] = x[0] + plus1 + x[3] + x[4];
+    y[1 * Step] = minus1 + 0.5f * x[3] - 2.0f * x[4];
+    y[2 * Step] = plus1 + 0.25f * x[3] + 4.0f * x[4];
+    y[3 * Step] = minus1 + 0.125f * x[3] - 8.0f * x[4] + x[5];
   }
 };
 
@@ -73,34 +79,52 @@ struct Winograd<6> {
   template <int Step>
   static METAL_FUNC void input(const thread float* x, thread float* y) {
     y[0] = 4.0f * x[0] - 21.0f * x[2] + 21.0f * x[4] - 4.0f * x[6];
-    y[1 * Step] = -4.0f * x[1] - 4.0f * x[2] + 17.0f * x[3] + 17.0f * x[4] - 4.0f * x[5] - 4.0f * x[6];
-    y[2 * Step] = 4.0f * x[1] - 4.0f * x[2] - 17.0f * x[3] + 17.0f * x[4] + 4.0f * x[5] - 4.0f * x[6];
-    y[3 * Step] = 4.0f * x[1] + 8.0f * x[2] - 5.0f * x[3] - 10.0f * x[4] + x[5] + 2.0f * x[6];
-    y[4 * Step] = -4.0f * x[1] + 8.0f * x[2] + 5.0f * x[3] - 10.0f * x[4] - x[5] + 2.0f * x[6];
-    y[5 * Step] = 2.0f * x[1] + x[2] - 10.0f * x[3] - 5.0f * x[4] + 8.0f * x[5] + 4.0f * x[6];
-    y[6 * Step] = -2.0f * x[1] + x[2] + 10.0f * x[3] - 5.0f * x[4] - 8.0f * x[5] + 4.0f * x[6];
+    const float even1 = -4.0f * x[2] + 17.0f * x[4] - 4.0f * x[6];
+    const float odd1 = -4.0f * x[1] + 17.0f * x[3] - 4.0f * x[5];
+    y[1 * Step] = even1 + odd1;
+    y[2 * Step] = even1 - odd1;
+    const float even3 = 8.0f * x[2] - 10.0f * x[4] + 2.0f * x[6];
+    const float odd3 = 4.0f * x[1] - 5.0f * x[3] + x[5];
+    y[3 * Step] = even3 + odd3;
+    y[4 * Step] = even3 - odd3;
+    const float even5 = x[2] - 5.0f * x[4] + 4.0f * x[6];
+    const float odd5 = 2.0f * x[1] - 10.0f * x[3] + 8.0f * x[5];
+    y[5 * Step] = even5 + odd5;
+    y[6 * Step] = even5 - odd5;
     y[7 * Step] = -4.0f * x[1] + 21.0f * x[3] - 21.0f * x[5] + 4.0f * x[7];
   }
   /// G x: 8 values from 3.
   template <int Step>
   static METAL_FUNC void weight(const thread float* x, thread float* y) {
     y[0] = 0.25f * x[0];
-    y[1 * Step] = (1.0f / 18.0f) * x[0] + (1.0f / 18.0f) * x[1] + (1.0f / 18.0f) * x[2];
-    y[2 * Step] = (1.0f / 18.0f) * x[0] - (1.0f / 18.0f) * x[1] + (1.0f / 18.0f) * x[2];
-    y[3 * Step] = (16.0f / 45.0f) * x[0] + (8.0f / 45.0f) * x[1] + (4.0f / 45.0f) * x[2];
-    y[4 * Step] = (16.0f / 45.0f) * x[0] - (8.0f / 45.0f) * x[1] + (4.0f / 45.0f) * x[2];
-    y[5 * Step] = (1.0f / 360.0f) * x[0] + (1.0f / 180.0f) * x[1] + (1.0f / 90.0f) * x[2];
-    y[6 * Step] = (1.0f / 360.0f) * x[0] - (1.0f / 180.0f) * x[1] + (1.0f / 90.0f) * x[2];
+    const float even1 = (1.0f / 18.0f) * x[0] + (1.0f / 18.0f) * x[2];
+    const float odd1 = (1.0f / 18.0f) * x[1];
+    y[1 * Step] = even1 + odd1;
+    y[2 * Step] = even1 - odd1;
+    const float even3 = (16.0f / 45.0f) * x[0] + (4.0f / 45.0f) * x[2];
+    const float odd3 = (8.0f / 45.0f) * x[1];
+    y[3 * Step] = even3 + odd3;
+    y[4 * Step] = even3 - odd3;
+    const float even5 = (1.0f / 360.0f) * x[0] + (1.0f / 90.0f) * x[2];
+    const float odd5 = (1.0f / 180.0f) * x[1];
+    y[5 * Step] = even5 + odd5;
+    y[6 * Step] = even5 - odd5;
     y[7 * Step] = 0.25f * x[2];
   }
   /// A^T x: 6 values from 8.
   template <int Step>
   static METAL_FUNC void output(const thread float* x, thread float* y) {
-    y[0] = x[0] + x[1] + x[2] + x[3] + x[4] + x[5] + x[6];
-    y[1 * Step] = x[1] - x[2] + 0.5f * x[3] - 0.5f * x[4] + 2.0f * x[5] - 2.0f * x[6];
-    y[2 * Step] = x[1] + x[2] + 0.25f * x[3] + 0.25f * x[4] + 4.0f * x[5] + 4.0f * x[6];
-    y[3 * Step] = x[1] - x[2] + 0.125f * x[3] - 0.125f * x[4] + 8.0f * x[5] - 8.0f * x[6];
-    y[4 * Step] = x[1] + x[2] + 0.0625f * x[3] + 0.0625f * x[4] + 16.0f * x[5] + 16.0f * x[6];
-    y[5 * Step] = x[1] - x[2] + 0.03125f * x[3] - 0.03125f * x[4] + 32.0f * x[5] - 32.0f * x[6] + x[7];
+    const float plus1 = x[1] + x[2];
+    const float minus1 = x[1] - x[2];
+    const float plus3 = x[3] + x[4];
+    const float minus3 = x[3] - x[4];
+    const float plus5 = x[5] + x[6];
+    const float minus5 = x[5] - x[6];
+    y[0] = x[0] + plus1 + plus3 + plus5;
+    y[1 * Step] = minus1 + 0.5f * minus3 + 2.0f * minus5;
+    y[2 * Step] = plus1 + 0.25f * plus3 + 4.0f * plus5;
+    y[3 * Step] = minus1 + 0.125f * minus3 + 8.0f * minus5;
+    y[4 * Step] = plus1 + 0.0625f * plus3 + 16.0f * plus5;
+    y[5 * Step] = minus1 + 0.03125f * minus3 + 32.0f * minus5 + x[7];
   }
 };

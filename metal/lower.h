@@ -27,18 +27,38 @@ struct GemmBlock {
 };
 GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
 
-/// FLOPs of such a block's products per byte that it loads.
-double flops_per_byte(const GemmBlock& block, int depth_m);
+/// FLOPs of such a block's products per byte that it loads. `planes`: output frames of a row.
+double flops_per_byte(const GemmBlock& block, int64_t planes);
+
+/// The same with the transforms in the product: the input is loaded as it is.
+double fused_flops_per_byte(const ConvProblem& problem, const WinogradPlan& plan);
 
 /// Whether kernels/grouped.metal has these types: the result's is what MLX promotes x and w to.
 bool has_grouped_kernel(const ConvProblem& problem);
 
 /// Why F(depth_m, 3) along depth cannot take a problem; empty if it can.
-std::string depth_tile_obstacle(const ConvProblem& problem, int depth_m);
-/// Depth taps, or depth frequencies, that a transformed weight has.
+std::string depth_tile_obstacle(const ConvProblem& problem, const WinogradPlan& plan);
+/// Whether the product of a 3x1x1 kernel has an instance with the transforms in it.
+bool fuses_transforms(const ConvProblem& problem);
+/// Products per tile, each with matrices of its own: (m + 2)^2, or depth_m + 2 along depth alone.
+inline int64_t winograd_frequencies(const WinogradPlan& plan) {
+  return plan.along_depth() ? plan.depth_m + 2 : (plan.m + 2) * (plan.m + 2);
+}
+/// Depth taps, or depth frequencies, that such a product sums over.
 int64_t winograd_depth_values(const ConvProblem& problem, const WinogradPlan& plan);
+/// Output frames whose sums such a product has, each in a plane of its own.
+inline int64_t winograd_planes(const WinogradPlan& plan) { return plan.along_depth() ? 1 : plan.depth_m; }
+/// Transformed frames behind `frames` output frames: input frames, or groups of depth_m output frames.
+int64_t winograd_tile_frames(const ConvProblem& problem, const WinogradPlan& plan, int64_t frames);
 /// Output frames in the largest chunk: with a depth tile whole tiles of them, but for the problem's last.
 int64_t winograd_chunk_frames(const ConvProblem& problem, const WinogradPlan& plan);
+
+/// FLOPs of the transforms: of a transformed tile's channel, of a pair of channels, of a tile's output
+/// channel.
+struct TransformFlops {
+  double input, weight, output;
+};
+TransformFlops winograd_transform_flops(const ConvProblem& problem, const WinogradPlan& plan);
 
 /// Channels from one transformed tile to the next.
 int64_t winograd_tile_pitch(int64_t channels);

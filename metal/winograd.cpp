@@ -3,26 +3,25 @@
 // would leave too little scratch to the chunks, each chunk makes them anew, some frequencies at a time. A
 // chunk's input transform may run beside the output transform before it: they touch different scratch. With
 // F(2, 3) along depth the product works on pairs of output frames, whose first and second frames lie in
-// planes of their own.
+// planes of their own. Along depth alone (3x1x1 kernels) tiles are single positions, and the frequencies are
+// those of groups of frames; for 16-bit results one step may do all but the weights, without chunks.
 
 #include <algorithm>
 #include <stdexcept>
 
 #include "metal/builder.h"
+#include "metal/winograd_flops.h"
 
 namespace mlx_conv3d::metal {
 namespace {
 
 constexpr int64_t kLanes = 32;
 constexpr int64_t kGemmThreads = 128;
-
-std::string kernel_name(const char* pass, int m, Dtype type) {
-  return std::string("winograd_") + pass + "_f" + std::to_string(m) + "_" + name_of(type);
-}
+constexpr int64_t kFramesRows = MLX_CONV3D_FRAMES_ROWS, kFramesCols = MLX_CONV3D_FRAMES_COLS;
 
 /// Different rows (or columns) of the input that `count` neighbouring tiles read.
-int64_t covered(int64_t count, int64_t m, int64_t stored, int64_t scale) {
-  return std::min(stored, divide_up(count * m + 2, scale));
+int64_t covered(const ConvProblem& p, int axis, int64_t count, int64_t m) {
+  return std::min(p.input[axis], divide_up(count * m + p.kernel[axis] - 1, p.upsample[axis]));
 }
 
 class Lowering {
@@ -32,13 +31,17 @@ class Lowering {
         plan_(plan),
         layout_(layout),
         b_(builder),
-        frequencies_((plan.m + 2) * (plan.m + 2)),
+        frequencies_(winograd_frequencies(plan)),
+        rows_(plan.along_depth() ? 1 : plan.m + 2),
+        columns_(frequencies_ / rows_),
         tile_rows_(divide_up(p.output(kHeight), plan.m)),
         tile_cols_(divide_up(p.output(kWidth), plan.m)),
         channel_pitch_(winograd_tile_pitch(p.in_channels)),
+        flops_(winograd_transform_flops(p, plan)),
         block_(winograd_block(p, plan)) {
     const WinogradScratch sizes = winograd_scratch(p, plan);
     weights_ = b_.scratch("weights", sizes.weights);
+    if (plan.fused) return;
     tiles_ = b_.scratch("tiles", sizes.tiles);
     products_ = b_.scratch("products", sizes.products);
   }
@@ -53,7 +56,11 @@ class Lowering {
       first_out_ = o;
       out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
       out_pitch_ = round_up(out_channels_, block_.cols);
-      if (plan_.weight_rows == 0) transform_weights(0, plan_.m + 2);
+      if (plan_.weight_rows == 0) transform_weights(0, rows_);
+      if (plan_.fused) {
+        convolve_frames(tiles, groups);
+        continue;
+      }
       for (int64_t f = 0; f < frame_chunks; ++f) {
         for (int64_t t = 0; t < tile_chunks; ++t) {
           Chunk chunk;
@@ -62,8 +69,8 @@ class Lowering {
           chunk.frames = std::min(chunk.groups * plan_.depth_m, frames - chunk.first_frame);
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
-          chunk.frames_in = winograd_input_frames(p_, chunk.frames);
-          if (!plan_.tile_rows) transform_input(chunk, 0, plan_.m + 2);
+          chunk.tile_frames = winograd_tile_frames(p_, plan_, chunk.frames);
+          if (!plan_.tile_rows) transform_input(chunk, 0, rows_);
           multiply(chunk);
           transform_output(chunk);
         }
@@ -73,21 +80,22 @@ class Lowering {
 
  private:
   struct Chunk {
-    int64_t first_frame, frames, frames_in, first_tile, tiles;
-    int64_t groups;  ///< of depth_m output frames
+    int64_t first_frame, frames, first_tile, tiles;
+    int64_t tile_frames;  ///< see winograd_tile_frames
+    int64_t groups;       ///< of depth_m output frames
     int64_t rows() const { return groups * tiles; }
   };
 
   int64_t weights_stride() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_pitch_; }
-  int64_t tiles_stride(const Chunk& c) const { return c.frames_in * c.tiles * channel_pitch_; }
+  int64_t tiles_stride(const Chunk& c) const { return c.tile_frames * c.tiles * channel_pitch_; }
   int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
-  int64_t products_stride(const Chunk& c) const { return plan_.depth_m * plane_stride(c); }
+  int64_t products_stride(const Chunk& c) const { return winograd_planes(plan_) * plane_stride(c); }
 
   /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
   void multiply(const Chunk& c) {
-    const int64_t rows = plan_.weight_rows == 0 ? plan_.m + 2 : plan_.weight_rows;
-    for (int64_t first = 0; first < plan_.m + 2; first += rows) {
-      const int64_t count = std::min(rows, plan_.m + 2 - first);
+    const int64_t rows = plan_.weight_rows == 0 ? rows_ : plan_.weight_rows;
+    for (int64_t first = 0; first < rows_; first += rows) {
+      const int64_t count = std::min(rows, rows_ - first);
       if (plan_.weight_rows > 0) transform_weights(first, count);
       if (plan_.tile_rows) transform_input(c, first, count);
       multiply(c, first, count);
@@ -107,24 +115,16 @@ class Lowering {
     a.depth_taps = static_cast<int32_t>(p_.kernel[kDepth]);
     a.flip = p_.flip;
     a.depth_m = plan_.depth_m;
-    Step step;
-    step.kernel = kernel_name("weight", plan_.m, p_.w_type);
-    step.source = "winograd_weight.metal";
-    step.threads = true;
-    step.grid = {out_pitch_, channel_pitch_, winograd_depth_values(p_, plan_)};
-    step.threadgroup = {kLanes, 4, 1};
+    Step step =
+        transform("weight", p_.w_type, {out_pitch_, channel_pitch_, winograd_depth_values(p_, plan_)});
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
     set_rows(step, first_row, rows);
     step.discards = {weights_};
-    const double taps = static_cast<double>(p_.kernel[kDepth] * p_.in_channels * out_channels_);
-    step.nbytes = taps * 9 * static_cast<double>(item_size(p_.w_type)) +
-                  4.0 * static_cast<double>(rows * (plan_.m + 2) * weights_stride());
-    // Along depth 9 values of 2 sums each, where there is a depth tile, before the spatial transforms.
-    step.flops = taps * transform_flops(3) * share(rows) *
-                     static_cast<double>(winograd_depth_values(p_, plan_)) /
-                     static_cast<double>(p_.kernel[kDepth]) +
-                 (plan_.depth_m > 1 ? taps * 9 * 4 : 0);
+    const double pairs = static_cast<double>(p_.in_channels * out_channels_);
+    step.nbytes = pairs * static_cast<double>(p_.taps() * item_size(p_.w_type)) +
+                  4.0 * static_cast<double>(rows * columns_ * weights_stride());
+    step.flops = pairs * flops_.weight * share(rows);
     b_.add(std::move(step));
   }
 
@@ -139,28 +139,22 @@ class Lowering {
     set_tiles(a, c);
     a.channels = static_cast<int32_t>(p_.in_channels);
     a.channel_pitch = static_cast<int32_t>(channel_pitch_);
-    Step step;
-    step.kernel = kernel_name("input", plan_.m, p_.x_type);
-    step.source = "winograd_input.metal";
-    step.threads = true;
-    step.grid = {channel_pitch_, c.tiles, c.frames_in};
-    step.threadgroup = {kLanes, 4, 1};
+    Step step = transform("input", p_.x_type, {channel_pitch_, c.tiles, c.tile_frames});
     b_.bind_input(step);
     step.bindings.push_back({2, tiles_, true});
     step.arguments = {argument(3, a)};
     step.discards = {tiles_};
     step.nbytes = read_pixels(c) * static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
-                  4.0 * static_cast<double>(rows * (plan_.m + 2) * tiles_stride(c));
+                  4.0 * static_cast<double>(rows * columns_ * tiles_stride(c));
     set_rows(step, first_row, rows);
-    step.flops = static_cast<double>(c.frames_in * c.tiles * p_.in_channels) * transform_flops(plan_.m + 2) *
-                 share(rows);
+    step.flops = static_cast<double>(c.tile_frames * c.tiles * p_.in_channels) * flops_.input * share(rows);
     b_.add(std::move(step));
   }
 
   void multiply(const Chunk& c, int64_t first_row, int64_t rows) {
-    const int64_t frequencies = rows * (plan_.m + 2), first = first_row * (plan_.m + 2);
+    const int64_t frequencies = rows * columns_, first = first_row * columns_;
     const int64_t depth = winograd_depth_values(p_, plan_) * channel_pitch_;
-    Step step = plan_.depth_m == 1 ? product(c, first) : pair_product(c, first);
+    Step step = winograd_planes(plan_) == 1 ? product(c, first) : pair_product(c, first);
     step.kernel +=
         std::to_string(block_.rows) + "x" + std::to_string(block_.cols) + (block_.blocked ? "_blocked" : "");
     step.source += ".metal";
@@ -169,12 +163,12 @@ class Lowering {
     step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
     if (first == 0) step.discards = {products_};
     // Frames that a depth stride or dilation leaves out are not read.
-    const int64_t frames_read = std::min(c.frames_in, c.frames * p_.kernel[kDepth]);
+    const int64_t frames_read = std::min(c.tile_frames, c.frames * p_.kernel[kDepth]);
     step.nbytes = 4.0 * static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ +
                                                            weights_stride() + products_stride(c)));
     step.flops = 2.0 * static_cast<double>(frequencies * plane_stride(c)) * static_cast<double>(depth);
     // Each staged input is a sum of two frames.
-    if (plan_.depth_m > 1) {
+    if (winograd_planes(plan_) > 1) {
       step.flops += 2.0 * static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
     }
     b_.add(std::move(step));
@@ -195,7 +189,7 @@ class Lowering {
     a.channel_pitch = static_cast<int32_t>(channel_pitch_);
     a.out_pitch = static_cast<int32_t>(out_pitch_);
     a.steps_per_tap = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
-    a.steps = static_cast<int32_t>(a.steps_per_tap * p_.kernel[kDepth]);
+    a.steps = static_cast<int32_t>(a.steps_per_tap * winograd_depth_values(p_, plan_));
     Step step;
     step.kernel = "winograd_gemm_";
     step.source = "winograd_gemm";
@@ -213,7 +207,7 @@ class Lowering {
     a.products_frequency_stride = products_stride(c);
     a.plane_stride = plane_stride(c);
     a.tiles = static_cast<int32_t>(c.tiles);
-    a.frames = static_cast<int32_t>(c.frames_in);
+    a.frames = static_cast<int32_t>(c.tile_frames);
     a.channel_pitch = static_cast<int32_t>(channel_pitch_);
     a.out_pitch = static_cast<int32_t>(out_pitch_);
     a.steps = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
@@ -228,7 +222,7 @@ class Lowering {
     WinogradOutput a{};
     a.frequency_stride = products_stride(c);
     a.plane_stride = plane_stride(c);
-    a.planes = plan_.depth_m;
+    a.planes = static_cast<int32_t>(winograd_planes(plan_));
     a.first_frame = static_cast<int32_t>(c.first_frame);
     a.frames = static_cast<int32_t>(p_.output(kDepth));
     a.height = static_cast<int32_t>(p_.output(kHeight));
@@ -237,32 +231,43 @@ class Lowering {
     a.first_out = static_cast<int32_t>(first_out_);
     a.out_channels = static_cast<int32_t>(p_.out_channels);
     a.out_pitch = static_cast<int32_t>(out_pitch_);
-    Step step;
-    step.kernel = kernel_name("output", plan_.m, p_.out_type);
-    step.source = "winograd_output.metal";
-    step.threads = true;
-    step.grid = {out_channels_, c.tiles, c.frames};
-    step.threadgroup = {kLanes, 4, 1};
+    Step step =
+        transform("output", p_.out_type, {out_channels_, c.tiles, plan_.along_depth() ? c.groups : c.frames});
     step.bindings = {{0, products_}};
     b_.bind_epilogue(step, 1);
     step.arguments = {argument(4, a)};
     const double written = static_cast<double>(p_.output(kHeight) * p_.output(kWidth)) * p_.batch /
                            static_cast<double>(p_.batch * tile_rows_ * tile_cols_);
-    const double tile_outputs = static_cast<double>(c.frames * c.tiles * out_channels_);
-    const double outputs = written * tile_outputs;
-    step.nbytes = 4.0 * static_cast<double>(frequencies_) * tile_outputs +
+    const double tiles = static_cast<double>(step.grid[2] * c.tiles * out_channels_);
+    const double outputs = written * static_cast<double>(c.frames * c.tiles * out_channels_);
+    step.nbytes = 4.0 * static_cast<double>(frequencies_) * tiles +
                   outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
                   (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
-    step.flops = tile_outputs * transform_flops(plan_.m + 2);
+    step.flops = tiles * flops_.output;
     b_.add(std::move(step));
   }
 
-  static void set_rows(Step& step, int64_t first, int64_t rows) {
+  /// A thread for each of `threads`.
+  Step transform(const char* pass, Dtype type, const Size3& threads) const {
+    const bool along_depth = plan_.along_depth();
+    const std::string name = along_depth ? "winograd_frames_" : "winograd_";
+    Step step;
+    step.kernel =
+        name + pass + "_f" + std::to_string(along_depth ? plan_.depth_m : plan_.m) + "_" + name_of(type);
+    step.source = along_depth ? "winograd_frames.metal" : name + pass + ".metal";
+    step.threads = true;
+    step.grid = threads;
+    step.threadgroup = {kLanes, 4, 1};
+    return step;
+  }
+
+  void set_rows(Step& step, int64_t first, int64_t rows) const {
+    if (plan_.along_depth()) return;
     step.constants.push_back({MLX_CONV3D_FIRST_ROW, static_cast<int>(first)});
     step.constants.push_back({MLX_CONV3D_ROWS, static_cast<int>(rows)});
   }
   /// Of a transform's operations that these rows of its frequencies take.
-  double share(int64_t rows) const { return static_cast<double>(rows) / static_cast<double>(plan_.m + 2); }
+  double share(int64_t rows) const { return static_cast<double>(rows) / static_cast<double>(rows_); }
 
   template <class T>
   void set_tiles(T& a, const Chunk& c) const {
@@ -272,32 +277,70 @@ class Lowering {
     a.tile_cols = static_cast<int32_t>(tile_cols_);
   }
 
+  /// Along depth alone, all frames of a slice of outputs in one step.
+  void convolve_frames(int64_t positions, int64_t groups) {
+    WinogradFramesGemm a{};
+    a.input = b_.input_arrays();
+    a.weights_frequency_stride = weights_stride();
+    a.pad_front = static_cast<int32_t>(p_.pad_lo[kDepth]);
+    a.pad_top = static_cast<int32_t>(p_.pad_lo[kHeight]);
+    a.pad_left = static_cast<int32_t>(p_.pad_lo[kWidth]);
+    a.positions = static_cast<int32_t>(positions);
+    a.frames = static_cast<int32_t>(p_.output(kDepth));
+    a.height = static_cast<int32_t>(p_.output(kHeight));
+    a.width = static_cast<int32_t>(p_.output(kWidth));
+    a.channels = static_cast<int32_t>(p_.in_channels);
+    a.steps = static_cast<int32_t>(channel_pitch_ / MLX_CONV3D_GEMM_DEPTH);
+    a.first_out = static_cast<int32_t>(first_out_);
+    a.out_slice = static_cast<int32_t>(out_channels_);
+    a.out_pitch = static_cast<int32_t>(out_pitch_);
+    a.out_channels = static_cast<int32_t>(p_.out_channels);
+    Step step;
+    step.kernel = "winograd_frames_gemm_f" + std::to_string(plan_.depth_m) + "_" + name_of(p_.x_type);
+    step.source = "winograd_frames_gemm.metal";
+    step.grid = {out_pitch_ / kFramesCols, divide_up(positions, kFramesRows), groups};
+    step.threadgroup = {kLanes * frequencies_, 1, 1};
+    b_.bind_input(step);
+    step.bindings.push_back({2, weights_});
+    b_.bind_epilogue(step, 3);
+    step.arguments = {argument(6, a)};
+    const double outputs = static_cast<double>(positions * p_.output(kDepth) * out_channels_);
+    step.nbytes = read_pixels({0, p_.output(kDepth), 0, positions, groups, groups}) *
+                      static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
+                  4.0 * static_cast<double>(frequencies_ * weights_stride()) +
+                  outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
+                  (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
+    // Each block of outputs transforms its inputs itself.
+    const double rows = static_cast<double>(groups * step.grid[1] * kFramesRows);
+    const double channels = static_cast<double>(channel_pitch_), outs = static_cast<double>(out_pitch_);
+    step.flops = rows * (2.0 * static_cast<double>(frequencies_) * channels * outs +
+                         channels * static_cast<double>(step.grid[0]) * flops_.input + outs * flops_.output);
+    b_.add(std::move(step));
+  }
+
   /// Different pixels that the chunk's input transform reads.
   double read_pixels(const Chunk& c) const {
     int64_t frames = 0;
-    for (int64_t f = 0; f < c.frames_in; ++f) {
+    for (int64_t f = 0; f < winograd_input_frames(p_, c.frames); ++f) {
       frames += p_.source_index(kDepth, c.first_frame * p_.stride[kDepth] - p_.pad_lo[kDepth] + f) >= 0;
     }
     const int64_t per_image = tile_rows_ * tile_cols_;
     const int64_t images = divide_up(c.tiles, per_image);
     const int64_t tiles = std::min(c.tiles, per_image);
-    const int64_t rows = covered(divide_up(tiles, tile_cols_), plan_.m, p_.input[1], p_.upsample[1]);
-    const int64_t cols = covered(std::min(tiles, tile_cols_), plan_.m, p_.input[2], p_.upsample[2]);
+    const int64_t rows = covered(p_, kHeight, divide_up(tiles, tile_cols_), plan_.m);
+    const int64_t cols = covered(p_, kWidth, std::min(tiles, tile_cols_), plan_.m);
     return static_cast<double>(frames * images) * static_cast<double>(rows * cols);
-  }
-
-  /// Of one tile and channel: t^2 elements, each a sum of about t terms, in two directions.
-  double transform_flops(int64_t terms) const {
-    return 4.0 * static_cast<double>((plan_.m + 2) * terms * (plan_.m + 1));
   }
 
   const ConvProblem& p_;
   const WinogradPlan& plan_;
   const Layout& layout_;
   Builder& b_;
-  const int64_t frequencies_, tile_rows_, tile_cols_, channel_pitch_;
+  const int64_t frequencies_, rows_, columns_;  ///< rows of columns of frequencies
+  const int64_t tile_rows_, tile_cols_, channel_pitch_;
+  const TransformFlops flops_;
   const GemmBlock block_;
-  int weights_, tiles_, products_;
+  int weights_ = -1, tiles_ = -1, products_ = -1;
   int64_t first_out_ = 0, out_channels_ = 0, out_pitch_ = 0;
 };
 
@@ -305,16 +348,46 @@ class Lowering {
 
 int64_t winograd_tile_pitch(int64_t channels) { return round_up(channels, MLX_CONV3D_GEMM_DEPTH); }
 
-std::string depth_tile_obstacle(const ConvProblem& p, int depth_m) {
-  if (depth_m == 1) return "";
-  if (depth_m != 2) return "it is 1 or 2";
+std::string depth_tile_obstacle(const ConvProblem& p, const WinogradPlan& plan) {
+  const bool flat = p.kernel[kHeight] == 1;
+  if (plan.along_depth() != flat)
+    return flat ? "a 3x1x1 kernel has tiles of one position" : "tiles are 2, 4 or 6";
+  if (flat && plan.weight_rows > 0) return "a 3x1x1 kernel has its weights made at once";
+  if (plan.fused && !flat) return "only a 3x1x1 kernel has its transforms in the product";
+  if (plan.fused && !fuses_transforms(p)) return "the product has transforms for 16-bit operands and results";
+  if (plan.depth_m == 1 && !flat) return "";
+  if (plan.depth_m != 2 && !(flat && (plan.depth_m == 4 || plan.depth_m == 6))) {
+    return flat ? "it is 2, 4 or 6" : "it is 1 or 2";
+  }
   if (p.kernel[kDepth] != 3) return "it needs three depth taps";
   if (p.stride[kDepth] != 1 || p.dilation[kDepth] != 1) return "it needs depth stride and dilation 1";
   return "";
 }
 
+bool fuses_transforms(const ConvProblem& p) {
+  return p.kernel[kHeight] == 1 && p.x_type == p.out_type && p.out_type != Dtype::float32;
+}
+
 int64_t winograd_depth_values(const ConvProblem& p, const WinogradPlan& plan) {
-  return winograd_depth_terms(p.kernel[kDepth], plan.depth_m);
+  return plan.along_depth() ? 1 : winograd_depth_terms(p.kernel[kDepth], plan.depth_m);
+}
+
+int64_t winograd_tile_frames(const ConvProblem& p, const WinogradPlan& plan, int64_t frames) {
+  return plan.along_depth() ? divide_up(frames, plan.depth_m) : winograd_input_frames(p, frames);
+}
+
+TransformFlops winograd_transform_flops(const ConvProblem& p, const WinogradPlan& plan) {
+  if (plan.along_depth()) {
+    const WinogradFlops one = winograd_flops(plan.depth_m);
+    return {1.0 * one.input, 1.0 * one.weight, 1.0 * one.output};
+  }
+  // Columns, then rows; of weights every depth value, of F(2, 3) along depth the 9 columns before.
+  const WinogradFlops one = winograd_flops(plan.m);
+  const int size = plan.m + 2;
+  const double before = plan.depth_m > 1 ? 9.0 * winograd_flops(plan.depth_m).weight : 0;
+  return {2.0 * size * one.input,
+          (3.0 + size) * one.weight * static_cast<double>(winograd_depth_values(p, plan)) + before,
+          1.0 * (size + plan.m) * one.output};
 }
 
 int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
@@ -323,8 +396,9 @@ int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
 }
 
 GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
-  const bool pairs = plan.depth_m > 1;
+  const bool pairs = winograd_planes(plan) > 1;
   const int64_t rows = divide_up(plan.frames, plan.depth_m) * plan.tiles;
+  if (plan.fused) return {kFramesRows, kFramesCols};
   GemmBlock best;
   best.blocked = p.out_type == Dtype::float32;
   best.rows = pairs || rows <= 32 ? 32 : 64;
@@ -346,14 +420,20 @@ GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
   return best;
 }
 
-double flops_per_byte(const GemmBlock& block, int depth_m) {
+double flops_per_byte(const GemmBlock& block, int64_t planes) {
   const double rows = static_cast<double>(block.rows), cols = static_cast<double>(block.cols);
   // Per product staged; an input of a pair is a sum of two.
-  return 2 * rows * cols / (4 * (rows * depth_m + cols));
+  return 2 * rows * cols / (4 * (rows * static_cast<double>(planes) + cols));
+}
+
+double fused_flops_per_byte(const ConvProblem& p, const WinogradPlan& plan) {
+  const GemmBlock block = winograd_block(p, plan);
+  return 2.0 * static_cast<double>(block.rows * block.cols) /
+         static_cast<double>(item_size(p.x_type) * block.rows + 4 * block.cols);
 }
 
 WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
-  const int64_t frequencies = (plan.m + 2) * (plan.m + 2), pitch = winograd_tile_pitch(p.in_channels);
+  const int64_t frequencies = winograd_frequencies(plan), pitch = winograd_tile_pitch(p.in_channels);
   const int64_t frames = winograd_chunk_frames(p, plan);
   const int64_t rows = divide_up(frames, plan.depth_m) * plan.tiles;
   const GemmBlock block = winograd_block(p, plan);
@@ -361,14 +441,16 @@ WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan)
   WinogradScratch s;
   const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
   s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
-  s.tiles = 4 * (plan.tile_rows ? held : frequencies) * winograd_input_frames(p, frames) * plan.tiles * pitch;
-  s.products = 4 * frequencies * plan.depth_m * round_up(rows, block.rows) * out_pitch;
+  if (plan.fused) return s;
+  s.tiles =
+      4 * (plan.tile_rows ? held : frequencies) * winograd_tile_frames(p, plan, frames) * plan.tiles * pitch;
+  s.products = 4 * frequencies * winograd_planes(plan) * round_up(rows, block.rows) * out_pitch;
   return s;
 }
 
 void lower_winograd(const ConvProblem& p, const Candidate& candidate, const Layout& layout,
                     Builder& builder) {
-  const std::string obstacle = depth_tile_obstacle(p, candidate.winograd.depth_m);
+  const std::string obstacle = depth_tile_obstacle(p, candidate.winograd);
   if (!obstacle.empty())
     throw std::invalid_argument("[lower] the depth tile does not fit: " + obstacle + ".");
   Lowering(p, candidate.winograd, layout, builder).run();

@@ -116,16 +116,17 @@ def algorithms() -> tuple[str, ...]:
 
 
 @st.composite
-def gpu_problems(draw: st.DrawFn, algorithm: str) -> GpuProblem:
-    """Problems of any family that `algorithm` may take, with a device and a chunking."""
+def gpu_problems(draw: st.DrawFn, algorithm: str, rank: int = 0) -> GpuProblem:
+    """Problems of any family that `algorithm` may take, with a device and a chunking; of any rank, or of one."""
     device = draw(st.sampled_from(DEVICES))
     limit = draw(st.sampled_from(LIMITS))
 
     def fits(problem: Problem) -> bool:
         return algorithm in legal_algorithms(problem, device, limit)
 
-    family = draw(st.sampled_from(sorted(families_of(algorithm))))
-    problem = draw(problems.problems(families_of(algorithm)[family]).map(for_metal).filter(fits))
+    families = families_of(algorithm, rank)
+    family = families[draw(st.sampled_from(sorted(families)))]
+    problem = draw(problems.problems(family).map(for_metal).filter(fits))
     split = algorithm == "winograd" and draw(st.booleans())
     return GpuProblem(problem, algorithm, device, limit, draw(winograd_chunks(problem)) if split else ())
 
@@ -135,6 +136,15 @@ def winograd_chunks(draw: st.DrawFn, problem: Problem) -> tuple[int, ...]:
     """A tile, and chunks of tiles, frames and outputs: a dozen at most, which need not divide what there is."""
     m = draw(st.sampled_from((2, 4) if problem.dtype == "float32" else (2, 4, 6)))
     n, depth, height, width, outs = shape_of(problem.out_shape)
+    if shape_of(problem.w)[1:4] == (3, 1, 1):
+        positions = n * height * width
+        tiles = draw(st.integers(-(-positions // 4), positions))
+        frames, slices = (
+            draw(st.integers(1, max(4, depth))),
+            draw(st.sampled_from(sorted({min(32, outs), outs}))),
+        )
+        fused = problem.x_type == problem.dtype != "float32" and draw(st.booleans())
+        return (1, tiles, frames, slices, m, 0, 0, int(fused))
     tiles = n * -(-height // m) * -(-width // m)
     return (
         m,
@@ -163,11 +173,12 @@ def for_metal(problem: Problem) -> Problem:
 
 
 @cache
-def families_of(algorithm: str) -> dict[str, Family]:
+def families_of(algorithm: str, rank: int = 0) -> dict[str, Family]:
     """Families for the simulator: kernels that the algorithm takes, all types and layouts, a few positions per axis."""
     found = {}
     for name, family in FAMILIES.items():
-        if kernels := tuple(k for k in family.kernels if algorithm in offered(family, k)):
+        kernels = tuple(k for k in family.kernels if rank in (0, len(k)) and algorithm in offered(family, k))
+        if kernels:
             found[name] = replace(
                 family, kernels=kernels, types=DTYPES, layouts=IN_PLACE, reach=min(family.reach, 7)
             )

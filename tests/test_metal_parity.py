@@ -14,6 +14,7 @@ ALGORITHMS = metal_problems.algorithms()
 ALL = 540  # examples to draw for all algorithms together; some will be equal
 EXAMPLES = min(max(90, ALL // len(ALGORITHMS)), settings.default.max_examples)
 LEAST = 300  # different problems
+GROUPED = 30  # of each rank
 WHOLE = settings.default.max_examples >= ALL // 2
 
 
@@ -30,3 +31,18 @@ def test_drawn_problems_on_metal(algorithm: str) -> None:
 
     agrees()
     assert len(distinct) >= max(50, LEAST / len(ALGORITHMS)) or not WHOLE
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_drawn_grouped_problems_of_every_rank(rank: int) -> None:
+    distinct: set[GpuProblem] = set()
+
+    @settings(max_examples=GROUPED + 10)
+    @given(metal_problems.gpu_problems("grouped", rank))
+    def agrees(drawn: GpuProblem) -> None:
+        assert drawn.problem.groups > 1 and drawn.problem.ndim == rank
+        distinct.add(drawn)
+        metal_problems.check(drawn)
+
+    agrees()
+    assert len(distinct) >= GROUPED

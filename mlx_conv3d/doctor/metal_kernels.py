@@ -32,6 +32,11 @@ def _winograd() -> Iterator[planning.Plan]:
             continue
         problem = Problem((1, 4, 9, 11, 18), (cols, 3, 3, 3, 18), {"padding": 1})
         yield problem.plan(dtype, dtype, GPU, algorithm="winograd", winograd=(m, tiles, frames, cols, depth))
+    along_depth = Problem((1, 7, 3, 5, 18), (32, 3, 1, 1, 18))
+    for dtype, m in product(DTYPES, (2, 4, 6)):
+        for fused in (0, 1) if dtype != "float32" else (0,):
+            chunk = (1, 7, m, 32, m, 0, 0, fused)
+            yield along_depth.plan(dtype, dtype, GPU, algorithm="winograd", winograd=chunk)
 
 
 def _others() -> Iterator[planning.Plan]:

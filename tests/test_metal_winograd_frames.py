@@ -1,0 +1,235 @@
+"""Winograd along depth, of 3x1x1 kernels: its kernels and Programs in the simulator, against float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metal_programs import Case, check, mutated_kernels, run
+from metal_sim import SCHEDULES, Program
+from metal_sim.support import needs_metal_sim
+
+import mlx_conv3d
+
+DTYPES = ("float32", "float16", "bfloat16")
+MODES = ("zeros", "edge", "reflect")
+GROUPS = (2, 4, 6)
+NONE = ((0, 0),) * 3
+
+
+def chunks(m: int, tiles: int = 5, frames: int = 4, outs: int = 6) -> tuple[int, ...]:
+    return (1, tiles, frames, outs, m)
+
+
+SMALL = Case(x=(1, 7, 3, 5, 5), w=(6, 3, 1, 1, 5), padding=NONE, chunks=chunks(4))
+
+
+def usable(m: int, dtype: str) -> bool:
+    """F(6, 3) is for 16-bit data only."""
+    return m != 6 or dtype != "float32"
+
+
+FORMS = [c for c in product(GROUPS, DTYPES) if usable(*c)]
+
+
+@needs_metal_sim
+@pytest.mark.parametrize(("m", "dtype", "mode"), [(*form, mode) for form in FORMS for mode in MODES])
+def test_groups_types_and_padding(m: int, dtype: str, mode: str) -> None:
+    """Ragged groups and channels, several chunks of positions and frames, padding on all axes in one mode."""
+    padding = ((2, 1), (1, 2), (2, 1))
+    check(replace(SMALL, dtype=dtype, modes=(mode,) * 3, padding=padding, chunks=chunks(m, 11), seed=m))
+
+
+@needs_metal_sim
+@pytest.mark.parametrize(("m", "dtype"), FORMS)
+def test_schedules(m: int, dtype: str) -> None:
+    check(replace(SMALL, dtype=dtype, bias=True, chunks=chunks(m, 8, m)), schedules=SCHEDULES)
+
+
+@needs_metal_sim
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("in_chunk", [1, 4, 5, 99])
+def test_frames(frames: int, in_chunk: int) -> None:
+    """Fewer than a group, whole groups and ragged ones, in chunks that need not be whole."""
+    check(replace(SMALL, x=(1, frames + 2, 2, 3, 3), w=(4, 3, 1, 1, 3), chunks=chunks(4, 6, in_chunk, 4)))
+
+
+@needs_metal_sim
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(SMALL, flip=True),
+        replace(SMALL, x=(3, 4, 3, 5, 5), chunks=chunks(2, 8, 2)),
+        replace(SMALL, x=(1, 5, 6, 5, 16), w=(70, 3, 1, 1, 16), chunks=chunks(2, 30, 3, 32)),
+        replace(
+            SMALL, x=(1, 5, 9, 9, 18), w=(96, 3, 1, 1, 18), chunks=chunks(2, 81, 4, 96), dtype="bfloat16"
+        ),
+        replace(SMALL, x=(1, 6, 9, 9, 18), w=(64, 3, 1, 1, 18), chunks=chunks(4, 40, 4, 64)),
+        replace(SMALL, dtype="bfloat16", w_dtype="float32"),
+        replace(SMALL, dtype="float32", w_dtype="float16"),
+        replace(SMALL, x=(1, 8, 6, 7, 5), padding=((0, -1), (-1, 0), (0, -2))),
+        replace(SMALL, lead=2, modes=("edge", "zeros", "zeros"), padding=((1, 1), (0, 0), (0, 0))),
+        replace(SMALL, lead=3, dtype="float16", activation="silu", bias=True, residual=True),
+        replace(
+            SMALL, upsample=(2, 2, 3), padding=((1, 1), (1, 0), (0, 1)), modes=("edge", "zeros", "reflect")
+        ),
+        replace(SMALL, strides=(("x", (1, 12, 700, 100, 5000)), ("w", (1, 100, 0, 0, 7)))),
+    ],
+    ids=[
+        "flip",
+        "chunks-across-images",
+        "slices",
+        "64x96",
+        "64x64-fp32",
+        "bf16-with-fp32-weights",
+        "fp32-with-fp16-weights",
+        "crop",
+        "lead",
+        "lead-epilogue",
+        "upsampled",
+        "views",
+    ],
+)
+def test_geometry(case: Case) -> None:
+    check(case)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    def axis(most: int, least: int = 1) -> int:
+        return draw(st.integers(least, most))
+
+    channels, outs = axis(19), axis(35)
+    dtype = draw(st.sampled_from(DTYPES))
+    m = draw(st.sampled_from([m for m in GROUPS if usable(m, dtype)]))
+    size = (axis(12, 3), axis(5), axis(5))
+    return Case(
+        x=(axis(2), *size, channels),
+        w=(outs, 3, 1, 1, channels),
+        dtype=dtype,
+        padding=tuple((axis(min(2, n - 1), 0), axis(min(2, n - 1), 0)) for n in size),
+        modes=tuple(draw(st.sampled_from(MODES)) for _ in size),
+        flip=draw(st.booleans()),
+        activation=draw(st.sampled_from([None, "relu"])),
+        bias=draw(st.booleans()),
+        residual=draw(st.booleans()),
+        lead=axis(2, 0),
+        chunks=chunks(m, axis(40, 8), axis(12), draw(st.sampled_from([32, outs]))),
+        seed=axis(99),
+    )
+
+
+@needs_metal_sim
+@settings(max_examples=40)
+@given(cases())
+def test_drawn_programs(case: Case) -> None:
+    check(case)
+
+
+@needs_metal_sim
+@pytest.mark.parametrize("channels", [256, 1024])
+def test_float32_contract(channels: int) -> None:
+    """768 products, and four times as many: within 3e-6 in both."""
+    case = Case(
+        x=(1, 6, 4, 4, channels), w=(16, 3, 1, 1, channels), padding=NONE, chunks=chunks(4, 16, 4, 16)
+    )
+    check(case)
+
+
+@needs_metal_sim
+@pytest.mark.parametrize(("m", "share"), [(2, 4 / 6), (4, 6 / 12), (6, 8 / 18)])
+def test_fewer_products(m: int, share: float) -> None:
+    """12 frames of 64 positions, 32 to 64 channels: without transforms 3 products per output and channel."""
+    shape = Case(x=(1, 14, 8, 8, 32), w=(64, 3, 1, 1, 32), dtype="bfloat16", padding=NONE)
+    steps = run(replace(shape, chunks=chunks(m, 64, 12, 64)))[0].check().steps
+    assert sum(s.matrix_multiplies for s in steps) == share * 3 * 12 * 64 * 32 * 64 / 8**3
+
+
+@needs_metal_sim
+@pytest.mark.parametrize(("m", "x", "outs"), [(2, (1, 6, 4, 8, 16), 32), (4, (2, 9, 4, 4, 32), 64)])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_declared_bytes(m: int, x: tuple[int, ...], outs: int, dtype: str) -> None:
+    """What each step says it moves is what the simulator counts, within 10 %."""
+    case = Case(x=x, w=(outs, 3, 1, 1, x[-1]), dtype=dtype, padding=NONE, chunks=chunks(m, 32, 8, outs))
+    declared = [s.nbytes for s in case.program().steps]
+    steps = run(case)[0].check().steps
+    counted = [sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in steps]
+    assert declared == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"chunks": chunks(3)}, "2, 4 or 6"),
+        ({"chunks": (4, 5, 4, 6, 4)}, "tiles of one position"),
+        ({"w": (6, 3, 3, 3, 5)}, "tiles are 2, 4 or 6"),
+        ({"chunks": (*chunks(4), 2)}, "weights made at once"),
+    ],
+)
+def test_what_it_cannot_take_is_refused(changed: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=f"depth tile does not fit: .*{message}"):
+        replace(SMALL, **changed).program()
+
+
+@pytest.mark.parametrize("options", [{"stride": (2, 1, 1)}, {"dilation": (2, 1, 1)}])
+def test_other_steps_along_depth_are_not_planned(options: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match="depth stride, dilation and input dilation 1"):
+        replace(SMALL, chunks=(), **options).program()
+
+
+def test_the_cpu_has_no_such_form() -> None:
+    with pytest.raises(ValueError, match="3x3 spatial kernel"):
+        mlx_conv3d.plan((1, 9, 16, 16, 64), (64, 3, 1, 1, 64), algorithm="winograd")
+
+
+@pytest.mark.parametrize("device", ["m1", "m1-max", "m3-max", "m4-max"])
+def test_large_temporal_layers_are_won(device: str) -> None:
+    """Groups of 4 or 6 frames: half of the products, or less."""
+    x, w = (1, 18, 88, 160, 512), (512, 3, 1, 1, 512)
+    p = mlx_conv3d.plan(x, w, dtype=mx.bfloat16, device=device)
+    assert (p.algorithm, p.tile) == ("winograd", 1) and p.depth_tile in (4, 6)
+    assert "along depth" in str(p)
+    program = Program.from_dict(p.program)
+    assert program.problems() == []
+    assert program.scratch_bytes == p.workspace <= 256 << 20
+    assert sum(s.flops for s in program.steps) == pytest.approx(p.flops, rel=0.08)
+    assert p.flops < 0.6 * p.direct_flops
+    assert mlx_conv3d.plan(x, w, dtype=mx.float32, device=device).depth_tile in (0, 2, 4)
+
+
+# Every bound of the kernels, removed or moved: what stands there, what replaces it.
+FILE = "winograd_frames.metal"
+MUTATIONS = {
+    "channels-unbounded": ("d < 0 || c >= p.channels", "d < 0"),
+    "padding-read": ("d < 0 || c >= p.channels", "c >= p.channels"),
+    "outputs-unbounded": ("o >= p.out_channels || c >= p.channels", "c >= p.channels"),
+    "frames-unbounded": ("if (frame >= p.frames) break;", ""),
+    "frames-short": ("frame >= p.frames", "frame >= p.frames - 1"),
+    "group-of-another": ("p.first_depth + group * M + i", "p.first_depth + group + i"),
+    "other-image": ("(image * p.frames + frame)", "frame"),
+    "unflipped": ("from[(p.flip ? 2 - i : i) * p.w.d]", "from[i * p.w.d]"),
+    "other-frequency": ("out[i * p.frequency_stride] = result[i]", "out[i * p.frequency_stride] = result[0]"),
+}
+
+
+@needs_metal_sim
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mutated_kernels_are_caught(name: str, tmp_path: Path) -> None:
+    kernels = mutated_kernels(tmp_path, FILE, *MUTATIONS[name])
+    case = replace(
+        SMALL, x=(2, 7, 3, 5, 5), flip=True, padding=((1, 1), (0, 0), (0, 0)), chunks=chunks(4, 11, 8)
+    )
+    with pytest.raises(AssertionError):
+        check(case, kernels=kernels, schedules=SCHEDULES[:1])
+
+
+@needs_metal_sim
+def test_agrees_with_one_product_over_the_taps() -> None:
+    (_, grouped, _), (_, one, _) = run(SMALL), run(replace(SMALL, chunks=(), algorithm="temporal"))
+    assert 0 < np.abs(grouped - one).max() <= 4e-6 * np.abs(one).max()
