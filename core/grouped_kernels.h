@@ -37,9 +37,9 @@ inline constexpr Shape kShapes[] = {{1, 1}, {1, 2},  {1, 4},   {2, 1},  {2, 2}, 
                                     {3, 3}, {4, 2},  {4, 4},   {4, 8},  {6, 6},  {8, 4},
                                     {8, 8}, {8, 16}, {12, 12}, {16, 8}, {16, 16}};
 inline constexpr int kCount = sizeof(kShapes) / sizeof(kShapes[0]);
-inline constexpr GroupedKernel kDepthwise[] = {{GroupedFamily::depthwise, 2, 1, 1, {1, 3, 3}, 2},
-                                               {GroupedFamily::depthwise, 3, 1, 1, {3, 3, 3}, 2},
-                                               {GroupedFamily::depthwise, 2, 1, 1, {1, 5, 5}, 2},
+inline constexpr GroupedKernel kDepthwise[] = {{GroupedFamily::depthwise, 2, 1, 1, {1, 3, 3}, 1},
+                                               {GroupedFamily::depthwise, 3, 1, 1, {3, 3, 3}, 1},
+                                               {GroupedFamily::depthwise, 2, 1, 1, {1, 5, 5}, 1},
                                                {GroupedFamily::depthwise, 3, 1, 1, {0, 1, 1}, 1}};
 inline constexpr int kDepthwiseCount = sizeof(kDepthwise) / sizeof(kDepthwise[0]);
 }  // namespace grouped_shapes

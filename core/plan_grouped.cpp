@@ -15,6 +15,9 @@ constexpr int64_t kLeastBand = 4, kLeastCols = 128;
 
 int rank_of(const ConvProblem& p) { return p.kernel[kDepth] > 1 ? 3 : p.kernel[kHeight] > 1 ? 2 : 1; }
 
+/// Whether a kernel reads rows where they lie.
+bool in_place(const GroupedKernel& k) { return k.family == GroupedFamily::depthwise && k.taps[2] > 1; }
+
 bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
   for (int axis = 0; axis < 3; ++axis) {
     if (k.taps[axis] != 0 && k.taps[axis] != p.kernel[axis]) return false;
@@ -27,9 +30,11 @@ bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
   // Some of a dilated input's phases meet no tap, and the pointwise kernels take one as given.
   if (k.family == GroupedFamily::pointwise) return !p.input_dilated();
   if (k.family != GroupedFamily::depthwise) return true;
-  const bool plain =
-      p.stride[1] == 1 && p.stride[2] == 1 && p.dilation[1] == 1 && p.dilation[2] == 1 && !p.input_dilated();
-  return plain && grouped_set_positions(p.out_channels, vector_width) == 1;
+  if (in_place(k)) {
+    return p.stride[1] == p.stride[2] && p.stride[1] <= 2 && p.dilation[1] == 1 && p.dilation[2] == 1 &&
+           !p.input_dilated() && p.out_channels >= vector_width;
+  }
+  return !p.input_dilated() && grouped_set_positions(p.out_channels, vector_width) == 1;
 }
 
 /// Of a row's phases (cpu/row_phase.h): how far apart two positions' inputs are, and two taps'.
@@ -52,6 +57,10 @@ int64_t tasks_of(const ConvProblem& p, const GroupedPlan& plan) {
          divide_up(positions, plan.cols) * row.phases;
 }
 
+double wanted_tasks(const ConvProblem& p, const Device& d) {
+  return std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
+}
+
 /// One task into two; false if none should be.
 bool cut(const ConvProblem& p, GroupedPlan& plan) {
   const bool deep = p.kernel[kDepth] > 1, high = p.kernel[kHeight] > 1;
@@ -70,6 +79,41 @@ bool cut(const ConvProblem& p, GroupedPlan& plan) {
     return false;
   }
   return true;
+}
+
+/// Bytes that the rows of a task's band take, of all frames that its kernel meets at a time.
+int64_t window_bytes(const ConvProblem& p, const GroupedPlan& plan) {
+  return p.kernel[kDepth] * grouped_band_rows(p, plan.band) * p.stored(kWidth) * p.in_channels *
+         item_size(p.x_type);
+}
+
+/// Channels are cut rather than few rows or frames: parts of them share no input.
+bool cut_in_place(GroupedPlan& plan) {
+  if (plan.band >= 4 * kLeastBand) {
+    plan.band = round_up(divide_up(plan.band, 2), 2);
+  } else if (plan.vectors >= 4) {
+    plan.vectors = divide_up(plan.vectors, 2);
+  } else if (plan.frames > kLeastBand) {
+    plan.frames = divide_up(plan.frames, 2);
+  } else if (plan.band > kLeastBand) {
+    plan.band = round_up(divide_up(plan.band, 2), 2);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel) {
+  const int64_t vectors = divide_up(p.out_channels, d.vector_width);
+  GroupedPlan plan{kernel, std::max<int64_t>(1, p.output(kDepth)), std::max<int64_t>(1, p.output(kHeight)),
+                   std::max<int64_t>(1, p.output(kWidth)), vectors};
+  while (p.kernel[kDepth] > 1 && window_bytes(p, plan) > d.cache_bytes / 2 && plan.band > kLeastBand) {
+    plan.band = round_up(divide_up(plan.band, 2), 2);
+  }
+  const auto tasks = [&] { return tasks_of(p, plan) * divide_up(vectors, plan.vectors); };
+  while (static_cast<double>(tasks()) < wanted_tasks(p, d) && cut_in_place(plan)) {
+  }
+  return plan;
 }
 
 }  // namespace
@@ -110,7 +154,8 @@ std::string constraints_of(const GroupedKernel& k) {
       return "O/groups a multiple of " + std::to_string(kBroadcastOutputs) + ", C/groups at most " +
              std::to_string(kMostBroadcastInputs);
     case GroupedFamily::depthwise:
-      return "spatial stride and dilation 1, input dilation 1, at least a vector of channels";
+      return in_place(k) ? "spatial stride 1 or 2, spatial dilation 1, input dilation 1, at least a vector of channels"
+                         : "input dilation 1, at least a vector of channels";
   }
   return "";
 }
@@ -172,6 +217,12 @@ int64_t grouped_staged_floats(const ConvProblem& p, int vector_width, const Grou
 }
 
 GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
+  const int kernel = grouped_kernel(p, d.vector_width);
+  return kernel >= 0 && in_place(kGroupedKernels.at[kernel]) ? make_in_place_plan(p, d, kernel)
+                                                             : make_staged_plan(p, d);
+}
+
+GroupedPlan make_staged_plan(const ConvProblem& p, const Device& d) {
   GroupedPlan plan;
   plan.kernel = grouped_kernel(p, d.vector_width);
   if (plan.kernel < 0) return plan;
@@ -185,13 +236,16 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
   while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.cols > 16) {
     plan.cols = divide_up(plan.cols, 2);
   }
-  const double wanted = std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
-  while (static_cast<double>(tasks_of(p, plan)) < wanted && cut(p, plan)) {
+  while (static_cast<double>(tasks_of(p, plan)) < wanted_tasks(p, d) && cut(p, plan)) {
   }
   return plan;
 }
 
 int64_t grouped_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  if (plan.vectors > 0) {
+    const int64_t lanes = round_up(p.out_channels, d.vector_width);
+    return 4 * lanes * p.taps() + 4096;
+  }
   const int64_t lanes = grouped_set_vectors(p.out_channels, d.vector_width) * d.vector_width;
   const int64_t table = round_up(p.out_channels, d.vector_width);
   const int64_t sums = plan.cols * p.out_channels * 2 + grouped_slack(p, d.vector_width);

@@ -13,6 +13,7 @@ namespace mlx_conv3d {
 struct GroupedPlan {
   int kernel = -1;  ///< index in kGroupedKernels, or -1: the direct kernels or blocked products
   int64_t frames = 0, band = 0, cols = 0;
+  int64_t vectors = 0;  ///< of channels in a task, where depthwise rows are read in place; else 0
 };
 
 std::string name_of(const GroupedKernel& kernel);
@@ -23,6 +24,8 @@ std::string constraints_of(const GroupedKernel& kernel);
 /// Index of the kernel for this problem, or -1.
 int grouped_kernel(const ConvProblem& problem, int vector_width);
 GroupedPlan make_grouped_plan(const ConvProblem& problem, const Device& device);
+/// The same kernel for rows that are staged, whatever it is: gradients stage them.
+GroupedPlan make_staged_plan(const ConvProblem& problem, const Device& device);
 
 /// Positions of a set: 1 where vectors of outputs fill a position well, else what fills whole vectors.
 int64_t grouped_set_positions(int64_t out_channels, int vector_width);

@@ -152,6 +152,37 @@ struct GroupedGradientRows {
   float* sums;
 };
 
+/// In DepthwiseColumns: a column of zeros.
+constexpr int64_t kNoColumn = INT64_MIN;
+/// Columns that a block of positions may have beyond a row's last.
+constexpr int64_t kDepthwiseSlack = 32;
+
+/// Where a row's columns lie, in elements from its start.
+struct DepthwiseColumns {
+  const int64_t* at;  ///< [(positions - 1)*stride + KW + kDepthwiseSlack]
+  int64_t pixel;      ///< from one to the next
+};
+
+/// Depthwise convolution of one or two output rows, whose input is read where it lies.
+struct DepthwiseRows {
+  /// [KD][(out_rows - 1)*stride + KH]: the stored row that each tap meets, or null where it is all zeros.
+  const void* const* rows;
+  int64_t depth_taps;
+  int out_rows;             ///< two at stride 1 only
+  const DepthwiseColumns* columns;  ///< [KD]
+  int64_t positions;
+  int64_t inner_begin, inner_end;  ///< positions whose columns all follow each other
+  int64_t vectors;         ///< of channels
+  const int32_t* channel;  ///< first channel of each
+  const float* weights;    ///< [vector][tap][lane]
+  const Epilogue* epilogue;
+  void* y;           ///< of the epilogue's type
+  int64_t out;       ///< elements from its start to the first row's
+  int64_t row_step;  ///< elements from one output row to the next
+  int64_t channels;
+};
+using DepthwiseFunction = void (*)(const DepthwiseRows& rows);
+
 /// Pixels as blocks: block b has, for every pixel, the `window` channels from first[b] on, as floats.
 struct PixelBlocks {
   const void* from;
@@ -231,6 +262,8 @@ struct Kernels {
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
+  /// Of a depthwise kernel with two spatial taps or more; the spatial stride is 1 or 2.
+  DepthwiseFunction (*depthwise)(int kernel, int64_t stride, Dtype x_type);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);

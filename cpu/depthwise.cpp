@@ -1,0 +1,156 @@
+// Depthwise convolution without a copy of its input: rows and columns of zeros are left out by the kernels.
+
+#include "cpu/depthwise.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/integers.h"
+#include "cpu/grouped_layout.h"
+#include "cpu/row_phase.h"
+#include "cpu/threads.h"
+
+namespace mlx_conv3d::cpu {
+namespace {
+
+class Depthwise {
+ public:
+  Depthwise(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, Workspace& workspace)
+      : p_(p),
+        operands_(operands),
+        k_(kernels()),
+        input_(p, operands),
+        d_(axis_phases(p, kDepth, false).front()),
+        h_(axis_phases(p, kHeight, false).front()),
+        w_(row_phases(p, d_, h_).front()),
+        most_rows_(p.stride[kHeight] == 1 ? 2 : 1),
+        run_(k_.depthwise(plan.kernel, p.stride[kWidth], p.x_type)),
+        parts_(divide_up(d_.count, plan.frames)),
+        bands_(divide_up(h_.count, plan.band)),
+        band_(plan.band) {
+    const int64_t vectors = divide_up(p.out_channels, k_.width);
+    for (int64_t v = 0; v < vectors; ++v) {
+      channels_.push_back(static_cast<int32_t>(std::min(v * k_.width, p.out_channels - k_.width)));
+    }
+    slices_ = divide_up(vectors, plan.vectors);
+    pack_weights(workspace);
+    x_columns_ = make_columns(operands.x);
+    if (p.lead > 0) lead_columns_ = make_columns(operands.lead);
+    find_inner();
+  }
+
+  void run() {
+    parallel_for(slices_ * p_.batch * parts_ * bands_, [&](int64_t i, int) { run_task(i); });
+  }
+
+ private:
+  void pack_weights(Workspace& workspace) {
+    const std::vector<int64_t> offsets = weight_offsets(p_, d_, h_, w_, operands_.w);
+    const int64_t per_vector = static_cast<int64_t>(offsets.size()) * k_.width;
+    const int64_t last = static_cast<int64_t>(channels_.size()) - 1;
+    weights_ = workspace.floats((last + 1) * per_vector);
+    pack_vectors(operands_.w, last * k_.width, offsets, weights_);
+    WeightView w = operands_.w;
+    w.data = static_cast<const char*>(w.data) + channels_.back() * w.stride[0] * item_size(w.type);
+    pack_vectors(w, k_.width, offsets, weights_ + last * per_vector);
+  }
+
+  /// Some more than there are, for blocks of positions that do not all exist.
+  std::vector<int64_t> make_columns(const TensorView& x) const {
+    std::vector<int64_t> columns(static_cast<size_t>(w_.columns(w_.axis.count)));
+    for (size_t q = 0; q < columns.size(); ++q) {
+      const int64_t column = w_.column(p_, static_cast<int64_t>(q));
+      columns[q] = column < 0 ? kNoColumn : column * x.stride[3];
+    }
+    columns.resize(columns.size() + kDepthwiseSlack, kNoColumn);
+    return columns;
+  }
+
+  /// The first positions in a row whose columns are all there and follow each other.
+  void find_inner() {
+    const int64_t taps = w_.axis.tap_count();
+    const auto inner = [&](int64_t position) {
+      const int64_t first = w_.column(p_, position * w_.stride);
+      for (int64_t t = 0; t < taps; ++t) {
+        if (first < 0 || w_.column(p_, position * w_.stride + t) != first + t) return false;
+      }
+      return true;
+    };
+    while (inner_begin_ < w_.axis.count && !inner(inner_begin_)) ++inner_begin_;
+    inner_end_ = inner_begin_;
+    while (inner_end_ < w_.axis.count && inner(inner_end_)) ++inner_end_;
+  }
+
+  void run_task(int64_t i) const {
+    const int64_t band = i % bands_, part = i / bands_ % parts_, n = i / bands_ / parts_ % p_.batch,
+                  slice = i / bands_ / parts_ / p_.batch;
+    const int64_t vectors = static_cast<int64_t>(channels_.size()), first = vectors * slice / slices_;
+    std::vector<const void*> rows(
+        static_cast<size_t>(d_.tap_count() * (h_.tap_count() + (most_rows_ - 1) * p_.stride[kHeight])));
+    std::vector<DepthwiseColumns> columns(static_cast<size_t>(d_.tap_count()));
+    DepthwiseRows r{};
+    r.rows = rows.data();
+    r.columns = columns.data();
+    r.depth_taps = d_.tap_count();
+    r.positions = w_.axis.count;
+    r.inner_begin = inner_begin_;
+    r.inner_end = inner_end_;
+    r.vectors = vectors * (slice + 1) / slices_ - first;
+    r.channel = channels_.data() + first;
+    r.weights = weights_ + first * p_.taps() * k_.width;
+    r.epilogue = &operands_.epilogue;
+    r.y = operands_.y;
+    r.channels = p_.out_channels;
+    r.row_step = w_.axis.count * p_.out_channels;
+    const int64_t end = std::min(h_.count, (band + 1) * band_);
+    for (int64_t od = d_.count * part / parts_; od < d_.count * (part + 1) / parts_; ++od) {
+      for (int64_t oh = band * band_; oh < end; oh += r.out_rows) {
+        r.out_rows = static_cast<int>(std::min(most_rows_, end - oh));
+        find_rows(n, od, oh, r.out_rows, rows.data(), columns.data());
+        r.out = ((n * d_.count + od) * h_.count + oh) * r.row_step;
+        run_(r);
+      }
+    }
+  }
+
+  void find_rows(int64_t n, int64_t od, int64_t oh, int64_t out_rows, const void** rows,
+                 DepthwiseColumns* columns) const {
+    const int64_t taps = h_.tap_count(), step = p_.stride[kHeight];
+    for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
+      const int64_t sd = d_.source(kd, od);
+      const bool in_lead = sd >= 0 && sd < p_.lead;
+      columns[kd] = in_lead ? DepthwiseColumns{lead_columns_.data(), operands_.lead.stride[3]}
+                            : DepthwiseColumns{x_columns_.data(), operands_.x.stride[3]};
+      const Frame frame = sd < 0 ? Frame{} : input_.frame(n, sd);
+      for (int64_t ih = 0; ih < taps + (out_rows - 1) * step; ++ih) {
+        const int64_t later = ih < taps ? 0 : 1;
+        const int64_t sh = h_.source(ih - later * step, oh + later);
+        *rows++ = sd < 0 || sh < 0 ? nullptr : frame.data + sh * frame.row_stride;
+      }
+    }
+  }
+
+  const ConvProblem& p_;
+  const Operands& operands_;
+  const Kernels& k_;
+  const Input input_;
+  const AxisPhase d_, h_;
+  const RowPhase w_;
+  const int64_t most_rows_;
+  const DepthwiseFunction run_;
+  const int64_t parts_, bands_, band_;
+  int64_t slices_;
+  std::vector<int32_t> channels_;
+  float* weights_;
+  std::vector<int64_t> x_columns_, lead_columns_;
+  int64_t inner_begin_ = 0, inner_end_ = 0;
+};
+
+}  // namespace
+
+void depthwise_in_place(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
+                        Workspace& workspace) {
+  Depthwise(problem, plan, operands, workspace).run();
+}
+
+}  // namespace mlx_conv3d::cpu
