@@ -155,6 +155,9 @@ struct Candidate {
   GroupedPlan grouped;
 };
 
+/// "; modelled 1.50x the speed of stock", at the other's cost.
+std::string compared(const Candidate& candidate, const char* other, double other_cost);
+
 struct Plan {
   Candidate chosen;
   std::string reason;
