@@ -11,6 +11,7 @@ namespace mlx_conv3d {
 namespace {
 
 constexpr double kTaskFlops = 1e6;  ///< about what starting a thread takes
+constexpr double kTaskBytes = 1e5;  ///< the same, where memory is what takes the time
 constexpr int64_t kLeastBand = 4, kLeastCols = 128;
 
 int rank_of(const ConvProblem& p) { return p.kernel[kDepth] > 1 ? 3 : p.kernel[kHeight] > 1 ? 2 : 1; }
@@ -82,21 +83,20 @@ bool cut(const ConvProblem& p, GroupedPlan& plan) {
 }
 
 /// Bytes that the rows of a task's band take, of all frames that its kernel meets at a time.
-int64_t window_bytes(const ConvProblem& p, const GroupedPlan& plan) {
-  return p.kernel[kDepth] * grouped_band_rows(p, plan.band) * p.stored(kWidth) * p.in_channels *
+int64_t window_bytes(const ConvProblem& p, int64_t band) {
+  return p.kernel[kDepth] * grouped_band_rows(p, band) * p.stored(kWidth) * p.in_channels *
          item_size(p.x_type);
 }
 
-/// Channels are cut rather than few rows or frames: parts of them share no input.
-bool cut_in_place(GroupedPlan& plan) {
-  if (plan.band >= 4 * kLeastBand) {
-    plan.band = round_up(divide_up(plan.band, 2), 2);
-  } else if (plan.vectors >= 4) {
-    plan.vectors = divide_up(plan.vectors, 2);
-  } else if (plan.frames > kLeastBand) {
+/// A band that frames share is not cut: both parts would read the rows between them, of every frame.
+bool cut_in_place(const ConvProblem& p, GroupedPlan& plan) {
+  const bool deep = p.kernel[kDepth] > 1;
+  if (plan.frames > 1 && (!deep || plan.frames > kLeastBand)) {
     plan.frames = divide_up(plan.frames, 2);
   } else if (plan.band > kLeastBand) {
-    plan.band = round_up(divide_up(plan.band, 2), 2);
+    plan.band = divide_up(plan.band, 2);
+  } else if (plan.vectors >= 4) {
+    plan.vectors = divide_up(plan.vectors, 2);
   } else {
     return false;
   }
@@ -107,11 +107,12 @@ GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel
   const int64_t vectors = divide_up(p.out_channels, d.vector_width);
   GroupedPlan plan{kernel, std::max<int64_t>(1, p.output(kDepth)), std::max<int64_t>(1, p.output(kHeight)),
                    std::max<int64_t>(1, p.output(kWidth)), vectors};
-  while (p.kernel[kDepth] > 1 && window_bytes(p, plan) > d.cache_bytes / 2 && plan.band > kLeastBand) {
-    plan.band = round_up(divide_up(plan.band, 2), 2);
+  while (p.kernel[kDepth] > 1 && window_bytes(p, plan.band) > d.cache_bytes / 2 && plan.band > kLeastBand) {
+    plan.band = divide_up(plan.band, 2);
   }
   const auto tasks = [&] { return tasks_of(p, plan) * divide_up(vectors, plan.vectors); };
-  while (static_cast<double>(tasks()) < wanted_tasks(p, d) && cut_in_place(plan)) {
+  const double wanted = std::clamp(p.operand_bytes() / kTaskBytes, 1.0, 2.0 * d.cores);
+  while (static_cast<double>(tasks()) < wanted && cut_in_place(p, plan)) {
   }
   return plan;
 }
@@ -154,7 +155,8 @@ std::string constraints_of(const GroupedKernel& k) {
       return "O/groups a multiple of " + std::to_string(kBroadcastOutputs) + ", C/groups at most " +
              std::to_string(kMostBroadcastInputs);
     case GroupedFamily::depthwise:
-      return in_place(k) ? "spatial stride 1 or 2, spatial dilation 1, input dilation 1, at least a vector of channels"
+      return in_place(k) ? "spatial stride 1 or 2, spatial dilation 1, input dilation 1, at least a vector "
+                           "of channels"
                          : "input dilation 1, at least a vector of channels";
   }
   return "";

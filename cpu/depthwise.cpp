@@ -23,11 +23,9 @@ class Depthwise {
         d_(axis_phases(p, kDepth, false).front()),
         h_(axis_phases(p, kHeight, false).front()),
         w_(row_phases(p, d_, h_).front()),
-        most_rows_(p.stride[kHeight] == 1 ? 2 : 1),
         run_(k_.depthwise(plan.kernel, p.stride[kWidth], p.x_type)),
         parts_(divide_up(d_.count, plan.frames)),
-        bands_(divide_up(h_.count, plan.band)),
-        band_(plan.band) {
+        bands_(divide_up(h_.count, plan.band)) {
     const int64_t vectors = divide_up(p.out_channels, k_.width);
     for (int64_t v = 0; v < vectors; ++v) {
       channels_.push_back(static_cast<int32_t>(std::min(v * k_.width, p.out_channels - k_.width)));
@@ -84,49 +82,65 @@ class Depthwise {
   void run_task(int64_t i) const {
     const int64_t band = i % bands_, part = i / bands_ % parts_, n = i / bands_ / parts_ % p_.batch,
                   slice = i / bands_ / parts_ / p_.batch;
-    const int64_t vectors = static_cast<int64_t>(channels_.size()), first = vectors * slice / slices_;
-    std::vector<const void*> rows(
-        static_cast<size_t>(d_.tap_count() * (h_.tap_count() + (most_rows_ - 1) * p_.stride[kHeight])));
+    const int64_t vectors = static_cast<int64_t>(channels_.size()), from = vectors * slice / slices_;
+    const int64_t first = h_.count * band / bands_, last = h_.count * (band + 1) / bands_;
+    std::vector<const void*> rows, next;
     std::vector<DepthwiseColumns> columns(static_cast<size_t>(d_.tap_count()));
     DepthwiseRows r{};
-    r.rows = rows.data();
-    r.columns = columns.data();
     r.depth_taps = d_.tap_count();
+    r.out_rows = last - first;
+    r.columns = columns.data();
     r.positions = w_.axis.count;
+    r.next_pixel = operands_.x.stride[3];
     r.inner_begin = inner_begin_;
     r.inner_end = inner_end_;
-    r.vectors = vectors * (slice + 1) / slices_ - first;
-    r.channel = channels_.data() + first;
-    r.weights = weights_ + first * p_.taps() * k_.width;
+    r.vectors = vectors * (slice + 1) / slices_ - from;
+    r.channel = channels_.data() + from;
+    r.weights = weights_ + from * p_.taps() * k_.width;
     r.epilogue = &operands_.epilogue;
     r.y = operands_.y;
     r.channels = p_.out_channels;
     r.row_step = w_.axis.count * p_.out_channels;
-    const int64_t end = std::min(h_.count, (band + 1) * band_);
     for (int64_t od = d_.count * part / parts_; od < d_.count * (part + 1) / parts_; ++od) {
-      for (int64_t oh = band * band_; oh < end; oh += r.out_rows) {
-        r.out_rows = static_cast<int>(std::min(most_rows_, end - oh));
-        find_rows(n, od, oh, r.out_rows, rows.data(), columns.data());
-        r.out = ((n * d_.count + od) * h_.count + oh) * r.row_step;
-        run_(r);
-      }
+      rows.clear();
+      next.clear();
+      find_rows(n, od, first, last, rows, columns.data());
+      find_next(n, od, first, last, next);
+      r.rows = rows.data();
+      r.next = next.empty() ? nullptr : next.data();
+      r.out = ((n * d_.count + od) * h_.count + first) * r.row_step;
+      run_(r);
     }
   }
 
-  void find_rows(int64_t n, int64_t od, int64_t oh, int64_t out_rows, const void** rows,
+  /// The input rows that output rows [first, last) meet, of every depth tap's frame.
+  void find_rows(int64_t n, int64_t od, int64_t first, int64_t last, std::vector<const void*>& rows,
                  DepthwiseColumns* columns) const {
-    const int64_t taps = h_.tap_count(), step = p_.stride[kHeight];
     for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
       const int64_t sd = d_.source(kd, od);
       const bool in_lead = sd >= 0 && sd < p_.lead;
       columns[kd] = in_lead ? DepthwiseColumns{lead_columns_.data(), operands_.lead.stride[3]}
                             : DepthwiseColumns{x_columns_.data(), operands_.x.stride[3]};
       const Frame frame = sd < 0 ? Frame{} : input_.frame(n, sd);
-      for (int64_t ih = 0; ih < taps + (out_rows - 1) * step; ++ih) {
-        const int64_t later = ih < taps ? 0 : 1;
-        const int64_t sh = h_.source(ih - later * step, oh + later);
-        *rows++ = sd < 0 || sh < 0 ? nullptr : frame.data + sh * frame.row_stride;
-      }
+      find_frame_rows(frame, first, last, rows);
+    }
+  }
+
+  /// The rows of x that the next output frame is the first to meet.
+  void find_next(int64_t n, int64_t od, int64_t first, int64_t last, std::vector<const void*>& rows) const {
+    const int64_t taps = d_.tap_count();
+    const int64_t sd = taps > 1 && od + 1 < d_.count ? d_.source(taps - 1, od + 1) : -1;
+    if (sd >= p_.lead) find_frame_rows(input_.frame(n, sd), first, last, rows);
+  }
+
+  /// Of no frame, null.
+  void find_frame_rows(const Frame& frame, int64_t first, int64_t last,
+                       std::vector<const void*>& rows) const {
+    const int64_t taps = h_.tap_count(), stride = p_.stride[kHeight];
+    for (int64_t ih = 0; ih < (last - first - 1) * stride + taps; ++ih) {
+      const int64_t later = ih < taps ? 0 : divide_up(ih - taps + 1, stride);
+      const int64_t sh = h_.source(ih - later * stride, first + later);
+      rows.push_back(frame.data == nullptr || sh < 0 ? nullptr : frame.data + sh * frame.row_stride);
     }
   }
 
@@ -136,9 +150,8 @@ class Depthwise {
   const Input input_;
   const AxisPhase d_, h_;
   const RowPhase w_;
-  const int64_t most_rows_;
   const DepthwiseFunction run_;
-  const int64_t parts_, bands_, band_;
+  const int64_t parts_, bands_;
   int64_t slices_;
   std::vector<int32_t> channels_;
   float* weights_;

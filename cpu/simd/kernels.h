@@ -168,18 +168,20 @@ struct DepthwiseColumns {
   int64_t pixel;      ///< from one to the next
 };
 
-/// Depthwise convolution of one or two output rows, whose input is read where it lies.
+/// Depthwise convolution of some output rows of a frame, whose input is read where it lies.
 struct DepthwiseRows {
   /// [KD][(out_rows - 1)*stride + KH]: the stored row that each tap meets, or null where it is all zeros.
   const void* const* rows;
-  int64_t depth_taps;
-  int out_rows;             ///< two at stride 1 only
+  int64_t depth_taps, out_rows;
+  /// Of the frame that the next call will meet for the first time, or null: the same rows, pixels apart.
+  const void* const* next;
+  int64_t next_pixel;
   const DepthwiseColumns* columns;  ///< [KD]
   int64_t positions;
   int64_t inner_begin, inner_end;  ///< positions whose columns all follow each other
-  int64_t vectors;         ///< of channels
-  const int32_t* channel;  ///< first channel of each
-  const float* weights;    ///< [vector][tap][lane]
+  int64_t vectors;                 ///< of channels
+  const int32_t* channel;          ///< first channel of each
+  const float* weights;            ///< [vector][tap][lane]
   const Epilogue* epilogue;
   void* y;           ///< of the epilogue's type
   int64_t out;       ///< elements from its start to the first row's
