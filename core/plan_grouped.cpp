@@ -245,12 +245,12 @@ GroupedPlan make_staged_plan(const ConvProblem& p, const Device& d) {
 
 int64_t grouped_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
   if (plan.vectors > 0) {
-    const int64_t lanes = round_up(p.out_channels, d.vector_width);
+    const int64_t lanes = round_up(p.out_channels, d.vector_width) + d.vector_width;
     return 4 * lanes * p.taps() + 4096;
   }
   const int64_t lanes = grouped_set_vectors(p.out_channels, d.vector_width) * d.vector_width;
   const int64_t table = round_up(p.out_channels, d.vector_width);
-  const int64_t sums = plan.cols * p.out_channels * 2 + grouped_slack(p, d.vector_width);
+  const int64_t sums = plan.cols * p.out_channels + grouped_slack(p, d.vector_width);
   const int64_t staged = grouped_staged_floats(p, d.vector_width, plan);
   const int64_t weights = (lanes + table) * p.taps() * p.group_in() + lanes;
   return 4 * (weights + d.cores * (staged + sums)) + 64 * (3 + 2 * d.cores) + 4096;

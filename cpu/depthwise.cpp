@@ -3,6 +3,8 @@
 #include "cpu/depthwise.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "core/integers.h"
@@ -12,6 +14,9 @@
 
 namespace mlx_conv3d::cpu {
 namespace {
+
+/// Vectors of channels from which on one more is cheaper than loads that span two cache lines.
+constexpr int64_t kLeastAligned = 8;
 
 class Depthwise {
  public:
@@ -26,11 +31,8 @@ class Depthwise {
         run_(k_.depthwise(plan.kernel, p.stride[kWidth], p.x_type)),
         parts_(divide_up(d_.count, plan.frames)),
         bands_(divide_up(h_.count, plan.band)) {
-    const int64_t vectors = divide_up(p.out_channels, k_.width);
-    for (int64_t v = 0; v < vectors; ++v) {
-      channels_.push_back(static_cast<int32_t>(std::min(v * k_.width, p.out_channels - k_.width)));
-    }
-    slices_ = divide_up(vectors, plan.vectors);
+    slices_ = divide_up(divide_up(p.out_channels, k_.width), plan.vectors);
+    choose_channels();
     pack_weights(workspace);
     x_columns_ = make_columns(operands.x);
     if (p.lead > 0) lead_columns_ = make_columns(operands.lead);
@@ -42,15 +44,35 @@ class Depthwise {
   }
 
  private:
+  /// The last vector of channels begins within the one before it, and where it pays so does the second: as
+  /// many pixels as can be have the others aligned then.
+  void choose_channels() {
+    const int64_t width = k_.width, channels = p_.out_channels, beyond = channels - width;
+    const int64_t step = std::gcd(operands_.x.stride[3], width);
+    const int64_t past =
+        static_cast<int64_t>(reinterpret_cast<uintptr_t>(operands_.x.data)) / input_.item() % step;
+    const bool pays = 2 * step >= width && channels >= kLeastAligned * width;
+    const bool free = divide_up(channels - width + past, width) < divide_up(channels, width);
+    const int64_t second = pays || free ? width - past : width;
+    channels_.push_back(0);
+    for (int64_t c = second; channels_.back() < beyond; c += width) {
+      channels_.push_back(static_cast<int32_t>(std::min(c, beyond)));
+    }
+  }
+
   void pack_weights(Workspace& workspace) {
     const std::vector<int64_t> offsets = weight_offsets(p_, d_, h_, w_, operands_.w);
     const int64_t per_vector = static_cast<int64_t>(offsets.size()) * k_.width;
-    const int64_t last = static_cast<int64_t>(channels_.size()) - 1;
-    weights_ = workspace.floats((last + 1) * per_vector);
-    pack_vectors(operands_.w, last * k_.width, offsets, weights_);
-    WeightView w = operands_.w;
-    w.data = static_cast<const char*>(w.data) + channels_.back() * w.stride[0] * item_size(w.type);
-    pack_vectors(w, k_.width, offsets, weights_ + last * per_vector);
+    const size_t count = channels_.size();
+    weights_ = workspace.floats(static_cast<int64_t>(count) * per_vector);
+    for (size_t begin = 0, end; begin < count; begin = end) {
+      end = begin + 1;
+      while (end < count && channels_[end] - channels_[end - 1] == k_.width) ++end;
+      WeightView w = operands_.w;
+      w.data = static_cast<const char*>(w.data) + channels_[begin] * w.stride[0] * item_size(w.type);
+      pack_vectors(w, static_cast<int64_t>(end - begin) * k_.width, offsets,
+                   weights_ + static_cast<int64_t>(begin) * per_vector);
+    }
   }
 
   /// Some more than there are, for blocks of positions that do not all exist.

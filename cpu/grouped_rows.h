@@ -16,12 +16,12 @@ namespace mlx_conv3d::cpu {
 /// strip by strip, so that the positions' inputs are neighbours at every tap.
 class StagedRows {
  public:
-  /// Of `together` output rows at a time. With `in_place`, rows that lie in the input as they would be staged
+  /// With `in_place`, rows that lie in the input as they would be staged
   /// are read there; what follows them is then not zero.
-  StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, int together,
-             bool in_place, Workspace& workspace);
+  StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, bool in_place,
+             Workspace& workspace);
 
-  /// One or more output rows of one phase, as the kernels take them, but for weights and outputs.
+  /// One output row of one phase, as the kernels take them, but for weights and outputs.
   struct Block {
     GroupedRows rows;
     int64_t phase;
@@ -82,7 +82,6 @@ class StagedRows {
 
   const ConvProblem& p_;
   const GroupedPlan plan_;
-  const int together_;
   const Kernels& k_;
   const Input input_;
   const bool in_place_;

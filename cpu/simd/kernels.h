@@ -129,8 +129,8 @@ struct GroupedVector {
 /// out. A row is walked in sets of positions whose outputs are whole vectors: one position where a vector of
 /// outputs belongs to one position, as many as it takes where it belongs to several.
 struct GroupedRows {
-  /// [output row][...]: the first pixel of the first position of every tap's row, or null where that is all
-  /// padding. With several output rows at a time, [KD][output rows + KH - 1].
+  /// [KD][KH]: the first pixel of the first position of every tap's row, or null where that is all
+  /// padding.
   const float* const* rows;
   int64_t depth_taps, row_taps, col_taps;  ///< KD, KH, KW
   const int64_t* col_offsets;              ///< floats from a position's first input to that of column tap k
@@ -142,8 +142,6 @@ struct GroupedRows {
   const float* weights;  ///< [vector][tap][c in group][lane]
   const float* bias;     ///< [vector][lane], or null
   Activation activation;
-  int out_rows;           ///< output rows at a time
-  int64_t row_step;       ///< floats from one to the next in `out`
   const float* residual;  ///< laid out like `out`, or null
   float* out;             ///< of the first set
   int64_t out_floats;     ///< of an output row: lanes beyond are not written
