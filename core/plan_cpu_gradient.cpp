@@ -172,7 +172,7 @@ bool gradient_rows_are_outputs(const ConvProblem& p, int vector_width) {
 WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit,
                                              std::optional<bool> winograd) {
   WeightGradientPlan compiled;
-  compiled.grouped = make_staged_plan(p, d);
+  compiled.grouped = make_grouped_plan(p, d);
   if (compiled.grouped.kernel >= 0) {
     compiled.workspace = grouped_gradient_workspace(p, d, compiled.grouped);
     if (compiled.workspace <= limit) return compiled;
