@@ -11,7 +11,7 @@ enum class GroupedFamily : uint8_t {
   pointwise,  ///< one tap
   rows,       ///< all taps, C/groups and O/groups known at compile time
   broadcast,  ///< whole vectors of outputs in one group, any C/groups
-  depthwise,  ///< C/groups = O/groups = 1 with all taps known, several output rows at a time
+  depthwise,  ///< C/groups = O/groups = 1; with all taps known, rows are read in place
 };
 
 /// 0 stands for any number.
@@ -21,7 +21,6 @@ struct GroupedKernel {
   int group_in;   ///< C/groups
   int group_out;  ///< O/groups
   int taps[3];    ///< KD, KH, KW
-  int rows;       ///< output rows at a time; more than one need spatial stride and dilation 1
 };
 
 /// Outputs of a group in whole vectors, whatever the instruction set.
@@ -37,10 +36,10 @@ inline constexpr Shape kShapes[] = {{1, 1}, {1, 2},  {1, 4},   {2, 1},  {2, 2}, 
                                     {3, 3}, {4, 2},  {4, 4},   {4, 8},  {6, 6},  {8, 4},
                                     {8, 8}, {8, 16}, {12, 12}, {16, 8}, {16, 16}};
 inline constexpr int kCount = sizeof(kShapes) / sizeof(kShapes[0]);
-inline constexpr GroupedKernel kDepthwise[] = {{GroupedFamily::depthwise, 2, 1, 1, {1, 3, 3}, 2},
-                                               {GroupedFamily::depthwise, 3, 1, 1, {3, 3, 3}, 2},
-                                               {GroupedFamily::depthwise, 2, 1, 1, {1, 5, 5}, 2},
-                                               {GroupedFamily::depthwise, 3, 1, 1, {0, 1, 1}, 1}};
+inline constexpr GroupedKernel kDepthwise[] = {{GroupedFamily::depthwise, 2, 1, 1, {1, 3, 3}},
+                                               {GroupedFamily::depthwise, 3, 1, 1, {3, 3, 3}},
+                                               {GroupedFamily::depthwise, 2, 1, 1, {1, 5, 5}},
+                                               {GroupedFamily::depthwise, 3, 1, 1, {0, 1, 1}}};
 inline constexpr int kDepthwiseCount = sizeof(kDepthwise) / sizeof(kDepthwise[0]);
 }  // namespace grouped_shapes
 
@@ -52,14 +51,14 @@ struct GroupedKernels {
     int n = 0;
     for (const GroupedKernel& kernel : grouped_shapes::kDepthwise) at[n++] = kernel;
     for (const auto& shape : grouped_shapes::kShapes) {
-      at[n++] = {GroupedFamily::pointwise, 1, shape.in, shape.out, {1, 1, 1}, 1};
+      at[n++] = {GroupedFamily::pointwise, 1, shape.in, shape.out, {1, 1, 1}};
     }
     for (int rank = 1; rank <= 3; ++rank) {
       const int d = rank == 3 ? 0 : 1, h = rank >= 2 ? 0 : 1;
       for (const auto& shape : grouped_shapes::kShapes) {
-        at[n++] = {GroupedFamily::rows, rank, shape.in, shape.out, {d, h, 0}, 1};
+        at[n++] = {GroupedFamily::rows, rank, shape.in, shape.out, {d, h, 0}};
       }
-      at[n++] = {GroupedFamily::broadcast, rank, 0, kBroadcastOutputs, {d, h, 0}, 1};
+      at[n++] = {GroupedFamily::broadcast, rank, 0, kBroadcastOutputs, {d, h, 0}};
     }
   }
 };

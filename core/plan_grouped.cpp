@@ -12,9 +12,13 @@ namespace mlx_conv3d {
 namespace {
 
 constexpr double kTaskFlops = 1e6;  ///< about what starting a thread takes
+constexpr double kTaskBytes = 1e5;  ///< the same, where memory is what takes the time
 constexpr int64_t kLeastBand = 4, kLeastCols = 128;
 
 int rank_of(const ConvProblem& p) { return p.kernel[kDepth] > 1 ? 3 : p.kernel[kHeight] > 1 ? 2 : 1; }
+
+/// Whether a kernel reads rows where they lie.
+bool in_place(const GroupedKernel& k) { return k.family == GroupedFamily::depthwise && k.taps[2] > 1; }
 
 bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
   for (int axis = 0; axis < 3; ++axis) {
@@ -28,9 +32,11 @@ bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
   // Some of a dilated input's phases meet no tap, and the pointwise kernels take one as given.
   if (k.family == GroupedFamily::pointwise) return !p.input_dilated();
   if (k.family != GroupedFamily::depthwise) return true;
-  const bool plain =
-      p.stride[1] == 1 && p.stride[2] == 1 && p.dilation[1] == 1 && p.dilation[2] == 1 && !p.input_dilated();
-  return plain && grouped_set_positions(p.out_channels, vector_width) == 1;
+  if (in_place(k)) {
+    return p.stride[1] == p.stride[2] && p.stride[1] <= 2 && p.dilation[1] == 1 && p.dilation[2] == 1 &&
+           !p.input_dilated() && p.out_channels >= vector_width;
+  }
+  return !p.input_dilated() && grouped_set_positions(p.out_channels, vector_width) == 1;
 }
 
 /// Of a row's phases (cpu/row_phase.h): how far apart two positions' inputs are, and two taps'.
@@ -51,6 +57,10 @@ int64_t tasks_of(const ConvProblem& p, const GroupedPlan& plan) {
   const int64_t positions = divide_up(p.output(kWidth), row.phases);
   return p.batch * divide_up(p.output(kDepth), plan.frames) * divide_up(p.output(kHeight), plan.band) *
          divide_up(positions, plan.cols) * row.phases;
+}
+
+double wanted_tasks(const ConvProblem& p, const Device& d) {
+  return std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
 }
 
 /// One task into two; false if none should be.
@@ -92,6 +102,46 @@ bool joins_frames(const ConvProblem& p) {
          p.upsample[kDepth] == 1 && pixelwise(p, kHeight) && pixelwise(p, kWidth);
 }
 
+/// Bytes that the rows of a task's band take, of all frames that its kernel meets at a time.
+int64_t window_bytes(const ConvProblem& p, int64_t band) {
+  return p.kernel[kDepth] * grouped_band_rows(p, band) * p.stored(kWidth) * p.in_channels *
+         item_size(p.x_type);
+}
+
+/// A band that frames share is not cut: both parts would read the rows between them, of every frame.
+bool cut_in_place(const ConvProblem& p, GroupedPlan& plan) {
+  const bool deep = p.kernel[kDepth] > 1;
+  if (plan.frames > 1 && (!deep || plan.frames > kLeastBand)) {
+    plan.frames = divide_up(plan.frames, 2);
+  } else if (plan.band > kLeastBand) {
+    plan.band = divide_up(plan.band, 2);
+  } else if (plan.vectors >= 4) {
+    plan.vectors = divide_up(plan.vectors, 2);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel) {
+  const int64_t vectors = divide_up(p.out_channels, d.vector_width);
+  GroupedPlan plan{kernel,
+                   std::max<int64_t>(1, p.output(kDepth)),
+                   std::max<int64_t>(1, p.output(kHeight)),
+                   std::max<int64_t>(1, p.output(kWidth)),
+                   false,
+                   vectors};
+  while (p.kernel[kDepth] > 1 && window_bytes(p, plan.band) > d.cache_bytes / 2 && plan.band > kLeastBand) {
+    plan.band = divide_up(plan.band, 2);
+  }
+  const auto tasks = [&] { return tasks_of(p, plan) * divide_up(vectors, plan.vectors); };
+  const auto worth = static_cast<int64_t>(std::ceil(p.operand_bytes() / kTaskBytes));
+  const int64_t wanted = std::clamp<int64_t>(worth, 1, 2 * d.cores);
+  while (tasks() < wanted && cut_in_place(p, plan)) {
+  }
+  return plan;
+}
+
 }  // namespace
 
 const char* name_of(GroupedFamily family) {
@@ -130,7 +180,9 @@ std::string constraints_of(const GroupedKernel& k) {
       return "O/groups a multiple of " + std::to_string(kBroadcastOutputs) + ", C/groups at most " +
              std::to_string(kMostBroadcastInputs);
     case GroupedFamily::depthwise:
-      return "spatial stride and dilation 1, input dilation 1, at least a vector of channels";
+      return in_place(k) ? "spatial stride 1 or 2, spatial dilation 1, input dilation 1, at least a vector "
+                           "of channels"
+                         : "input dilation 1, at least a vector of channels";
   }
   return "";
 }
@@ -211,9 +263,10 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
 }
 
 GroupedPlan make_grouped_forward_plan(const ConvProblem& p, const Device& d) {
-  if (!joins_frames(p)) return make_grouped_plan(p, d);
-  GroupedPlan plan{grouped_kernel(p, d.vector_width), 1, 1, 1, true};
-  if (plan.kernel < 0) return plan;
+  const int kernel = grouped_kernel(p, d.vector_width);
+  if (kernel >= 0 && in_place(kGroupedKernels.at[kernel])) return make_in_place_plan(p, d, kernel);
+  if (kernel < 0 || !joins_frames(p)) return make_grouped_plan(p, d);
+  GroupedPlan plan{kernel, 1, 1, 1, true};
   const int64_t positions = std::max<int64_t>(1, p.out_positions());
   plan.cols = std::max(std::min(positions, kLeastCols), divide_up(positions, wanted_tasks(p, d)));
   while (grouped_staged_floats(p, d.vector_width, plan) > most_staged(d) && plan.cols > 16) {
@@ -223,9 +276,13 @@ GroupedPlan make_grouped_forward_plan(const ConvProblem& p, const Device& d) {
 }
 
 int64_t grouped_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  if (plan.vectors > 0) {
+    const int64_t lanes = round_up(p.out_channels, d.vector_width) + d.vector_width;
+    return 4 * lanes * p.taps() + 4096;
+  }
   const int64_t lanes = grouped_set_vectors(p.out_channels, d.vector_width) * d.vector_width;
   const int64_t table = round_up(p.out_channels, d.vector_width);
-  const int64_t sums = plan.cols * p.out_channels * 2 + grouped_slack(p, d.vector_width);
+  const int64_t sums = plan.cols * p.out_channels + grouped_slack(p, d.vector_width);
   const int64_t staged = grouped_staged_floats(p, d.vector_width, plan);
   const int64_t weights = (lanes + table) * p.taps() * p.group_in() + lanes;
   return 4 * (weights + d.cores * (staged + sums)) + 64 * (3 + 2 * d.cores) + 4096;

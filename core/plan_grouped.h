@@ -15,6 +15,7 @@ struct GroupedPlan {
   int64_t frames = 0, band = 0, cols = 0;
   /// The positions of all frames are one long row (cpu/joined_frames.h), and tasks are `cols` of them.
   bool joined = false;
+  int64_t vectors = 0;  ///< of channels in a task, where depthwise rows are read in place; else 0
 };
 
 std::string name_of(const GroupedKernel& kernel);
@@ -26,7 +27,7 @@ std::string constraints_of(const GroupedKernel& kernel);
 int grouped_kernel(const ConvProblem& problem, int vector_width);
 /// By staged rows, as dL/dw walks them.
 GroupedPlan make_grouped_plan(const ConvProblem& problem, const Device& device);
-/// The same, or by joined frames where taps along depth are the only ones.
+/// The same, or by joined frames where taps along depth are the only ones, or by rows read in place.
 GroupedPlan make_grouped_forward_plan(const ConvProblem& problem, const Device& device);
 
 /// Positions of a set: 1 where vectors of outputs fill a position well, else what fills whole vectors.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cpu/depthwise.h"
 #include "cpu/grouped_forward.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
@@ -130,7 +131,9 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
 
 void grouped(const ConvProblem& problem, const Candidate& plan, const Operands& operands,
              Workspace& workspace) {
-  if (plan.grouped.kernel >= 0) {
+  if (plan.grouped.vectors > 0) {
+    depthwise_in_place(problem, plan.grouped, operands, workspace);
+  } else if (plan.grouped.kernel >= 0) {
     grouped_by_kernel(problem, plan.grouped, operands, workspace);
   } else if (is_direct(problem)) {
     direct(problem, operands, workspace);

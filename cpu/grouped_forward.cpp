@@ -36,8 +36,7 @@ ConvProblem folded(const ConvProblem& p, Operands& operands) {
 std::unique_ptr<GroupedTasks> make_tasks(const ConvProblem& p, const GroupedPlan& plan,
                                          const Operands& operands, Workspace& workspace) {
   if (plan.joined) return std::make_unique<JoinedFrames>(p, plan, operands, workspace);
-  const int together = kGroupedKernels.at[plan.kernel].rows;
-  return std::make_unique<StagedRows>(p, plan, operands, together, true, workspace);
+  return std::make_unique<StagedRows>(p, plan, operands, true, workspace);
 }
 
 class Forward {
@@ -56,7 +55,7 @@ class Forward {
     // Results that are not float32, or not next to each other, go through a buffer.
     in_place_ = p.out_type == Dtype::float32;
     for (const RowPhase& phase : rows_.phases()) in_place_ = in_place_ && phase.axis.step == 1;
-    const int64_t sums = 2 * plan.cols * p.out_channels + grouped_slack(p, k_.width);
+    const int64_t sums = plan.cols * p.out_channels + grouped_slack(p, k_.width);
     for (int t = 0; t < thread_count() && !in_place_; ++t) sums_.push_back(workspace.floats(sums));
   }
 
@@ -124,19 +123,15 @@ class Forward {
     r.bias = bias_;
     const Epilogue& e = operands_.epilogue;
     if (in_place_) {
-      r.row_step = p_.output(kWidth) * p_.out_channels;
       r.out = static_cast<float*>(operands_.y) + at;
       r.activation = e.activation;
       r.residual = e.residual ? static_cast<const float*>(e.residual) + at : nullptr;
       run_(r);
       return;
     }
-    r.row_step = r.out_floats;
     r.out = sums_[static_cast<size_t>(thread)];
     run_(r);
-    for (int i = 0; i < r.out_rows; ++i) {
-      store(block, at + i * p_.output(kWidth) * p_.out_channels, r.out + i * r.row_step);
-    }
+    store(block, at, r.out);
   }
 
   /// One row of sums, bias included, from the buffer to the output.

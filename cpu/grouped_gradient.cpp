@@ -21,7 +21,7 @@ class Gradient {
         dy_(static_cast<const char*>(dy)),
         k_(kernels()),
         slack_(grouped_slack(p, k_.width)),
-        rows_(p, plan, operands, 1, false, workspace),
+        rows_(p, plan, operands, false, workspace),
         run_(k_.grouped_gradient(plan.kernel)),
         lanes_(static_cast<int64_t>(rows_.vectors().size()) * k_.width),
         size_(lanes_ * p.taps() * p.group_in()) {

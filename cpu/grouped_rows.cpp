@@ -8,11 +8,10 @@
 
 namespace mlx_conv3d::cpu {
 
-StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, int together,
-                       bool in_place, Workspace& workspace)
+StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, bool in_place,
+                       Workspace& workspace)
     : GroupedTasks(p, operands),
       plan_(plan),
-      together_(together),
       in_place_(in_place && p.x_type == Dtype::float32),
       blocked_(grouped_blocks(p, k_.width)),
       pixel_(blocked_ ? grouped_window(p, k_.width) : p.in_channels),
@@ -30,7 +29,7 @@ StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Oper
     t.staged = workspace.floats(d_.tap_count() * band_rows_ * row_floats_);
     t.at.resize(static_cast<size_t>(d_.tap_count() * band_rows_));
     t.frame_slot.resize(static_cast<size_t>(d_.tap_count()));
-    t.rows.resize(static_cast<size_t>(d_.tap_count() * (h_.tap_count() + together_ - 1)));
+    t.rows.resize(static_cast<size_t>(d_.tap_count() * h_.tap_count()));
   }
 }
 
@@ -177,16 +176,12 @@ void StagedRows::run(int64_t i, int thread, const Body& f) {
   r.spacing = phase.stride == 1 && phase.dilation % set_ == 0 ? phase.dilation / set_ : 0;
   for (int64_t od = d_.count * part / per_batch; od < d_.count * (part + 1) / per_batch; ++od) {
     find_frames(piece, n, od, t);
-    for (int64_t oh = first; oh < last; oh += r.out_rows) {
-      r.out_rows = static_cast<int>(std::min<int64_t>(together_, last - oh));
-      const int64_t in_rows = h_.tap_count() + r.out_rows - 1;
+    for (int64_t oh = first; oh < last; ++oh) {
       for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
         const int64_t slot = t.frame_slot[static_cast<size_t>(kd)];
-        for (int64_t ih = 0; ih < in_rows; ++ih) {
-          const int64_t later = std::max<int64_t>(0, ih - h_.tap_count() + 1);
-          const int64_t of_row = (oh - first + later) * h_.tap_count() + ih - later;
-          const int64_t row = h_.tap_count() == 0 ? -1 : t.row_slot[static_cast<size_t>(of_row)];
-          t.rows[static_cast<size_t>(kd * in_rows + ih)] =
+        for (int64_t kh = 0; kh < h_.tap_count(); ++kh) {
+          const int64_t row = t.row_slot[static_cast<size_t>((oh - first) * h_.tap_count() + kh)];
+          t.rows[static_cast<size_t>(kd * h_.tap_count() + kh)] =
               nothing || slot < 0 || row < 0 ? nullptr : t.at[static_cast<size_t>(slot * band_rows_ + row)];
         }
       }

@@ -13,10 +13,10 @@ namespace mlx_conv3d::cpu {
 /// strip by strip, so that the positions' inputs are neighbours at every tap.
 class StagedRows final : public GroupedTasks {
  public:
-  /// Of `together` output rows at a time. With `in_place`, rows that lie in the input as they would be staged
+  /// With `in_place`, rows that lie in the input as they would be staged
   /// are read there; what follows them is then not zero.
-  StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, int together,
-             bool in_place, Workspace& workspace);
+  StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, bool in_place,
+             Workspace& workspace);
 
   int64_t count() const override { return frames_ * bands_ * static_cast<int64_t>(pieces_.size()); }
   void run(int64_t i, int thread, const Body& f) override;
@@ -56,7 +56,6 @@ class StagedRows final : public GroupedTasks {
   bool lies_staged(const Piece& piece, int64_t col_stride) const;
 
   const GroupedPlan plan_;
-  const int together_;
   const bool in_place_;
   const bool blocked_;
   const int64_t pixel_;  ///< floats from one staged column to the next

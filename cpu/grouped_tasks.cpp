@@ -26,7 +26,6 @@ GroupedRows GroupedTasks::rows_of(int64_t positions, int64_t pixel,
   r.group_in = p_.group_in();
   r.vectors = static_cast<int64_t>(vectors.size());
   r.vector = vectors.data();
-  r.out_rows = 1;
   r.out_floats = positions * p_.out_channels;
   return r;
 }

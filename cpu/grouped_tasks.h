@@ -12,7 +12,7 @@ namespace mlx_conv3d::cpu {
 /// Tasks of output positions for the grouped kernels: rows of inputs for every tap, and where the outputs go.
 class GroupedTasks {
  public:
-  /// One or more rows of positions of one phase, as the kernels take them, but for weights and outputs.
+  /// One row of positions of one phase, as the kernels take them, but for weights and outputs.
   struct Block {
     GroupedRows rows;
     int64_t phase;

@@ -150,7 +150,9 @@ def test_other_shapes_have_no_kernel(what: str, problem: Problem) -> None:
     ("given", "expected"),
     [
         ({}, "depthwise_3x3"),
-        ({"stride": 2}, "rows_2d_1x1"),
+        ({"stride": 2}, "depthwise_3x3"),
+        ({"stride": 3}, "rows_2d_1x1"),
+        ({"stride": (1, 2)}, "rows_2d_1x1"),
         ({"dilation": 2}, "rows_2d_1x1"),
         ({"x": (1, 9, 9, 5), "w": (5, 3, 3, 1), "groups": 5}, "rows_2d_1x1"),
     ],
@@ -218,6 +220,52 @@ PICKED = {
         (1, 4, 6, 17), (17, 2, 2, 1), padding=1, input_dilation=3, groups=17, flip=True
     ),
 }
+
+
+# Rows in blocks of three, two and one; positions in blocks of which the last begins earlier; channels that
+# end within a vector.
+DEPTHWISE = {
+    "a column": of((2, 6, 1, 33), (33, 3, 3, 1), padding=1, groups=33),
+    "two columns": of((1, 3, 2, 16), (16, 3, 3, 1), padding=1, groups=16, bias=True),
+    "a row": of((1, 1, 9, 70), (70, 3, 3, 1), padding=1, groups=70),
+    "kernels over the frame": of((1, 2, 3, 20), (20, 5, 5, 1), padding=2, groups=20),
+    "blocks to the last position": of((3, 4, 14, 54), (54, 3, 3, 1), padding=1, groups=54),
+    "no padding": of((1, 5, 10, 40), (40, 3, 3, 1), groups=40),
+    "padding on one side": of((2, 5, 11, 24), (24, 3, 3, 1), padding=((0, 2), (2, 0)), groups=24),
+    "wide padding": of((1, 2, 2, 16), (16, 3, 3, 1), padding=((4, 1), (9, 8)), groups=16),
+    "cropped": of((1, 9, 12, 16), (16, 3, 3, 1), padding=((-2, 0), (-1, -2)), groups=16),
+    "stride 2, even": of((2, 8, 16, 48), (48, 3, 3, 1), stride=2, padding=1, groups=48),
+    "stride 2, odd": of((1, 7, 17, 37), (37, 3, 3, 1), stride=2, padding=1, groups=37, bias=True),
+    "stride 2, padding behind": of((1, 8, 30, 32), (32, 3, 3, 1), stride=2, padding=((0, 1),) * 2, groups=32),
+    "stride 2, 5x5": of((1, 12, 19, 19), (19, 5, 5, 1), stride=2, padding=2, groups=19),
+    "edges": of((1, 5, 9, 16), (16, 3, 3, 1), padding=2, modes="edge", groups=16),
+    "reflected": of((1, 6, 9, 16), (16, 5, 5, 1), padding=2, modes="reflect", groups=16),
+    "upsampled": of((1, 3, 5, 18), (18, 3, 3, 1), padding=1, upsample=2, groups=18),
+    "upsampled, stride 2": of((1, 5, 6, 18), (18, 3, 3, 1), padding=1, upsample=2, stride=2, groups=18),
+    "frames apart": of(
+        (2, 7, 5, 9, 17), (17, 3, 3, 3, 1), stride=(2, 1, 1), dilation=(2, 1, 1), padding=1, groups=17
+    ),
+    "frames, spatial stride": of((1, 4, 7, 8, 54), (54, 3, 3, 3, 1), stride=(1, 2, 2), padding=1, groups=54),
+    "lead": of((2, 3, 4, 8, 33), (33, 3, 3, 3, 1), padding=(0, 1, 1), lead=2, groups=33),
+    "a view": of((2, 3, 4, 8, 33), (33, 3, 3, 3, 1), padding=1, lead=1, groups=33, layout="stepped"),
+    "backwards": of((1, 5, 9, 17), (17, 3, 3, 1), padding=1, groups=17, layout="reversed"),
+    "bands": of((1, 61, 21, 40), (40, 3, 3, 1), padding=1, groups=40),
+    "parts of the frames": of((1, 13, 9, 10, 130), (130, 3, 3, 3, 1), padding=1, groups=130),
+    "slices of the channels": of((1, 5, 5, 1300), (1300, 3, 3, 1), padding=1, groups=1300),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_in_place(name: str) -> None:
+    """Every epilogue and input type, of problems whose rows the kernels read where they lie."""
+    problem = DEPTHWISE[name]
+    assert kernel_of(problem).startswith("depthwise_")
+    check_problem(problem)
+    check_problem(replace(problem, bias=True, activation="silu", residual=True))
+    for t in ("float16", "bfloat16"):
+        check_problem(replace(problem, x_type=t, w_type=t, extra_type=t, residual=True))
+    if problem.products <= MOST_PRODUCTS:
+        check_gradients(problem)
 
 
 @pytest.mark.parametrize("name", PICKED)

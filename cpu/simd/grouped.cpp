@@ -64,7 +64,7 @@ SIMD_INLINE void block(const GroupedRows& r, int64_t v, int64_t group_in, int64_
       }
     }
   }
-  finish<P>(r, 0, r.vector[v].out + set * r.out_step, hop * r.out_step, sums);
+  finish<P>(r, r.vector[v].out + set * r.out_step, hop * r.out_step, sums);
 }
 
 /// Of dilated taps, sets as far apart as they are make a block, so that they are neighbours in it.
@@ -151,8 +151,8 @@ SIMD_INLINE void pair(const GroupedRows& r, int64_t v, int64_t set) {
       }
     }
   }
-  finish<P>(r, 0, r.vector[v].out + set * r.out_step, r.out_step, sums[0]);
-  finish<P>(r, 0, r.vector[v + 1].out + set * r.out_step, r.out_step, sums[1]);
+  finish<P>(r, r.vector[v].out + set * r.out_step, r.out_step, sums[0]);
+  finish<P>(r, r.vector[v + 1].out + set * r.out_step, r.out_step, sums[1]);
 }
 
 void broadcast(const GroupedRows& r) {
@@ -177,7 +177,7 @@ constexpr GroupedFunction function() {
   } else if constexpr (k.family == GroupedFamily::pointwise) {
     return grouped<0, k.group_in, k.group_out>;
   } else if constexpr (k.family == GroupedFamily::depthwise && k.taps[2] > 1) {
-    return grouped_depthwise<k.taps[1], k.taps[2]>;
+    return nullptr;  // reads its rows in place: depthwise_function
   } else {
     return grouped<1, k.group_in, k.group_out>;
   }
@@ -204,12 +204,11 @@ using AllKernels = Table<std::make_index_sequence<GroupedKernels::kCount>>;
 
 }  // namespace
 
-void finish(const GroupedRows& r, int row, int64_t at, int64_t step, const float* sums, int n) {
+void finish(const GroupedRows& r, int64_t at, int64_t step, const float* sums, int n) {
   for (int i = 0; i < n; ++i, at += step) {
     if (at >= r.out_floats) return;
-    const int64_t to = row * r.row_step + at;
     store_lanes<Float32>(load(sums + i * kWidth), r.activation, nullptr,
-                         r.residual ? r.residual + to : nullptr, r.out + to, r.out_floats - at);
+                         r.residual ? r.residual + at : nullptr, r.out + at, r.out_floats - at);
   }
 }
 

@@ -10,12 +10,6 @@ GroupedFunction grouped_function(int kernel);
 int grouped_rotation(int kernel);
 GroupedGradientFunction grouped_gradient_function(int kernel);
 
-/// The kernels whose taps are all known: kDepthwise[i].
-template <int KH, int KW>
-void grouped_depthwise(const GroupedRows& r);
-extern template void grouped_depthwise<3, 3>(const GroupedRows&);
-extern template void grouped_depthwise<5, 5>(const GroupedRows&);
-
 /// out[l] = v[index[l]], where there is an instruction for it.
 #if defined(__AVX512F__)
 inline constexpr bool kCanPermute = true;
@@ -158,15 +152,15 @@ SIMD_INLINE void cover(int64_t sets, const F& f) {
   for (; i < sets; ++i) f(Count<1>(), i);
 }
 
-/// n vectors of sums, `at` floats from the start of output row `row` and `step` apart, through the epilogue.
-__attribute__((noinline)) void finish(const GroupedRows& r, int row, int64_t at, int64_t step,
-                                      const float* sums, int n);
+/// n vectors of sums, `at` floats from the start of the output row and `step` apart, through the epilogue.
+__attribute__((noinline)) void finish(const GroupedRows& r, int64_t at, int64_t step, const float* sums,
+                                      int n);
 
 template <int P>
-SIMD_INLINE void finish(const GroupedRows& r, int row, int64_t at, int64_t step, const Vec* sums) {
+SIMD_INLINE void finish(const GroupedRows& r, int64_t at, int64_t step, const Vec* sums) {
   const bool plain = r.activation == Activation::none && r.residual == nullptr;
   if (plain && at + (P - 1) * step + kWidth <= r.out_floats) {
-    float* out = r.out + row * r.row_step + at;
+    float* out = r.out + at;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) store(out + p * step, sums[p]);
     return;
@@ -174,7 +168,7 @@ SIMD_INLINE void finish(const GroupedRows& r, int row, int64_t at, int64_t step,
   float copy[P * kWidth];
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) store(copy + p * kWidth, sums[p]);
-  finish(r, row, at, step, copy, P);
+  finish(r, at, step, copy, P);
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

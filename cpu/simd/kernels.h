@@ -129,8 +129,8 @@ struct GroupedVector {
 /// out. A row is walked in sets of positions whose outputs are whole vectors: one position where a vector of
 /// outputs belongs to one position, as many as it takes where it belongs to several.
 struct GroupedRows {
-  /// [output row][...]: the first pixel of the first position of every tap's row, or null where that is all
-  /// padding. With several output rows at a time, [KD][output rows + KH - 1].
+  /// [KD][KH]: the first pixel of the first position of every tap's row, or null where that is all
+  /// padding.
   const float* const* rows;
   int64_t depth_taps, row_taps, col_taps;  ///< KD, KH, KW
   const int64_t* col_offsets;              ///< floats from a position's first input to that of column tap k
@@ -142,8 +142,6 @@ struct GroupedRows {
   const float* weights;  ///< [vector][tap][c in group][lane]
   const float* bias;     ///< [vector][lane], or null
   Activation activation;
-  int out_rows;           ///< output rows at a time
-  int64_t row_step;       ///< floats from one to the next in `out`
   const float* residual;  ///< laid out like `out`, or null
   float* out;             ///< of the first set
   int64_t out_floats;     ///< of an output row: lanes beyond are not written
@@ -156,6 +154,39 @@ struct GroupedGradientRows {
   const float* dy;
   float* sums;
 };
+
+/// In DepthwiseColumns: a column of zeros.
+constexpr int64_t kNoColumn = INT64_MIN;
+/// Columns that a block of positions may have beyond a row's last.
+constexpr int64_t kDepthwiseSlack = 32;
+
+/// Where a row's columns lie, in elements from its start.
+struct DepthwiseColumns {
+  const int64_t* at;  ///< [(positions - 1)*stride + KW + kDepthwiseSlack]
+  int64_t pixel;      ///< from one to the next
+};
+
+/// Depthwise convolution of some output rows of a frame, whose input is read where it lies.
+struct DepthwiseRows {
+  /// [KD][(out_rows - 1)*stride + KH]: the stored row that each tap meets, or null where it is all zeros.
+  const void* const* rows;
+  int64_t depth_taps, out_rows;
+  /// Of the frame that the next call will meet for the first time, or null: the same rows, pixels apart.
+  const void* const* next;
+  int64_t next_pixel;
+  const DepthwiseColumns* columns;  ///< [KD]
+  int64_t positions;
+  int64_t inner_begin, inner_end;  ///< positions whose columns all follow each other
+  int64_t vectors;                 ///< of channels
+  const int32_t* channel;          ///< first channel of each
+  const float* weights;            ///< [vector][tap][lane]
+  const Epilogue* epilogue;
+  void* y;           ///< of the epilogue's type
+  int64_t out;       ///< elements from its start to the first row's
+  int64_t row_step;  ///< elements from one output row to the next
+  int64_t channels;
+};
+using DepthwiseFunction = void (*)(const DepthwiseRows& rows);
 
 /// Pixels as blocks: block b has, for every pixel, the `window` channels from first[b] on, as floats.
 struct PixelBlocks {
@@ -239,6 +270,8 @@ struct Kernels {
   /// that of input c.
   int (*grouped_rotation)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
+  /// Of a depthwise kernel with two spatial taps or more; the spatial stride is 1 or 2.
+  DepthwiseFunction (*depthwise)(int kernel, int64_t stride, Dtype x_type);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);

@@ -1,6 +1,7 @@
 // This instruction set's table of primitives.
 
 #include "cpu/simd/convert.h"
+#include "cpu/simd/depthwise.h"
 #include "cpu/simd/direct.h"
 #include "cpu/simd/gemm.h"
 #include "cpu/simd/grouped.h"
@@ -30,6 +31,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::grouped_function,
     SIMD_NAMESPACE::grouped_rotation,
     SIMD_NAMESPACE::grouped_gradient_function,
+    SIMD_NAMESPACE::depthwise_function,
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,
     SIMD_NAMESPACE::winograd_weight,

@@ -1,0 +1,215 @@
+// Depthwise convolution of rows read where they lie, with a kernel and a stride known at compile time. A
+// vector of channels is held for several positions of several output rows, so that an input that several of
+// them meet is loaded once.
+
+#include "cpu/simd/depthwise.h"
+
+#include "core/grouped_kernels.h"
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+namespace {
+
+/// KH x KW taps; output rows and positions of a block.
+template <int KH, int KW, int S>
+struct Shape {
+  static constexpr int kRowTaps = KH, kColTaps = KW, kStride = S;
+  static constexpr int kMostRows = SIMD_REGISTERS == 32 && KH == 3 ? 3 : 2;
+  static constexpr int kPositions = SIMD_REGISTERS == 32 ? 7 : 4;
+  static constexpr int kColumns = (kPositions - 1) * S + KW;
+  static constexpr int rows(int out_rows) { return (out_rows - 1) * S + KH; }
+};
+
+/// A block of sums: output rows from `row` on, positions from `first` on, channels from `channel` on.
+struct Place {
+  int64_t row, first, count, channel;
+};
+
+template <class O>
+void finish(const DepthwiseRows& r, const float* sums, int rows, int positions, const Place& place) {
+  const Epilogue& e = *r.epilogue;
+  for (int row = 0; row < rows; ++row, sums += positions * kWidth) {
+    int64_t at = r.out + (place.row + row) * r.row_step + place.first * r.channels + place.channel;
+    for (int64_t i = 0; i < place.count; ++i, at += r.channels) {
+      const auto* residual = static_cast<const typename O::Item*>(e.residual);
+      store_lanes<O>(load(sums + i * kWidth), e.activation, nullptr, residual ? residual + at : nullptr,
+                     static_cast<typename O::Item*>(r.y) + at, kWidth);
+    }
+  }
+}
+
+/// Sums that are not simply float32 results.
+__attribute__((noinline)) void finish_block(const DepthwiseRows& r, const float* sums, int rows,
+                                            int positions, const Place& place) {
+  SIMD_BY_TYPE(r.epilogue->type, finish, r, sums, rows, positions, place)
+}
+
+template <int R, int P>
+SIMD_INLINE void finish_sums(const DepthwiseRows& r, const Vec (*sums)[P], const Place& place) {
+  const Epilogue& e = *r.epilogue;
+  if (place.count == P && e.type == Dtype::float32 && e.activation == Activation::none &&
+      e.residual == nullptr) {
+    float* out =
+        static_cast<float*>(r.y) + r.out + place.row * r.row_step + place.first * r.channels + place.channel;
+#pragma GCC unroll 3
+    for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 7
+      for (int p = 0; p < P; ++p) store(out + row * r.row_step + p * r.channels, sums[row][p]);
+    }
+    return;
+  }
+  float copy[R * P * kWidth];
+#pragma GCC unroll 3
+  for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 7
+    for (int p = 0; p < P; ++p) store(copy + (row * P + p) * kWidth, sums[row][p]);
+  }
+  finish_block(r, copy, R, P, place);
+}
+
+/// Vectors of float32 in a cache line.
+constexpr int kPerLine = 16 / kWidth;
+
+/// Asks for the memory that a block is about to write, and for that of the input frame that comes next: the
+/// order in which pixels are met is none that the hardware foresees.
+template <class T, class Of, int R>
+SIMD_INLINE void prefetch(const DepthwiseRows& r, const Place& place) {
+  constexpr int P = Of::kPositions, S = Of::kStride;
+  const int64_t item = r.epilogue->type == Dtype::float32 ? 4 : 2;
+  const char* out = static_cast<const char*>(r.y) +
+                    (r.out + place.row * r.row_step + place.first * r.channels + place.channel) * item;
+#pragma GCC unroll 3
+  for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 7
+    for (int p = 0; p < P; ++p) __builtin_prefetch(out + (row * r.row_step + p * r.channels) * item, 0, 3);
+  }
+  if (r.next == nullptr) return;
+  const void* const* next = r.next + place.row * S;
+  const int64_t column = place.first * S * r.next_pixel + place.channel;
+  for (int ih = 0; ih < R * S; ++ih) {
+    if (next[ih] == nullptr) continue;
+    const auto* x = static_cast<const typename T::Item*>(next[ih]) + column;
+#pragma GCC unroll 14
+    for (int t = 0; t < P * S; ++t) __builtin_prefetch(x + t * r.next_pixel, 0, 2);
+  }
+}
+
+/// One vector of channels, R output rows and up to P positions of them. Inner: the columns follow each other.
+template <class T, class Of, int R, bool Inner>
+SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place) {
+  typedef typename T::Item Item;
+  constexpr int KH = Of::kRowTaps, KW = Of::kColTaps, S = Of::kStride, P = Of::kPositions;
+  constexpr int kRows = Of::rows(R), kColumns = Of::kColumns;
+  Vec sums[R][P];
+  const Vec start = r.epilogue->bias ? load(r.epilogue->bias + place.channel) : Vec{};
+#pragma GCC unroll 3
+  for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 7
+    for (int p = 0; p < P; ++p) sums[row][p] = start;
+  }
+  if (v % kPerLine == 0) prefetch<T, Of, R>(r, place);
+  const int64_t in_rows = Of::rows(static_cast<int>(r.out_rows));
+  const float* weights = r.weights + v * r.depth_taps * (KH * KW * kWidth);
+  const void* const* rows = r.rows + place.row * S;
+  for (int64_t kd = 0; kd < r.depth_taps; ++kd, rows += in_rows, weights += KH * KW * kWidth) {
+    const int64_t* columns = r.columns[kd].at + place.first * S;
+    const int64_t pixel = r.columns[kd].pixel;
+    Vec w[KH][KW];
+#pragma GCC unroll 5
+    for (int kh = 0; kh < KH; ++kh) {
+#pragma GCC unroll 5
+      for (int kw = 0; kw < KW; ++kw) w[kh][kw] = load(weights + (kh * KW + kw) * kWidth);
+    }
+#pragma GCC unroll 7
+    for (int ih = 0; ih < kRows; ++ih) {
+      if (rows[ih] == nullptr) continue;
+      const Item* x = static_cast<const Item*>(rows[ih]) + place.channel + (Inner ? columns[0] : 0);
+#pragma GCC unroll 32
+      for (int t = 0; t < kColumns; ++t) {
+        if (!Inner && columns[t] == kNoColumn) continue;
+        Vec in = T::load(Inner ? x : x + columns[t]);
+        hold(in);
+        if (Inner) {
+          x += pixel;
+          asm("" : "+r"(x));
+        }
+#pragma GCC unroll 3
+        for (int row = 0; row < R; ++row) {
+          const int kh = ih - row * S;
+          if (kh < 0 || kh >= KH) continue;
+#pragma GCC unroll 5
+          for (int kw = 0; kw < KW; ++kw) {
+            if (t >= kw && (t - kw) % S == 0 && (t - kw) / S < P) sums[row][(t - kw) / S] += in * w[kh][kw];
+          }
+        }
+      }
+    }
+  }
+  finish_sums<R, P>(r, sums, place);
+}
+
+/// R output rows, in the order in which pixels lie in memory. The last block of positions may begin earlier
+/// and compute some of them again.
+template <class T, class Of, int R>
+SIMD_INLINE void blocks(const DepthwiseRows& r, int64_t row) {
+  constexpr int64_t P = Of::kPositions;
+  for (int64_t next = 0; next < r.positions; next += P) {
+    const int64_t count = r.positions < P ? r.positions : P;
+    const int64_t first = next + P <= r.positions || r.positions < P ? next : r.positions - P;
+    if (first >= r.inner_begin && first + P <= r.inner_end) {
+      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, true>(r, v, {row, first, count, r.channel[v]});
+    } else {
+      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, false>(r, v, {row, first, count, r.channel[v]});
+    }
+  }
+}
+
+/// Output rows of the next block, of so many that are left: none is left to a block of its own.
+template <int Most>
+SIMD_INLINE int64_t block_rows(int64_t left) {
+  if (Most > 2 && left == Most + 1) return 2;
+  return left < Most ? left : Most;
+}
+
+template <class T, class Of>
+void depthwise(const DepthwiseRows& r) {
+  for (int64_t row = 0, rows; row < r.out_rows; row += rows) {
+    rows = block_rows<Of::kMostRows>(r.out_rows - row);
+    if constexpr (Of::kMostRows > 2) {
+      if (rows == 3) {
+        blocks<T, Of, 3>(r, row);
+        continue;
+      }
+    }
+    if (rows == 2) {
+      blocks<T, Of, 2>(r, row);
+    } else {
+      blocks<T, Of, 1>(r, row);
+    }
+  }
+}
+
+template <class Of>
+DepthwiseFunction of_type(Dtype type) {
+  switch (type) {
+    case Dtype::float16:
+      return depthwise<Float16, Of>;
+    case Dtype::bfloat16:
+      return depthwise<BFloat16, Of>;
+    case Dtype::float32:
+      break;
+  }
+  return depthwise<Float32, Of>;
+}
+
+template <int K>
+DepthwiseFunction of_stride(int64_t stride, Dtype type) {
+  return stride == 1 ? of_type<Shape<K, K, 1>>(type) : of_type<Shape<K, K, 2>>(type);
+}
+
+}  // namespace
+
+DepthwiseFunction depthwise_function(int kernel, int64_t stride, Dtype type) {
+  return kGroupedKernels.at[kernel].taps[2] == 3 ? of_stride<3>(stride, type) : of_stride<5>(stride, type);
+}
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
