@@ -284,21 +284,13 @@ class TileGemm {
     const int64_t lanes = std::min(p_.group_out(), to * kPanelColumns) - from * kPanelColumns;
     const int64_t channel = g * p_.group_out() + from * kPanelColumns;
     const AxisPhase &d = phase_.d, &h = phase_.h, &w = phase_.w;
-    // Pixels that follow each other in the output, without a bias to start anew for each, are one row.
-    const bool joined = w.step == 1 && lanes == p_.out_channels && lanes == c_stride_ && !p_.bias;
     for (int64_t row = 0; row < block.rows; ++row) {
       const int64_t od = d.first + frame * d.step, oh = h.first + (block.row + row) * h.step;
       const int64_t ow = w.first + block.col * w.step;
-      int64_t at =
+      const int64_t at =
           (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
-      const float* sums = sums_[thread] + row * layout_.row_step * c_stride_;
-      for (int64_t col = 0; col < (joined ? 1 : block.cols); ++col) {
-        k_.store(operands_.epilogue, sums, channel, at,
-                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type),
-                 joined ? block.cols * lanes : lanes);
-        at += w.step * p_.out_channels;
-        sums += c_stride_;
-      }
+      k_.store_rows(operands_.epilogue, {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_,
+                                         c_stride_, channel, at, w.step * p_.out_channels, operands_.y});
     }
   }
 
