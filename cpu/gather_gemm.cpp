@@ -23,10 +23,6 @@ int64_t length_of(const std::vector<Segment>& block) {
   return n;
 }
 
-/// Where the products of small weights stay in the L1 cache, rows are finished a few at a time, so that their
-/// sums do as well.
-constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10;
-
 class Product {
  public:
   Product(const ConvProblem& p, const GemmPlan& plan, const Operands& operands, const RowGather& rows,
@@ -41,11 +37,9 @@ class Product {
     in_output_ = p.out_type == Dtype::float32 && rows.in_order() && (is_narrow(p) || p.group_out() == width_);
     const bool dense = p.taps() == 1 && p.group_in() <= plan.depth;
     lda_ = dense ? p.group_in() : plan.depth + k_.width;
-    piece_rows_ = plan.rows;
-    if (dense && p.group_in() * cols_ <= kSmallWeights) piece_rows_ = std::max<int64_t>(24, kPieceSums / cols_);
     for (int t = 0; t < threads; ++t) {
-      inputs_.push_back(workspace.floats(plan.rows * lda_));
-      sums_.push_back(workspace.floats(plan.rows * cols_));
+      inputs_.push_back(workspace.floats(plan.piece_rows * lda_));
+      sums_.push_back(workspace.floats(plan.piece_rows * cols_));
       if (!plan.packed_weights) own_weights_.push_back(workspace.floats(plan.depth * cols_));
     }
   }
@@ -96,7 +90,7 @@ class Product {
                     plane = i / col_blocks / row_blocks;
       // Even blocks, so that no task ends with a handful of rows.
       const int64_t begin = in_plane * row_block / row_blocks, end = in_plane * (row_block + 1) / row_blocks;
-      const int64_t pieces = divide_up(end - begin, piece_rows_);
+      const int64_t pieces = divide_up(end - begin, plan_.piece_rows);
       for (int64_t piece = 0; piece < pieces; ++piece) {
         const int64_t from = begin + (end - begin) * piece / pieces;
         const int64_t to = begin + (end - begin) * (piece + 1) / pieces;
@@ -193,7 +187,7 @@ class Product {
   const RowGather& rows_;
   const Kernels& k_;
   const Panels panels_;
-  int64_t width_, cols_, lda_, block_panels_, piece_rows_;
+  int64_t width_, cols_, lda_, block_panels_;
   bool by_plane_, in_place_;
   bool in_output_;  ///< sums are taken where the output lies
   std::vector<float*> inputs_, sums_, own_weights_;
