@@ -34,7 +34,16 @@ struct ProductRates {
   double share, gathered, stored;
 };
 constexpr ProductRates kGathered{kGatherShare, kGatherFloats, 1.5e9}, kRows{0.85, kRowFloats, 3e9},
-    kJoined{kGatherShare, kRowFloats, 1.5e9};
+    kJoined{kGatherShare, kRowFloats, 1.5e9}, kSingle{0.95, kRowFloats, 4e9}, kInOutput{0.95, kRowFloats, 8e9};
+
+/// Of a single tap whole pixels are copied, or read where they lie; fp32 sums of whole vectors are taken in the
+/// output.
+double price_single_tap(const ConvProblem& p, const Device& d, const GemmPlan& g, ProductRates& rates) {
+  const bool whole = p.group_out() % d.vector_width == 0 || is_narrow(p);
+  rates = p.out_type == Dtype::float32 && whole ? kInOutput : kSingle;
+  const bool in_place = p.x_type == Dtype::float32 && p.stride == Size3{1, 1, 1};
+  return in_place ? 0 : gathered_floats(p, 1, g, d);
+}
 
 /// What a product costs for which `gathered` floats are copied.
 void price_gemm(const ConvProblem& p, const Device& d, double gathered, const ProductRates& rates,
@@ -175,7 +184,10 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
 
   const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
-  price_gemm(p, d, gathered_floats(p, taps, g, d), kGathered, packed_bytes, c);
+  ProductRates rates = kGathered;
+  const double gathered =
+      p.taps() == 1 ? price_single_tap(p, d, g, rates) : gathered_floats(p, taps, g, d);
+  price_gemm(p, d, gathered, rates, packed_bytes, c);
   return true;
 }
 

@@ -64,6 +64,12 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   return t;
 }
 
+/// Of the unit's peak: a panel is read anew for each block of outputs, and few of them do not hide that.
+double tile_share(const TilePlan& t) {
+  const double outputs = static_cast<double>(t.rows * t.cols);
+  return kTileShare[t.parts] * (outputs / (outputs + 40)) * (424.0 / 384);
+}
+
 }  // namespace
 
 void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
@@ -90,10 +96,11 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double scale = core_scale(d);
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
-  const double cost = flops / (d.matrix_gflops * 1e9 * kTileShare[t.parts]) +
-                      needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
+  const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
+  const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(t)) +
+                      needs.packed_items / (slab_items * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
-                      results / (1.5e9 * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
+                      results / (kTileResults * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
   if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;
