@@ -64,10 +64,11 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   return t;
 }
 
-/// Of the unit's peak: a panel is read anew for each block of outputs, and few of them do not hide that.
-double tile_share(const TilePlan& t) {
+/// Of the unit's peak: a panel is read anew for each block of outputs, and few of them do not hide that where
+/// there is one tap.
+double tile_share(const ConvProblem& p, const TilePlan& t) {
   const double outputs = static_cast<double>(t.rows * t.cols);
-  return kTileShare[t.parts] * (outputs / (outputs + 40)) * (424.0 / 384);
+  return kTileShare[t.parts] * (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
 }
 
 }  // namespace
@@ -97,7 +98,7 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
   const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
-  const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(t)) +
+  const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) +
                       needs.packed_items / (slab_items * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
                       results / (kTileResults * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
