@@ -111,7 +111,8 @@ struct TilePlan {
   bool half = false;  ///< one part, of fp16
   int64_t rows = 0, cols = 0, frames = 0;
   int64_t task_panels = 0;
-  int64_t panels = 0;  ///< whose sums are held at a time
+  int64_t panels = 0;         ///< whose sums are held at a time
+  int64_t weight_panels = 0;  ///< whose weights are: all outputs of these come before the next ones'
 };
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.

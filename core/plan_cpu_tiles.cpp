@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its positions are listed
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
-constexpr int64_t kBlockOutputs = 384;
+constexpr int64_t kBlockOutputs = 384, kLeastWeightPanels = 2;
 
 bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
 
@@ -60,6 +60,7 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
   while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
+  t.weight_panels = panels;
   t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
   return t;
 }
@@ -87,6 +88,11 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
     return round_up(2 * needs.weight_items, 64) +
            d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
   };
+  // Packing the pixels once more for each slice of the weights costs less than smaller blocks do.
+  while (bytes() > limit && t.weight_panels > kLeastWeightPanels) {
+    t.weight_panels = divide_up(t.weight_panels, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
   while (bytes() > limit && t.rows * t.cols > 16) {
     int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
     longer = divide_up(longer, 2);
