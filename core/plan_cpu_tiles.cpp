@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its positions are listed
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
+constexpr int64_t kWeightBytes = 32 << 20;  ///< of what cores share of the last cache
 constexpr int64_t kBlockOutputs = 384, kLeastWeightPanels = 2;
 
 bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
@@ -88,8 +89,9 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
     return round_up(2 * needs.weight_items, 64) +
            d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
   };
-  // Packing the pixels once more for each slice of the weights costs less than smaller blocks do.
-  while (bytes() > limit && t.weight_panels > kLeastWeightPanels) {
+  // Packing the pixels once more for each slice of the weights costs less than smaller blocks do, or than
+  // reading all weights from memory for each block.
+  while ((bytes() > limit || 2 * needs.weight_items > kWeightBytes) && t.weight_panels > kLeastWeightPanels) {
     t.weight_panels = divide_up(t.weight_panels, 2);
     needs = cpu::tile_needs(p, t, split_phases);
   }
