@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
-/// Where a product's weights stay in the L1 cache, tasks are long and go through pieces whose sums do as well.
+/// Where a product's weights stay in the L1 cache, tasks are long and go through pieces whose sums do as
+/// well.
 constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 24, kLongRowBlock = 2048;
 constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's share of it
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
@@ -34,10 +35,11 @@ struct ProductRates {
   double share, gathered, stored;
 };
 constexpr ProductRates kGathered{kGatherShare, kGatherFloats, 1.5e9}, kRows{0.85, kRowFloats, 3e9},
-    kJoined{kGatherShare, kRowFloats, 1.5e9}, kSingle{0.95, kRowFloats, 4e9}, kInOutput{0.95, kRowFloats, 8e9};
+    kJoined{kGatherShare, kRowFloats, 1.5e9}, kSingle{0.95, kRowFloats, 4e9},
+    kInOutput{0.95, kRowFloats, 8e9};
 
-/// Of a single tap whole pixels are copied, or read where they lie; fp32 sums of whole vectors are taken in the
-/// output.
+/// Of a single tap whole pixels are copied, or read where they lie; fp32 sums of whole vectors are taken in
+/// the output.
 double price_single_tap(const ConvProblem& p, const Device& d, const GemmPlan& g, ProductRates& rates) {
   const bool whole = p.group_out() % d.vector_width == 0 || is_narrow(p);
   rates = p.out_type == Dtype::float32 && whole ? kInOutput : kSingle;
@@ -185,8 +187,7 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
 
   const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
   ProductRates rates = kGathered;
-  const double gathered =
-      p.taps() == 1 ? price_single_tap(p, d, g, rates) : gathered_floats(p, taps, g, d);
+  const double gathered = p.taps() == 1 ? price_single_tap(p, d, g, rates) : gathered_floats(p, taps, g, d);
   price_gemm(p, d, gathered, rates, packed_bytes, c);
   return true;
 }

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its positions are listed
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
-constexpr int64_t kWeightBytes = 32 << 20;  ///< of what cores share of the last cache
+constexpr int64_t kWeightBytes = 32 << 20;                        ///< of what cores share of the last cache
 constexpr int64_t kBlockOutputs = 384, kLeastWeightPanels = 2;
 
 bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
@@ -109,7 +109,8 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) +
                       needs.packed_items / (slab_items * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
-                      results / (kTileResults * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
+                      results / (kTileResults * d.cores * scale) +
+                      2 * static_cast<double>(p.groups) * kStepSeconds;
   if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;

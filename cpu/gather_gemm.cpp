@@ -94,8 +94,8 @@ class Product {
       for (int64_t piece = 0; piece < pieces; ++piece) {
         const int64_t from = begin + (end - begin) * piece / pieces;
         const int64_t to = begin + (end - begin) * (piece + 1) / pieces;
-        task(pass, {by_plane_ ? plane : -1, from, plane * in_plane + from, to - from}, columns(pass, col_block),
-             thread);
+        task(pass, {by_plane_ ? plane : -1, from, plane * in_plane + from, to - from},
+             columns(pass, col_block), thread);
       }
     });
   }

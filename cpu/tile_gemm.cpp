@@ -148,7 +148,8 @@ class TileGemm {
   /// The outputs of the panels from first_panel_ to end_panel_.
   bool run_slice(int64_t g) {
     if (!pack_weights(g)) return false;
-    const int64_t row_chunks = divide_up(phase_.h.count, rows_), col_chunks = divide_up(phase_.w.count, cols_);
+    const int64_t row_chunks = divide_up(phase_.h.count, rows_),
+                  col_chunks = divide_up(phase_.w.count, cols_);
     const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
     const int64_t out_chunks = divide_up(end_panel_ - first_panel_, plan_.task_panels);
     parallel_for(p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks, [&](int64_t i, int thread) {
@@ -296,8 +297,9 @@ class TileGemm {
       const int64_t ow = w.first + block.col * w.step;
       const int64_t at =
           (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
-      k_.store_rows(operands_.epilogue, {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_,
-                                         c_stride_, channel, at, w.step * p_.out_channels, operands_.y});
+      k_.store_rows(operands_.epilogue,
+                    {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_, c_stride_,
+                     channel, at, w.step * p_.out_channels, operands_.y});
     }
   }
 
@@ -382,10 +384,10 @@ TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phas
     const double packed_frames = static_cast<double>(phase.d.tap_count() - 1) /
                                      static_cast<double>(plan.frames * phase.slab_d.stride) +
                                  1;
-    needs.packed_items += frames * packed_frames * blocks *
-                          static_cast<double>(l.row_phases * l.phase_rows * l.width * l.pitch) *
-                          static_cast<double>(
-                              slices * divide_up(std::min(panels, plan.weight_panels), plan.task_panels));
+    needs.packed_items +=
+        frames * packed_frames * blocks *
+        static_cast<double>(l.row_phases * l.phase_rows * l.width * l.pitch) *
+        static_cast<double>(slices * divide_up(std::min(panels, plan.weight_panels), plan.task_panels));
     return true;
   });
   return needs;

@@ -44,8 +44,8 @@ void finish_rows(const Epilogue& e, const ResultRows& rows) {
   const float* bias = e.bias ? e.bias + rows.channel : nullptr;
   for (int64_t r = 0; r < rows.rows; ++r) {
     const int64_t at = rows.offset + r * rows.offset_stride;
-    finish<T>(e.activation, rows.sums + r * rows.sums_stride, bias, residual ? residual + at : nullptr, y + at,
-              rows.n);
+    finish<T>(e.activation, rows.sums + r * rows.sums_stride, bias, residual ? residual + at : nullptr,
+              y + at, rows.n);
   }
 }
 

@@ -23,8 +23,8 @@ struct Epilogue {
   }
 };
 
-/// Rows of sums that become output: row r of `n` sums at sums + r*sums_stride is output channels `channel`...,
-/// and elements offset + r*offset_stride... of the output y.
+/// Rows of sums that become output: row r of `n` sums at sums + r*sums_stride is output channels
+/// `channel`..., and elements offset + r*offset_stride... of the output y.
 struct ResultRows {
   int64_t rows, n;
   const float* sums;
