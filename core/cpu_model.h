@@ -18,10 +18,13 @@ constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
-// The same of AMX, by the number of bf16 parts: its products, and per thread items packed into slabs and
-// weights packed.
+// The same of AMX, by the number of bf16 parts: its products, and per thread items packed into slabs, weights
+// packed and results stored.
 constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
 constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
+constexpr double kPixelItems[] = {0, 6.0e9, 4.5e9,
+                                  3.5e9};  ///< slab items where there is a single tap: no halo
+constexpr double kTileResults = 4.4e9;
 
 // Of AMX under winograd: its products, the transforms along depth and of weights per thread, and the share of
 // the memory's bandwidth with which each block of rows reads the weights.

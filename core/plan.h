@@ -113,7 +113,8 @@ struct TilePlan {
   bool half = false;  ///< one part, of fp16
   int64_t rows = 0, cols = 0, frames = 0;
   int64_t task_panels = 0;
-  int64_t panels = 0;  ///< whose sums are held at a time
+  int64_t panels = 0;         ///< whose sums are held at a time
+  int64_t weight_panels = 0;  ///< whose weights are: all outputs of these come before the next ones'
 };
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
@@ -122,6 +123,7 @@ struct GemmPlan {
   int64_t cols = 0;
   int64_t depth = 0;           ///< products summed in registers before they join the sums in memory
   bool packed_weights = true;  ///< packed once for all tasks, or by each task for itself
+  int64_t piece_rows = 0;      ///< of a task's rows, how many are multiplied at a time; only gather_gemm's
   TilePlan tile{};             ///< used first; the rest is for data that it does not fit
   /// Output frames, rows and columns of a task that copies the input rows it meets once, for all their taps;
   /// 0 where the inputs are gathered for each position.

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay within 1e-6 of exact ones
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
+/// Where a product's weights stay in the L1 cache, tasks are long and go through pieces whose sums do as
+/// well.
+constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 24, kLongRowBlock = 2048;
 constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's share of it
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
 /// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
@@ -32,7 +35,17 @@ struct ProductRates {
   double share, gathered, stored;
 };
 constexpr ProductRates kGathered{kGatherShare, kGatherFloats, 1.5e9}, kRows{0.85, kRowFloats, 3e9},
-    kJoined{kGatherShare, kRowFloats, 1.5e9};
+    kJoined{kGatherShare, kRowFloats, 1.5e9}, kSingle{0.95, kRowFloats, 4e9},
+    kInOutput{0.95, kRowFloats, 8e9};
+
+/// Of a single tap whole pixels are copied, or read where they lie; fp32 sums of whole vectors are taken in
+/// the output.
+double price_single_tap(const ConvProblem& p, const Device& d, const GemmPlan& g, ProductRates& rates) {
+  const bool whole = p.group_out() % d.vector_width == 0 || is_narrow(p);
+  rates = p.out_type == Dtype::float32 && whole ? kInOutput : kSingle;
+  const bool in_place = p.x_type == Dtype::float32 && p.stride == Size3{1, 1, 1};
+  return in_place ? 0 : gathered_floats(p, 1, g, d);
+}
 
 /// What a product costs for which `gathered` floats are copied.
 void price_gemm(const ConvProblem& p, const Device& d, double gathered, const ProductRates& rates,
@@ -141,7 +154,8 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
   g.cols = std::min(round_up(out_lanes, panel), round_up(kColBlock, panel));
   g.rows = kRowBlock;
   const auto thread_bytes = [&](bool packed) {
-    return d.cores * 4 * (g.rows * (g.depth + d.vector_width + g.cols) + (packed ? 0 : g.depth * g.cols));
+    const int64_t rows = g.piece_rows > 0 ? g.piece_rows : g.rows;
+    return d.cores * 4 * (rows * (g.depth + d.vector_width + g.cols) + (packed ? 0 : g.depth * g.cols));
   };
   g.packed_weights = packed_bytes + thread_bytes(true) + extra_bytes + slack <= limit;
   while (thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack >
@@ -154,16 +168,27 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
       return false;
     }
   }
+  const int64_t most_rows = g.rows;
   // Enough tasks to keep every thread busy to the end.
   const auto tasks = [&] { return divide_up(p.out_positions(), g.rows) * divide_up(out_lanes, g.cols); };
   while (tasks() < 4 * d.cores && g.rows > 48) g.rows = round_up(g.rows / 2, 8);
   while (tasks() < 2 * d.cores && g.cols > 2 * panel) g.cols = round_up(g.cols / 2, panel);
   while (tasks() < 2 * d.cores && g.rows > 12) g.rows /= 2;
+  g.piece_rows = g.rows;
+  if (p.taps() == 1 && g.packed_weights && p.group_in() * g.cols <= kSmallWeights) {
+    // A plane's rows may lie as the products need them.
+    g.rows = std::clamp<int64_t>(p.output(kHeight) * p.output(kWidth), kRowBlock, kLongRowBlock);
+    while (tasks() < 4 * d.cores && g.rows > 48) g.rows = round_up(g.rows / 2, 8);
+    const int64_t piece = std::max(kPieceSums / std::min(g.cols, out_lanes), kLeastPiece);
+    g.piece_rows = std::min({piece, g.rows, most_rows});
+  }
   c.gemm = g;
   c.workspace = thread_bytes(g.packed_weights) + (g.packed_weights ? packed_bytes : 0) + extra_bytes + slack;
 
   const double taps = static_cast<double>(p.taps()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
-  price_gemm(p, d, gathered_floats(p, taps, g, d), kGathered, packed_bytes, c);
+  ProductRates rates = kGathered;
+  const double gathered = p.taps() == 1 ? price_single_tap(p, d, g, rates) : gathered_floats(p, taps, g, d);
+  price_gemm(p, d, gathered, rates, packed_bytes, c);
   return true;
 }
 

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its positions are listed
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
-constexpr int64_t kBlockOutputs = 384;
+constexpr int64_t kWeightBytes = 32 << 20;                        ///< of what cores share of the last cache
+constexpr int64_t kBlockOutputs = 384, kLeastWeightPanels = 2;
 
 bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
 
@@ -60,8 +61,16 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
   while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
+  t.weight_panels = panels;
   t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
   return t;
+}
+
+/// Of the unit's peak: a panel is read anew for each block of outputs, and few of them do not hide that where
+/// there is one tap.
+double tile_share(const ConvProblem& p, const TilePlan& t) {
+  const double outputs = static_cast<double>(t.rows * t.cols);
+  return kTileShare[t.parts] * (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
 }
 
 }  // namespace
@@ -80,6 +89,12 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
     return round_up(2 * needs.weight_items, 64) +
            d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
   };
+  // Packing the pixels once more for each slice of the weights costs less than smaller blocks do, or than
+  // reading all weights from memory for each block.
+  while ((bytes() > limit || 2 * needs.weight_items > kWeightBytes) && t.weight_panels > kLeastWeightPanels) {
+    t.weight_panels = divide_up(t.weight_panels, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
   while (bytes() > limit && t.rows * t.cols > 16) {
     int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
     longer = divide_up(longer, 2);
@@ -90,10 +105,12 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double scale = core_scale(d);
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
-  const double cost = flops / (d.matrix_gflops * 1e9 * kTileShare[t.parts]) +
-                      needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
+  const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
+  const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) +
+                      needs.packed_items / (slab_items * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
-                      results / (1.5e9 * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
+                      results / (kTileResults * d.cores * scale) +
+                      2 * static_cast<double>(p.groups) * kStepSeconds;
   if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/integers.h"
 #include "cpu/row_gather.h"
 #include "cpu/threads.h"
 #include "cpu/weight_panel.h"
@@ -33,10 +34,12 @@ class Product {
     cols_ = std::min(width_, block_panels_ * k_.panel_vectors * k_.width);
     by_plane_ = rows.plane_rows() >= plan.rows / 4;
     in_place_ = by_plane_ && rows.rows_in_place();
-    lda_ = plan.depth + k_.width;
+    in_output_ = p.out_type == Dtype::float32 && rows.in_order() && (is_narrow(p) || p.group_out() == width_);
+    const bool dense = p.taps() == 1 && p.group_in() <= plan.depth;
+    lda_ = dense ? p.group_in() : plan.depth + k_.width;
     for (int t = 0; t < threads; ++t) {
-      inputs_.push_back(workspace.floats(plan.rows * lda_));
-      sums_.push_back(workspace.floats(plan.rows * cols_));
+      inputs_.push_back(workspace.floats(plan.piece_rows * lda_));
+      sums_.push_back(workspace.floats(plan.piece_rows * cols_));
       if (!plan.packed_weights) own_weights_.push_back(workspace.floats(plan.depth * cols_));
     }
   }
@@ -44,108 +47,135 @@ class Product {
   /// Runs the products in `blocks` for every group. `sums` of earlier blocks (fp32, laid out like the output)
   /// are added when given; without `last` the results go there instead of through the epilogue.
   void run(const Blocks& blocks, float* packed, float* sums, bool first, bool last) {
-    for (int64_t g = 0; g < p_.groups; ++g) run_group(blocks, g, packed, sums, first, last);
+    for (int64_t g = 0; g < p_.groups; ++g) run_group({blocks, {0}, {}, g, packed, sums, first, last});
   }
 
  private:
-  void run_group(const Blocks& blocks, int64_t g, float* packed, float* sums, bool first, bool last) {
-    std::vector<int64_t> starts{0};
-    std::vector<std::vector<int64_t>> offsets(blocks.size());
-    for (size_t b = 0; b < blocks.size(); ++b) {
-      rows_.weight_offsets(blocks[b], operands_.w, offsets[b]);
-      starts.push_back(starts.back() + static_cast<int64_t>(offsets[b].size()));
+  /// One group's products.
+  struct Pass {
+    const Blocks& blocks;
+    std::vector<int64_t> starts;                ///< of each block: products before it
+    std::vector<std::vector<int64_t>> offsets;  ///< of each block: its products' weights
+    int64_t group;
+    float *packed, *sums;
+    bool first, last;
+  };
+  /// `count` rows from `begin` of a plane, or of all rows where `plane` is negative; `first` of all.
+  struct Rows {
+    int64_t plane, begin, first, count;
+  };
+  /// A block of columns: its panels, and of its output channels, as many of which exist, the first.
+  struct Columns {
+    int64_t panel, panel_end, lane, lanes, channel;
+  };
+
+  void run_group(Pass pass) {
+    for (const auto& block : pass.blocks) {
+      rows_.weight_offsets(block, operands_.w, pass.offsets.emplace_back());
+      pass.starts.push_back(pass.starts.back() + static_cast<int64_t>(pass.offsets.back().size()));
     }
     if (plan_.packed_weights) {
-      parallel_for(panels_.count() * static_cast<int64_t>(blocks.size()), [&](int64_t i, int) {
+      parallel_for(panels_.count() * static_cast<int64_t>(pass.blocks.size()), [&](int64_t i, int) {
         const int64_t panel = i % panels_.count(), b = i / panels_.count();
-        pack_weight_panel(p_, operands_.w, g, panels_, panel, offsets[b], packed + width_ * starts[b]);
+        pack_weight_panel(p_, operands_.w, pass.group, panels_, panel, pass.offsets[b],
+                          pass.packed + width_ * pass.starts[b]);
       });
     }
-    const int64_t row_blocks = by_plane_ ? (rows_.plane_rows() + plan_.rows - 1) / plan_.rows
-                                         : (rows_.rows() + plan_.rows - 1) / plan_.rows;
-    const int64_t col_blocks = (panels_.count() + block_panels_ - 1) / block_panels_;
+    const int64_t in_plane = by_plane_ ? rows_.plane_rows() : rows_.rows();
     const int64_t planes = by_plane_ ? rows_.planes() : 1;
+    const int64_t row_blocks = divide_up(in_plane, plan_.rows);
+    const int64_t col_blocks = divide_up(panels_.count(), block_panels_);
     parallel_for(planes * row_blocks * col_blocks, [&](int64_t i, int thread) {
       const int64_t col_block = i % col_blocks, row_block = i / col_blocks % row_blocks,
                     plane = i / col_blocks / row_blocks;
-      const int64_t in_plane = by_plane_ ? rows_.plane_rows() : rows_.rows();
       // Even blocks, so that no task ends with a handful of rows.
       const int64_t begin = in_plane * row_block / row_blocks, end = in_plane * (row_block + 1) / row_blocks;
-      task(blocks, starts, offsets, g, by_plane_ ? plane : -1, begin, end - begin, col_block, packed, sums,
-           first, last, thread);
+      const int64_t pieces = divide_up(end - begin, plan_.piece_rows);
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        const int64_t from = begin + (end - begin) * piece / pieces;
+        const int64_t to = begin + (end - begin) * (piece + 1) / pieces;
+        task(pass, {by_plane_ ? plane : -1, from, plane * in_plane + from, to - from},
+             columns(pass, col_block), thread);
+      }
     });
   }
 
-  void task(const Blocks& blocks, const std::vector<int64_t>& starts,
-            const std::vector<std::vector<int64_t>>& offsets, int64_t g, int64_t plane, int64_t begin,
-            int64_t count, int64_t col_block, const float* packed, float* memory_sums, bool first, bool last,
-            int thread) {
-    float* c = sums_[thread];
-    const int64_t first_row = plane < 0 ? begin : plane * rows_.plane_rows() + begin;
-    const int64_t col_begin = panels_.first_vector(col_block * block_panels_) * k_.width;
-    const int64_t col_end = panels_.first_vector((col_block + 1) * block_panels_) * k_.width;
-    const int64_t lanes = std::min(col_end, p_.group_out()) - col_begin;
-    const int64_t channel = g * p_.group_out() + col_begin;
-    bool started = false;
-    if (!first) {
-      for (int64_t r = 0; r < count; ++r) {
-        std::memcpy(c + r * cols_, memory_sums + rows_.output_offset(first_row + r) + channel,
-                    static_cast<size_t>(lanes) * sizeof(float));
-        std::fill(c + r * cols_ + lanes, c + r * cols_ + (col_end - col_begin), 0.0f);
-      }
-      started = true;
-    }
-    for (size_t b = 0; b < blocks.size(); ++b) {
-      const std::vector<Segment>& block = blocks[b];
+  Columns columns(const Pass& pass, int64_t block) const {
+    const int64_t panel = block * block_panels_, end = std::min(panels_.count(), panel + block_panels_);
+    const int64_t lane = panels_.first_vector(panel) * k_.width;
+    const int64_t lanes = std::min(panels_.first_vector(end) * k_.width, p_.group_out()) - lane;
+    return {panel, end, lane, lanes, pass.group * p_.group_out() + lane};
+  }
+
+  void task(const Pass& pass, const Rows& rows, const Columns& cols, int thread) {
+    const int64_t at = rows_.output_offset(rows.first) + cols.channel;
+    float* c = in_output_ ? static_cast<float*>(operands_.y) + at : sums_[thread];
+    const int64_t ldc = in_output_ ? p_.out_channels : cols_;
+    if (!in_output_ && !pass.first) load_sums(pass, rows, cols, c);
+    bool started = !pass.first;
+    for (size_t b = 0; b < pass.blocks.size(); ++b) {
+      const std::vector<Segment>& block = pass.blocks[b];
       const bool one_depth_tap = block.front().kd == block.back().kd;
-      if (plane >= 0 && one_depth_tap && rows_.plane_reads_zero(plane, block.front().kd)) continue;
-      multiply(block, starts[b], offsets[b], g, plane, begin, first_row, count, col_block, packed, c, started,
-               thread);
+      if (rows.plane >= 0 && one_depth_tap && rows_.plane_reads_zero(rows.plane, block.front().kd)) continue;
+      multiply(pass, b, rows, cols, c, ldc, started, thread);
       started = true;
     }
-    if (!started) std::fill(c, c + count * cols_, 0.0f);
-    // Whole rows that follow each other in the output, without a bias to start anew for each, are one row.
-    const bool joined = last && rows_.in_order() && lanes == p_.out_channels && lanes == cols_ && !p_.bias;
-    const int64_t steps = joined ? 1 : count, length = joined ? count * lanes : lanes;
-    for (int64_t r = 0; r < steps; ++r) {
-      const int64_t at = rows_.output_offset(first_row + r) + channel;
-      if (last) {
-        k_.store(operands_.epilogue, c + r * cols_, channel, at,
-                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type), length);
+    for (int64_t r = 0; !started && r < rows.count; ++r) std::fill_n(c + r * ldc, cols.lanes, 0.0f);
+    store(pass, rows, cols, c, ldc);
+  }
+
+  void load_sums(const Pass& pass, const Rows& rows, const Columns& cols, float* c) const {
+    for (int64_t r = 0; r < rows.count; ++r) {
+      std::memcpy(c + r * cols_, pass.sums + rows_.output_offset(rows.first + r) + cols.channel,
+                  static_cast<size_t>(cols.lanes) * sizeof(float));
+      std::fill(c + r * cols_ + cols.lanes, c + (r + 1) * cols_, 0.0f);
+    }
+  }
+
+  void store(const Pass& pass, const Rows& rows, const Columns& cols, const float* c, int64_t ldc) const {
+    if (in_output_ && (!pass.last || operands_.epilogue.plain())) return;
+    // Rows that follow each other in the output are taken at once.
+    const int64_t together = rows_.in_order() ? rows.count : 1;
+    for (int64_t r = 0; r < rows.count; r += together) {
+      const int64_t at = rows_.output_offset(rows.first + r) + cols.channel;
+      if (pass.last) {
+        k_.store_rows(operands_.epilogue, {together, cols.lanes, c + r * ldc, ldc, cols.channel, at,
+                                           p_.out_channels, operands_.y});
       } else {
-        std::memcpy(memory_sums + at, c + r * cols_, static_cast<size_t>(lanes) * sizeof(float));
+        for (int64_t i = 0; i < together; ++i) {
+          std::memcpy(pass.sums + at + i * p_.out_channels, c + (r + i) * ldc,
+                      static_cast<size_t>(cols.lanes) * sizeof(float));
+        }
       }
     }
   }
 
-  void multiply(const std::vector<Segment>& block, int64_t start, const std::vector<int64_t>& offsets,
-                int64_t g, int64_t plane, int64_t begin, int64_t first_row, int64_t count, int64_t col_block,
-                const float* packed, float* c, bool accumulate, int thread) {
-    const int64_t k = length_of(block);
+  void multiply(const Pass& pass, size_t b, const Rows& rows, const Columns& cols, float* c, int64_t ldc,
+                bool accumulate, int thread) {
+    const std::vector<Segment>& block = pass.blocks[b];
+    const int64_t k = length_of(block), channel = pass.group * p_.group_in();
     const float* a = inputs_[thread];
     int64_t lda = lda_;
     // A single segment of one tap lies in the input as it is needed.
     if (in_place_ && block.size() == 1 && block.front().kw_end - block.front().kw_begin == 1) {
-      a = rows_.row_in_place(plane, begin, block.front().kd, g * p_.group_in() + block.front().c_begin, &lda);
+      a = rows_.row_in_place(rows.plane, rows.begin, block.front().kd, channel + block.front().c_begin, &lda);
     } else {
-      rows_.pack(k_, block, g * p_.group_in(), first_row, count, inputs_[thread], lda);
+      rows_.pack(k_, block, channel, rows.first, rows.count, inputs_[thread], lda);
     }
-    const int64_t first_panel = col_block * block_panels_;
-    const int64_t col_begin = panels_.first_vector(first_panel) * k_.width;
-    for (int64_t panel = first_panel; panel < std::min(panels_.count(), first_panel + block_panels_);
-         ++panel) {
+    for (int64_t panel = cols.panel; panel < cols.panel_end; ++panel) {
       const int64_t lane = panels_.first_vector(panel) * k_.width;
       const int vectors = panels_.vectors(panel);
-      const float* b = packed + width_ * start + lane * k;
+      const float* weights = pass.packed + width_ * pass.starts[b] + lane * k;
       if (!plan_.packed_weights) {
-        float* own = own_weights_[thread] - col_begin * k;
-        pack_weight_panel(p_, operands_.w, g, panels_, panel, offsets, own);
-        b = own + lane * k;
+        float* own = own_weights_[thread] - cols.lane * k;
+        pack_weight_panel(p_, operands_.w, pass.group, panels_, panel, pass.offsets[b], own);
+        weights = own + lane * k;
       }
       if (is_narrow(p_)) {
-        k_.gemm_narrow(count, static_cast<int>(p_.group_out()), k, {&a, 1}, lda, b, k, c, cols_, accumulate);
+        k_.gemm_narrow(rows.count, static_cast<int>(p_.group_out()), k, {&a, 1}, lda, weights, k, c, ldc,
+                       accumulate);
       } else {
-        k_.gemm(false, count, vectors, k, a, lda, b, vectors * k_.width, c + lane - col_begin, cols_,
+        k_.gemm(false, rows.count, vectors, k, a, lda, weights, vectors * k_.width, c + lane - cols.lane, ldc,
                 accumulate, {});
       }
     }
@@ -159,6 +189,7 @@ class Product {
   const Panels panels_;
   int64_t width_, cols_, lda_, block_panels_;
   bool by_plane_, in_place_;
+  bool in_output_;  ///< sums are taken where the output lies
   std::vector<float*> inputs_, sums_, own_weights_;
 };
 

@@ -127,11 +127,7 @@ class JoinedPhases {
       blocked_gemm(k_, plan_.depth, p_.in_channels, count, panels_.vectors(panel), a, lda,
                    weights + lane * p_.in_channels, c + lane, ldc, false);
     }
-    for (int64_t r = 0; !plain && r < count; ++r) {
-      const int64_t at = output + r * step;
-      k_.store(e, sums + r * width_, 0, at, static_cast<char*>(operands_.y) + at * item_size(p_.out_type),
-               p_.out_channels);
-    }
+    if (!plain) k_.store_rows(e, {count, p_.out_channels, sums, width_, 0, output, step, operands_.y});
   }
 
   const ConvProblem& p_;

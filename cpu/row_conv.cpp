@@ -230,11 +230,8 @@ class RowConv {
     if (!started) std::fill_n(own.sums, tile.rows() * tile.cols() * vectors * k_.width, 0.0f);
     for (int64_t j = tile.row; j < tile.row_end; ++j) {
       const float* sums = own.sums + (j - tile.row) * tile.cols() * vectors * k_.width;
-      for (int64_t i = 0; i < tile.cols(); ++i) {
-        const int64_t at = output_offset(tile, frame, j, channel) + i * p_.out_channels;
-        k_.store(e, sums + i * vectors * k_.width, channel, at,
-                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type), lanes);
-      }
+      k_.store_rows(e, {tile.cols(), lanes, sums, vectors * k_.width, channel,
+                        output_offset(tile, frame, j, channel), p_.out_channels, operands_.y});
     }
   }
 

@@ -91,6 +91,10 @@ void RowGather::pack_run(const Kernels& k, const Segment& s, int64_t channel, in
   const char* row = frame.data + sh * frame.row_stride + (channel + s.c_begin) * input_.item();
   // Neighbouring pixels with nothing between them are one copy.
   const bool joined = p_.groups == 1 && channels * input_.item() == frame.col_stride;
+  if (joined && taps == 1 && stride == channels && follow_each_other(s.kw_begin, jw, count)) {
+    k.to_float(p_.x_type, row + w_.source(s.kw_begin, jw) * frame.col_stride, out, count * channels);
+    return;
+  }
   for (int64_t i = 0; i < count; ++i, out += stride) {
     float* to = out;
     for (int64_t kw = s.kw_begin; kw < s.kw_end;) {
@@ -108,6 +112,14 @@ void RowGather::pack_run(const Kernels& k, const Segment& s, int64_t channel, in
       kw += together;
     }
   }
+}
+
+bool RowGather::follow_each_other(int64_t kw, int64_t jw, int64_t count) const {
+  const int64_t first = w_.source(kw, jw);
+  for (int64_t i = 0; i < count; ++i) {
+    if (first < 0 || w_.source(kw, jw + i) != first + i) return false;
+  }
+  return true;
 }
 
 bool RowGather::rows_in_place() const {

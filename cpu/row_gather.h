@@ -49,6 +49,8 @@ class RowGather {
   const float* row_in_place(int64_t plane, int64_t first, int64_t kd, int64_t channel, int64_t* stride) const;
 
  private:
+  /// Whether `count` columns from jw on meet stored pixels in a row.
+  bool follow_each_other(int64_t kw, int64_t jw, int64_t count) const;
   void pack_run(const Kernels& k, const Segment& segment, int64_t channel, int64_t plane, int64_t jh,
                 int64_t jw, int64_t count, float* out, int64_t stride) const;
 

@@ -136,41 +136,49 @@ class TileGemm {
 
   bool run() {
     for (int64_t g = 0; g < p_.groups; ++g) {
-      if (!pack_weights(g)) return false;
-      const int64_t row_chunks = divide_up(phase_.h.count, rows_),
-                    col_chunks = divide_up(phase_.w.count, cols_);
-      const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
-      const int64_t out_chunks = divide_up(panels_, plan_.task_panels);
-      parallel_for(
-          p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks, [&](int64_t i, int thread) {
-            if (unfit_.load(std::memory_order_relaxed)) return;
-            const auto part = [&](int64_t count) {
-              const int64_t at = i % count;
-              i /= count;
-              return at;
-            };
-            const auto range = [](int64_t all, int64_t at, int64_t count) {
-              return std::pair{all * at / count, all * (at + 1) / count};
-            };
-            const auto [panel, panel_end] = range(panels_, part(out_chunks), out_chunks);
-            const auto [col, col_end] = range(phase_.w.count, part(col_chunks), col_chunks);
-            const auto [row, row_end] = range(phase_.h.count, part(row_chunks), row_chunks);
-            const auto [frame, frame_end] = range(phase_.d.count, part(frame_chunks), frame_chunks);
-            task(g, i, frame, frame_end, {row, row_end - row, col, col_end - col}, panel, panel_end, thread);
-          });
-      if (unfit_.load() || !tiles_hold(largest_.load())) return false;
+      for (first_panel_ = 0; first_panel_ < panels_; first_panel_ = end_panel_) {
+        end_panel_ = std::min(panels_, first_panel_ + plan_.weight_panels);
+        if (!run_slice(g)) return false;
+      }
     }
     return true;
   }
 
  private:
+  /// The outputs of the panels from first_panel_ to end_panel_.
+  bool run_slice(int64_t g) {
+    if (!pack_weights(g)) return false;
+    const int64_t row_chunks = divide_up(phase_.h.count, rows_),
+                  col_chunks = divide_up(phase_.w.count, cols_);
+    const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
+    const int64_t out_chunks = divide_up(end_panel_ - first_panel_, plan_.task_panels);
+    parallel_for(p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks, [&](int64_t i, int thread) {
+      if (unfit_.load(std::memory_order_relaxed)) return;
+      const auto part = [&](int64_t count) {
+        const int64_t at = i % count;
+        i /= count;
+        return at;
+      };
+      const auto range = [](int64_t all, int64_t at, int64_t count) {
+        return std::pair{all * at / count, all * (at + 1) / count};
+      };
+      const auto [panel, panel_end] = range(end_panel_ - first_panel_, part(out_chunks), out_chunks);
+      const auto [col, col_end] = range(phase_.w.count, part(col_chunks), col_chunks);
+      const auto [row, row_end] = range(phase_.h.count, part(row_chunks), row_chunks);
+      const auto [frame, frame_end] = range(phase_.d.count, part(frame_chunks), frame_chunks);
+      task(g, i, frame, frame_end, {row, row_end - row, col, col_end - col}, first_panel_ + panel,
+           first_panel_ + panel_end, thread);
+    });
+    return !unfit_.load() && tiles_hold(largest_.load());
+  }
+
   int64_t step_count() const { return static_cast<int64_t>(phase_.steps.size()); }
   int panel_tiles(int64_t panel) const {
     return static_cast<int>(
         std::min<int64_t>(kPanelTiles, divide_up(p_.group_out(), kTileSide) - panel * kPanelTiles));
   }
   uint16_t* panel_weights(int64_t panel) const {
-    return weights_ + panel * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
+    return weights_ + (panel - first_panel_) * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
   }
 
   bool pack_weights(int64_t g) {
@@ -178,8 +186,8 @@ class TileGemm {
     constexpr int64_t kPiece = 64;
     const int64_t pieces = divide_up(step_count(), kPiece);
     std::atomic<uint32_t> largest{0};
-    parallel_for(panels_ * pieces, [&](int64_t i, int) {
-      const int64_t panel = i / pieces, piece = i % pieces;
+    parallel_for((end_panel_ - first_panel_) * pieces, [&](int64_t i, int) {
+      const int64_t panel = first_panel_ + i / pieces, piece = i % pieces;
       const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
       const int64_t channel = panel * kPanelColumns;
       TileWeightPanel out{};
@@ -284,21 +292,14 @@ class TileGemm {
     const int64_t lanes = std::min(p_.group_out(), to * kPanelColumns) - from * kPanelColumns;
     const int64_t channel = g * p_.group_out() + from * kPanelColumns;
     const AxisPhase &d = phase_.d, &h = phase_.h, &w = phase_.w;
-    // Pixels that follow each other in the output, without a bias to start anew for each, are one row.
-    const bool joined = w.step == 1 && lanes == p_.out_channels && lanes == c_stride_ && !p_.bias;
     for (int64_t row = 0; row < block.rows; ++row) {
       const int64_t od = d.first + frame * d.step, oh = h.first + (block.row + row) * h.step;
       const int64_t ow = w.first + block.col * w.step;
-      int64_t at =
+      const int64_t at =
           (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
-      const float* sums = sums_[thread] + row * layout_.row_step * c_stride_;
-      for (int64_t col = 0; col < (joined ? 1 : block.cols); ++col) {
-        k_.store(operands_.epilogue, sums, channel, at,
-                 static_cast<char*>(operands_.y) + at * item_size(p_.out_type),
-                 joined ? block.cols * lanes : lanes);
-        at += w.step * p_.out_channels;
-        sums += c_stride_;
-      }
+      k_.store_rows(operands_.epilogue,
+                    {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_, c_stride_,
+                     channel, at, w.step * p_.out_channels, operands_.y});
     }
   }
 
@@ -314,6 +315,7 @@ class TileGemm {
   const Slab slab_;
   const int64_t panels_, rows_, cols_;
   uint16_t* const weights_;
+  int64_t first_panel_ = 0, end_panel_ = 0;  ///< whose weights are there
   int64_t c_stride_;
   std::vector<uint16_t*> slabs_;
   std::vector<float*> sums_;
@@ -337,7 +339,7 @@ bool for_each_phase(const ConvProblem& p, const TilePlan& plan, bool split_phase
 }
 
 int64_t weight_items(const ConvProblem& p, const TilePlan& plan, const TilePhase& phase) {
-  const int64_t panels = divide_up(p.group_out(), kPanelColumns);
+  const int64_t panels = std::min(plan.weight_panels, divide_up(p.group_out(), kPanelColumns));
   return panels * tile_panel_items(static_cast<int64_t>(phase.steps.size()), plan.parts, kPanelTiles);
 }
 
@@ -377,13 +379,15 @@ TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phas
     const int64_t tile_rows = divide_up((rows - 1) * l.row_step + cols, kTileSide);
     needs.products += frames * blocks * static_cast<double>(tile_rows * divide_up(p.group_out(), kTileSide)) *
                       static_cast<double>(phase.steps.size());
+    const int64_t slices = divide_up(panels, plan.weight_panels);
     // A frame that is met again within a task is packed once.
     const double packed_frames = static_cast<double>(phase.d.tap_count() - 1) /
                                      static_cast<double>(plan.frames * phase.slab_d.stride) +
                                  1;
-    needs.packed_items += frames * packed_frames * blocks *
-                          static_cast<double>(l.row_phases * l.phase_rows * l.width * l.pitch) *
-                          static_cast<double>(divide_up(panels, plan.task_panels));
+    needs.packed_items +=
+        frames * packed_frames * blocks *
+        static_cast<double>(l.row_phases * l.phase_rows * l.width * l.pitch) *
+        static_cast<double>(slices * divide_up(std::min(panels, plan.weight_panels), plan.task_panels));
     return true;
   });
   return needs;

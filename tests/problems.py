@@ -424,6 +424,11 @@ PICKED: dict[str, Problem] = {
         (2, 3, 4, 4, 0), (3, *CUBE, 0), bias=True, activation="gelu", residual=True
     ),
     "no width 2-D": of((1, 4, 0, 2), (3, 3, 1, 2), padding=(1, 1)),
+    "sums in the output": of(
+        (2, 2, 31, 37, 24), (32, 1, 1, 1, 24), bias=True, activation="silu", residual=True
+    ),
+    "sums in the output, groups": of((1, 3, 5, 6, 96), (128, 2, 1, 1, 48), groups=2, bias=True),
+    "whole pixels": of((1, 2, 31, 37, 24), (40, 1, 1, 1, 24), stride=(1, 2, 3), x_type="bfloat16"),
     "no batch 1-D": of((0, 9, 4), (4, 3, 4)),
     "no batch grouped": of((0, 3, 4, 4, 4), (4, *CUBE, 1), groups=4),
     "no batch input dilation": of((0, 3, 4, 4, 4), (4, *CUBE, 4), input_dilation=2),

@@ -15,20 +15,37 @@ void widen(const void* src, float* dst, int64_t n) {
   if (i < n) store_part<Float32>(dst + i, load_part<T>(from + i, n - i), n - i);
 }
 
+/// n sums; `bias` and `residual` point at what belongs to the first, or are null.
 template <class T>
-void finish(const Epilogue& e, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n) {
-  auto* to = static_cast<typename T::Item*>(dst);
-  const auto* residual = static_cast<const typename T::Item*>(e.residual);
-  if (residual) residual += offset;
-  const float* bias = e.bias ? e.bias + channel : nullptr;
+SIMD_INLINE void finish(Activation activation, const float* sums, const float* bias,
+                        const typename T::Item* residual, typename T::Item* to, int64_t n) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
-    store_lanes<T>(load(sums + i), e.activation, bias ? bias + i : nullptr, residual ? residual + i : nullptr,
+    store_lanes<T>(load(sums + i), activation, bias ? bias + i : nullptr, residual ? residual + i : nullptr,
                    to + i, kWidth);
   }
   if (i < n) {
-    store_lanes<T>(load_part<Float32>(sums + i, n - i), e.activation, bias ? bias + i : nullptr,
+    store_lanes<T>(load_part<Float32>(sums + i, n - i), activation, bias ? bias + i : nullptr,
                    residual ? residual + i : nullptr, to + i, n - i);
+  }
+}
+
+template <class T>
+void finish_row(const Epilogue& e, const float* sums, int64_t channel, int64_t offset, void* dst, int64_t n) {
+  const auto* residual = static_cast<const typename T::Item*>(e.residual);
+  finish<T>(e.activation, sums, e.bias ? e.bias + channel : nullptr, residual ? residual + offset : nullptr,
+            static_cast<typename T::Item*>(dst), n);
+}
+
+template <class T>
+void finish_rows(const Epilogue& e, const ResultRows& rows) {
+  const auto* residual = static_cast<const typename T::Item*>(e.residual);
+  auto* y = static_cast<typename T::Item*>(rows.y);
+  const float* bias = e.bias ? e.bias + rows.channel : nullptr;
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    const int64_t at = rows.offset + r * rows.offset_stride;
+    finish<T>(e.activation, rows.sums + r * rows.sums_stride, bias, residual ? residual + at : nullptr,
+              y + at, rows.n);
   }
 }
 
@@ -82,7 +99,11 @@ void to_float(Dtype from, const void* src, float* dst, int64_t n) { SIMD_BY_TYPE
 
 void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst,
                int64_t n) {
-  SIMD_BY_TYPE(epilogue.type, finish, epilogue, sums, channel, offset, dst, n)
+  SIMD_BY_TYPE(epilogue.type, finish_row, epilogue, sums, channel, offset, dst, n)
+}
+
+void store_rows(const Epilogue& epilogue, const ResultRows& rows) {
+  SIMD_BY_TYPE(epilogue.type, finish_rows, epilogue, rows)
 }
 
 void add(const float* src, float* dst, int64_t n) {

@@ -48,6 +48,7 @@ SIMD_INLINE void store_lanes(Vec sums, Activation activation, const float* bias,
 void to_float(Dtype from, const void* src, float* dst, int64_t n);
 void store_row(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst,
                int64_t n);
+void store_rows(const Epilogue& epilogue, const ResultRows& rows);
 void add(const float* src, float* dst, int64_t n);
 void pack_weight(const GemmWeightPanel& panel);
 

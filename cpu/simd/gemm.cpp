@@ -13,23 +13,36 @@ struct Prefetch {
   int64_t step;  ///< bytes
 };
 
+struct Operands {
+  const float* a;
+  int64_t lda;
+  const float* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc;
+};
+
+/// `count` blocks of R rows, one below the other. Short sums would be dominated by a call for each.
 template <int R, int V, bool Transposed>
-void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-           bool accumulate, const Segments& segments, Prefetch next) {
-  Vec sums[R][V];
-  clear_sums(sums);
-  for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
-    const float* row = b;
-    for (int64_t p = 0; p < k; ++p, row += ldb, next.at += next.step) {
-      __builtin_prefetch(next.at, 0, 2);
-      add_products(sums, Transposed ? a + p * lda : a + p, Transposed ? 1 : lda, row);
+void block(int64_t count, int64_t k, const Operands& of, bool accumulate, const Segments& segments,
+           Prefetch next) {
+  const int64_t a_step = Transposed ? 1 : of.lda;
+  for (int64_t n = 0; n < count; ++n) {
+    const float *a = of.a + n * R * a_step, *b = of.b;
+    Vec sums[R][V];
+    clear_sums(sums);
+    for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
+      const float* row = b;
+      for (int64_t p = 0; p < k; ++p, row += of.ldb, next.at += next.step) {
+        __builtin_prefetch(next.at, 0, 2);
+        add_products(sums, Transposed ? a + p * of.lda : a + p, a_step, row);
+      }
     }
+    store_sums(sums, of.c + n * R * of.ldc, of.ldc, accumulate);
   }
-  store_sums(sums, c, ldc, accumulate);
 }
 
-using Block = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool,
-                       const Segments&, Prefetch);
+using Block = void (*)(int64_t, int64_t, const Operands&, bool, const Segments&, Prefetch);
 
 struct Blocks {
   Block table[kMaxPanelVectors + 1][2][kMaxRows + 1] = {};
@@ -60,13 +73,14 @@ void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a,
     next.at += k * panel;
     next.step = panel / blocks < kLine ? panel / blocks : kLine;
   }
-  for (; blocks > 0; --blocks) {
-    const int64_t r = (rows + blocks - 1) / blocks;
-    table[r](k, a, lda, b, ldb, c, ldc, accumulate, segments, next);
-    next.at += k * next.step;
-    a += r * a_step;
-    c += r * ldc;
-    rows -= r;
+  while (blocks > 0) {
+    const int64_t r = (rows + blocks - 1) / blocks, shorter = blocks * r - rows, count = blocks - shorter;
+    table[r](count, k, {a, lda, b, ldb, c, ldc}, accumulate, segments, next);
+    next.at += count * segments.count * k * next.step;
+    a += count * r * a_step;
+    c += count * r * ldc;
+    rows -= count * r;
+    blocks = shorter;
   }
 }
 

@@ -23,6 +23,17 @@ struct Epilogue {
   }
 };
 
+/// Rows of sums that become output: row r of `n` sums at sums + r*sums_stride is output channels
+/// `channel`..., and elements offset + r*offset_stride... of the output y.
+struct ResultRows {
+  int64_t rows, n;
+  const float* sums;
+  int64_t sums_stride;
+  int64_t channel;
+  int64_t offset, offset_stride;
+  void* y;
+};
+
 /// The pixels of one Winograd tile.
 struct WinogradInputTile {
   const void* const* rows;  ///< all pixels of the tile, row by row, each a pointer to its first channel
@@ -255,6 +266,8 @@ struct Kernels {
   /// element offset in the output, for the residual.
   void (*store)(const Epilogue& epilogue, const float* sums, int64_t channel, int64_t offset, void* dst,
                 int64_t n);
+  /// The same of many rows.
+  void (*store_rows)(const Epilogue& epilogue, const ResultRows& rows);
   void (*add)(const float* src, float* dst, int64_t n);
 
   void (*pack_weight)(const GemmWeightPanel& panel);

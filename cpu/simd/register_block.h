@@ -21,9 +21,16 @@ SIMD_INLINE void add_products(Vec (&sums)[R][V], const float* a, int64_t a_step,
   Vec bs[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) bs[v] = load(b + v * kWidth);
+  // A pointer for every four rows: one for each would be more than there are registers.
+  int64_t three = 3 * a_step;
+  hold(three);
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
-    const float x = a[r * a_step];
+    if (r > 0 && r % 4 == 0) {
+      a += 4 * a_step;
+      hold(a);
+    }
+    const float x = a[r % 4 == 3 ? three : r % 4 * a_step];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sums[r][v] += x * bs[v];
   }

@@ -82,6 +82,11 @@ SIMD_INLINE void hold(Vec& v) { asm("" : "+v"(v)); }
 #else
 SIMD_INLINE void hold(Vec& v) { asm("" : "+w"(v)); }
 #endif
+/// Keeps an address apart from those that it was computed with.
+template <class T>
+SIMD_INLINE void hold(T& address) {
+  asm("" : "+r"(address));
+}
 SIMD_INLINE Vec splat(float v) { return v - Vec{}; }
 SIMD_INLINE Vec select(IVec mask, Vec a, Vec b) { return (Vec)(((IVec)a & mask) | ((IVec)b & ~mask)); }
 

@@ -23,6 +23,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::gemm_narrow,
     SIMD_NAMESPACE::to_float,
     SIMD_NAMESPACE::store_row,
+    SIMD_NAMESPACE::store_rows,
     SIMD_NAMESPACE::add,
     SIMD_NAMESPACE::pack_weight,
     SIMD_NAMESPACE::direct,
