@@ -9,6 +9,7 @@
 #include "core/device.h"
 #include "core/integers.h"
 #include "core/plan_grouped.h"
+#include "core/plan_grouped_winograd.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -112,6 +113,7 @@ struct TilePlan {
   int64_t rows = 0, cols = 0, frames = 0;
   int64_t task_panels = 0;
   int64_t panels = 0;  ///< whose sums are held at a time
+  int64_t groups = 1;  ///< whose weights are packed at a time
 };
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
@@ -153,6 +155,7 @@ struct Candidate {
   WinogradPlan winograd;
   GemmPlan gemm;
   GroupedPlan grouped;
+  GroupedWinogradPlan grouped_winograd;  ///< instead of `grouped`
 };
 
 struct Plan {

@@ -51,8 +51,9 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   }
   t.frames = p.kernel[kDepth] > 1 ? std::clamp<int64_t>(p.output(kDepth), 1, 8) : 1;
   t.task_panels = panels;
+  t.groups = p.groups;
   const auto tasks = [&] {
-    return p.batch * divide_up(p.output(kDepth), t.frames) * divide_up(height, t.rows) *
+    return t.groups * p.batch * divide_up(p.output(kDepth), t.frames) * divide_up(height, t.rows) *
            divide_up(width, t.cols) * divide_up(panels, t.task_panels);
   };
   while (tasks() < 8 * d.cores && t.frames > 1) t.frames = divide_up(t.frames, 2);
@@ -77,9 +78,10 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const bool split_phases = c.algorithm == Algorithm::transposed;
   cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
   const auto bytes = [&] {
-    return round_up(2 * needs.weight_items, 64) +
+    return round_up(2 * t.groups * needs.weight_items, 64) +
            d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
   };
+  while (bytes() > limit && t.groups > 1) t.groups = divide_up(t.groups, 2);
   while (bytes() > limit && t.rows * t.cols > 16) {
     int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
     longer = divide_up(longer, 2);
@@ -93,7 +95,8 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double cost = flops / (d.matrix_gflops * 1e9 * kTileShare[t.parts]) +
                       needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
-                      results / (1.5e9 * d.cores * scale) + 2 * static_cast<double>(p.groups) * kStepSeconds;
+                      results / (1.5e9 * d.cores * scale) +
+                      2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
   if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;

@@ -133,6 +133,12 @@ bool grouped_blocks(const ConvProblem& p, int vector_width) {
   return p.kernel[kHeight] * p.kernel[kWidth] > 1 && grouped_set_positions(p.out_channels, vector_width) == 1;
 }
 
+int64_t grouped_woven(const ConvProblem& p, const GroupedKernel& k, int vector_width) {
+  const bool several = p.group_out() < vector_width && vector_width % p.group_out() == 0;
+  const bool woven = k.family == GroupedFamily::rows && several && p.group_in() > 1;
+  return woven && grouped_blocks(p, vector_width) ? vector_width / p.group_out() : 0;
+}
+
 int64_t grouped_window(const ConvProblem& p, int vector_width) {
   // A vector that begins within a group meets one more.
   const int64_t whole = vector_width % p.group_out() == 0 || p.group_out() % vector_width == 0;

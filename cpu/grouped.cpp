@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "cpu/grouped_forward.h"
+#include "cpu/grouped_winograd.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
 
@@ -144,12 +145,16 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
 
 void grouped(const ConvProblem& problem, const Candidate& plan, const Operands& operands,
              Workspace& workspace) {
-  if (plan.grouped.kernel >= 0) {
+  if (plan.grouped_winograd.m > 0) {
+    return grouped_winograd(problem, plan.grouped_winograd, operands, workspace);
+  }
+  const bool kernel = plan.grouped.kernel >= 0;
+  if (!kernel && !is_direct(problem)) return blocked_products(problem, plan.gemm, operands, {}, workspace);
+  if (plan.gemm.tile.parts > 0 && tile_gemm(problem, plan.gemm.tile, operands, false, workspace)) return;
+  if (kernel) {
     grouped_by_kernel(problem, plan.grouped, operands, workspace);
-  } else if (is_direct(problem)) {
-    direct(problem, operands, workspace);
   } else {
-    blocked_products(problem, plan.gemm, operands, {}, workspace);
+    direct(problem, operands, workspace);
   }
 }
 

@@ -38,6 +38,7 @@ class Forward {
     lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
     pack_weights(workspace);
     if (operands.epilogue.bias != nullptr) spread_bias(workspace);
+    if (rows_.woven() > 0) weave();
     // Results that are not float32, or not next to each other, go through a buffer.
     in_place_ = p.out_type == Dtype::float32;
     for (const RowPhase& phase : rows_.phases()) in_place_ = in_place_ && phase.axis.step == 1;
@@ -109,6 +110,14 @@ class Forward {
     bias_ = to;
   }
 
+  void weave() {
+    const std::vector<int32_t> order = woven_order(p_.group_out(), rows_.woven(), k_.width);
+    const int64_t vectors = lanes_ / k_.width, products = p_.taps() * p_.group_in();
+    each(vectors, products,
+         [&](int64_t v) { k_.permute_lanes(order.data(), weights_ + v * products * k_.width, products); });
+    if (bias_ != nullptr) k_.permute_lanes(order.data(), bias_, vectors);
+  }
+
   void output(const StagedRows::Block& block, int thread) {
     GroupedRows r = block.rows;
     const int64_t at = rows_.output_offset(block, block.begin);
@@ -152,7 +161,7 @@ class Forward {
   GroupedFunction run_;
   int64_t lanes_;
   bool in_place_;
-  const float *weights_ = nullptr, *bias_ = nullptr;
+  float *weights_ = nullptr, *bias_ = nullptr;
   std::vector<float*> sums_;
 };
 

@@ -17,7 +17,7 @@ namespace mlx_conv3d::cpu {
 class StagedRows {
  public:
   /// Of `together` output rows at a time. With `in_place`, rows that lie in the input as they would be staged
-  /// are read there; what follows them is then not zero.
+  /// are read there; what follows them is then not zero. Without it blocks are not woven.
   StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, int together,
              bool in_place, Workspace& workspace);
 
@@ -33,6 +33,8 @@ class StagedRows {
   /// Stages what task i needs and calls f for all of its output rows in turn.
   void run(int64_t i, int thread, const std::function<void(const Block&)>& f);
 
+  /// Groups of a woven block, or 0.
+  int64_t woven() const { return woven_; }
   const std::vector<RowPhase>& phases() const { return phases_; }
   const std::vector<GroupedVector>& vectors() const { return vectors_; }
   std::vector<int64_t> weight_offsets(const RowPhase& phase, const WeightView& w) const {
@@ -90,11 +92,13 @@ class StagedRows {
   const std::vector<RowPhase> phases_;
   const int64_t set_, slack_;
   const bool blocked_;
+  const int64_t woven_;
   const int64_t pixel_;  ///< floats from one staged column to the next
   int64_t frames_, bands_, row_floats_, band_rows_;
   const std::vector<GroupedVector> vectors_;  ///< with places in a set of the input
   std::vector<int32_t> blocks_;               ///< first input channel of each
   std::vector<int64_t> block_of_;             ///< [vector]
+  std::vector<int32_t> order_;                ///< of a woven block
   std::vector<Piece> pieces_;
   std::vector<Thread> threads_;
 };

@@ -135,29 +135,32 @@ class TileGemm {
   }
 
   bool run() {
-    for (int64_t g = 0; g < p_.groups; ++g) {
-      if (!pack_weights(g)) return false;
+    for (int64_t first = 0; first < p_.groups; first += plan_.groups) {
+      const int64_t groups = std::min(plan_.groups, p_.groups - first);
+      if (!pack_weights(first, groups)) return false;
       const int64_t row_chunks = divide_up(phase_.h.count, rows_),
                     col_chunks = divide_up(phase_.w.count, cols_);
       const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
       const int64_t out_chunks = divide_up(panels_, plan_.task_panels);
-      parallel_for(
-          p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks, [&](int64_t i, int thread) {
-            if (unfit_.load(std::memory_order_relaxed)) return;
-            const auto part = [&](int64_t count) {
-              const int64_t at = i % count;
-              i /= count;
-              return at;
-            };
-            const auto range = [](int64_t all, int64_t at, int64_t count) {
-              return std::pair{all * at / count, all * (at + 1) / count};
-            };
-            const auto [panel, panel_end] = range(panels_, part(out_chunks), out_chunks);
-            const auto [col, col_end] = range(phase_.w.count, part(col_chunks), col_chunks);
-            const auto [row, row_end] = range(phase_.h.count, part(row_chunks), row_chunks);
-            const auto [frame, frame_end] = range(phase_.d.count, part(frame_chunks), frame_chunks);
-            task(g, i, frame, frame_end, {row, row_end - row, col, col_end - col}, panel, panel_end, thread);
-          });
+      parallel_for(groups * p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks,
+                   [&](int64_t i, int thread) {
+                     if (unfit_.load(std::memory_order_relaxed)) return;
+                     const auto part = [&](int64_t count) {
+                       const int64_t at = i % count;
+                       i /= count;
+                       return at;
+                     };
+                     const auto range = [](int64_t all, int64_t at, int64_t count) {
+                       return std::pair{all * at / count, all * (at + 1) / count};
+                     };
+                     const auto [panel, panel_end] = range(panels_, part(out_chunks), out_chunks);
+                     const auto [col, col_end] = range(phase_.w.count, part(col_chunks), col_chunks);
+                     const auto [row, row_end] = range(phase_.h.count, part(row_chunks), row_chunks);
+                     const auto [frame, frame_end] = range(phase_.d.count, part(frame_chunks), frame_chunks);
+                     const int64_t n = part(p_.batch);
+                     task(first + i, n, frame, frame_end, {row, row_end - row, col, col_end - col}, panel,
+                          panel_end, thread);
+                   });
       if (unfit_.load() || !tiles_hold(largest_.load())) return false;
     }
     return true;
@@ -169,17 +172,18 @@ class TileGemm {
     return static_cast<int>(
         std::min<int64_t>(kPanelTiles, divide_up(p_.group_out(), kTileSide) - panel * kPanelTiles));
   }
-  uint16_t* panel_weights(int64_t panel) const {
-    return weights_ + panel * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
+  uint16_t* panel_weights(int64_t g, int64_t panel) const {
+    return weights_ +
+           (g % plan_.groups * panels_ + panel) * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
   }
 
-  bool pack_weights(int64_t g) {
+  bool pack_weights(int64_t first_group, int64_t groups) {
     const std::vector<int64_t> offsets = phase_.weight_offsets(p_, operands_.w);
     constexpr int64_t kPiece = 64;
     const int64_t pieces = divide_up(step_count(), kPiece);
     std::atomic<uint32_t> largest{0};
-    parallel_for(panels_ * pieces, [&](int64_t i, int) {
-      const int64_t panel = i / pieces, piece = i % pieces;
+    parallel_for(groups * panels_ * pieces, [&](int64_t i, int) {
+      const int64_t g = first_group + i / pieces / panels_, panel = i / pieces % panels_, piece = i % pieces;
       const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
       const int64_t channel = panel * kPanelColumns;
       TileWeightPanel out{};
@@ -191,7 +195,7 @@ class TileGemm {
       out.out_channels = p_.group_out() - channel;
       out.tiles = panel_tiles(panel);
       out.parts = plan_.parts;
-      out.out = panel_weights(panel) + tile_panel_items(first, plan_.parts, out.tiles);
+      out.out = panel_weights(g, panel) + tile_panel_items(first, plan_.parts, out.tiles);
       raise(largest, k_.tiles->pack(out));
     });
     return tiles_hold(largest.load());
@@ -224,7 +228,7 @@ class TileGemm {
       make_steps(frame, steps, ends);
       for (int64_t from = panel; from < panel_end; from += plan_.panels) {
         const int64_t to = std::min(panel_end, from + plan_.panels);
-        multiply(block, from, to, steps, ends, thread);
+        multiply(g, block, from, to, steps, ends, thread);
         store(g, n, frame, block, from, to, thread);
       }
     }
@@ -251,8 +255,8 @@ class TileGemm {
     }
   }
 
-  void multiply(const Slab::Block& block, int64_t from, int64_t to, const std::vector<TileStep>& steps,
-                const std::vector<size_t>& ends, int thread) const {
+  void multiply(int64_t g, const Slab::Block& block, int64_t from, int64_t to,
+                const std::vector<TileStep>& steps, const std::vector<size_t>& ends, int thread) const {
     TileProduct product{};
     product.parts = plan_.parts;
     product.half = plan_.half;
@@ -269,14 +273,14 @@ class TileGemm {
       product.accumulate = begin > 0;
       for (int64_t panel = from; panel < to; ++panel) {
         product.tiles = panel_tiles(panel);
-        product.b = panel_weights(panel);
+        product.b = panel_weights(g, panel);
         // The next panel's block, or this block's successor of the first one.
         const bool turn = panel + 1 == to;
         const int64_t next = turn ? from : panel + 1;
         const size_t step = turn ? end : begin;
         product.next =
             step < steps.size()
-                ? panel_weights(next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
+                ? panel_weights(g, next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
                 : nullptr;
         product.c = sums_[thread] + (panel - from) * kPanelColumns;
         k_.tiles->multiply(product);
@@ -353,7 +357,7 @@ bool tile_gemm(const ConvProblem& p, const TilePlan& plan, const Operands& opera
                Workspace& workspace) {
   return for_each_phase(p, plan, split_phases, [&](const TilePhase& phase) {
     const int64_t mark = workspace.used();
-    auto* weights = static_cast<uint16_t*>(workspace.bytes(weight_items(p, plan, phase) * 2));
+    auto* weights = static_cast<uint16_t*>(workspace.bytes(plan.groups * weight_items(p, plan, phase) * 2));
     const bool done = TileGemm(p, plan, operands, phase, weights, workspace).run();
     workspace.release_to(mark);
     return done;

@@ -12,6 +12,7 @@
 
 #include "cpu/threads.h"
 #include "cpu/winograd_pairs.h"
+#include "cpu/winograd_pixels.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -179,22 +180,8 @@ class Runner {
       return 0;
     }
     const Frame source = input_.frame(at.n, sd);
-    const void* pixels[kMostPixels];
-    const char* columns[kMostTile];
-    int64_t col_offset[kMostTile];
-    const int64_t side = form_.side();
-    for (int64_t j = 0; j < side; ++j) {
-      const int64_t sw = winograd_source(p_, form_, kWidth, at.col, j);
-      columns[j] = sw < 0 ? nullptr : source.data;
-      col_offset[j] = sw * source.col_stride;
-    }
-    for (int64_t i = 0; i < side; ++i) {
-      const int64_t sh = winograd_source(p_, form_, kHeight, at.row, i);
-      for (int64_t j = 0; j < side; ++j) {
-        const bool zero = sh < 0 || columns[j] == nullptr;
-        pixels[i * side + j] = zero ? zeros_.get() : columns[j] + sh * source.row_stride + col_offset[j];
-      }
-    }
+    const void* pixels[kMostTilePixels];
+    winograd_pixels(p_, form_, source, at.row, at.col, 0, zeros_.get(), pixels);
     WinogradInputTile tile{};
     tile.rows = pixels;
     tile.channels = p_.in_channels;
@@ -462,7 +449,7 @@ class Runner {
     k_.winograd_output(form_, tile);
   }
 
-  static constexpr int64_t kTileGroup = 8, kMostTile = 8, kMostPixels = kMostTile * kMostTile;
+  static constexpr int64_t kTileGroup = 8;
 
   const ConvProblem& p_;
   const WinogradPlan& plan_;

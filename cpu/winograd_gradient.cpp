@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "cpu/threads.h"
+#include "cpu/winograd_pixels.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -144,16 +145,8 @@ class Gradient {
     // Products of single taps leave frames of padding out; pairs take them as they are.
     if (sd < 0) return plan_.depth_m == 2 ? fill_zeros(to, form_.all_pixels(), x_pitch_) : void();
     const Frame source = input_.frame(tile.n, sd);
-    const void* pixels[kMostPixels];
-    const int64_t side = form_.side();
-    for (int64_t i = 0; i < side; ++i) {
-      const int64_t sh = winograd_source(p_, form_, kHeight, tile.row, i);
-      for (int64_t j = 0; j < side; ++j) {
-        const int64_t sw = winograd_source(p_, form_, kWidth, tile.col, j);
-        const char* row = source.data + sh * source.row_stride + slice_.c * input_.item();
-        pixels[i * side + j] = sh < 0 || sw < 0 ? zeros_.get() : row + sw * source.col_stride;
-      }
-    }
+    const void* pixels[kMostTilePixels];
+    winograd_pixels(p_, form_, source, tile.row, tile.col, slice_.c * input_.item(), zeros_.get(), pixels);
     to.rows = pixels;
     k_.winograd_input(form_, p_.x_type, to);
   }
@@ -170,7 +163,7 @@ class Gradient {
     if (frame >= at.frames) return fill_zeros(to, form_.all_products(), dy_pitch_);
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth), item = item_size(dy_type_);
     const int64_t image = (tile.n * p_.output(kDepth) + at.first_frame + frame) * height;
-    const void* pixels[kMostPixels];
+    const void* pixels[kMostTilePixels];
     for (int64_t i = 0; i < plan_.m; ++i) {
       for (int64_t j = 0; j < plan_.m; ++j) {
         const int64_t row = tile.row + i, col = tile.col + j;
@@ -296,7 +289,7 @@ class Gradient {
     });
   }
 
-  static constexpr int64_t kTileGroup = 8, kMostPixels = 64, kRowBlock = 96, kPositions = 192;
+  static constexpr int64_t kTileGroup = 8, kRowBlock = 96, kPositions = 192;
 
   const ConvProblem& p_;
   const WinogradPlan& plan_;

@@ -132,6 +132,7 @@ struct GroupedRows {
   int64_t spacing;  ///< sets from one column tap to the next, or 0 where that is not a whole number
   int64_t sets, in_step, out_step;  ///< floats from one set to the next
   int64_t group_in;                 ///< C/groups
+  bool woven;                       ///< rows, weights and bias are: see PixelBlocks
   int64_t vectors;                  ///< in a set
   const GroupedVector* vector;
   const float* weights;  ///< [vector][tap][c in group][lane]
@@ -160,6 +161,10 @@ struct PixelBlocks {
   int64_t blocks;
   const int32_t* first;
   int64_t window;  ///< whole vectors; channels that do not exist are zeros
+  /// Null, or which channel of the block goes to each place of the window: woven, the first inputs of all its
+  /// groups, then the second ones. So all lanes' inputs are few floats, repeated, and lane l has output
+  /// l / K of group l % K, where a vector has the outputs of K groups.
+  const int32_t* order;
   float* to;
   int64_t pitch;  ///< floats from one block to the next
 };
@@ -228,6 +233,8 @@ struct Kernels {
   void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
 
   void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
+  /// Lane l of each vector becomes what was lane order[l].
+  void (*permute_lanes)(const int32_t* order, float* data, int64_t vectors);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
