@@ -66,6 +66,11 @@ class Dtype(str, enum.Enum):
     float16 = "float16"
 
 
+class Isa(str, enum.Enum):
+    avx2 = "avx2"
+    avx512 = "avx512"
+
+
 def _command(name: str, subject: Any) -> Callable[..., None]:
     def command(
         quick: Annotated[
@@ -80,6 +85,9 @@ def _command(name: str, subject: Any) -> Callable[..., None]:
         trials: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
         repeats: Annotated[int, typer.Option(min=1, help="Timed calls of every side in a round.")] = 5,
         threads: Annotated[int, typer.Option(min=1, help="Threads of every side.")] = machine.cpu_count(),
+        isa: Annotated[
+            Isa | None, typer.Option(help="Hold mlx_conv3d and PyTorch to these x86 instructions.")
+        ] = None,
         torch: Annotated[bool, typer.Option(help="Compare with PyTorch.")] = True,
         stock: Annotated[bool, typer.Option(help="Compare with stock MLX.")] = True,
         save: Annotated[bool, typer.Option(help="Write results (not after --quick).")] = True,
@@ -98,8 +106,11 @@ def _command(name: str, subject: Any) -> Callable[..., None]:
             stock=stock,
             effort=Effort(trials=trials, repeats=repeats),
         )
-        report = Report(name, subject.TITLE, _typed_command(), threads, console)
+        limited = f"{name}-{isa.value}" if isa else name
+        report = Report(limited, subject.TITLE, _typed_command(), threads, console)
         try:
+            if isa:
+                report.say(sides.limit_instruction_set(isa.value))
             sides.set_threads(threads, torch=options.torch)
             _measure(subject, Run(options, report))
         except sides.Missing as error:

@@ -3,31 +3,26 @@ on stock MLX."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from .examples import importable
 from .harness import Side
 from .run import Run
 from .workloads import Layer
 
 TITLE = "A small WaveNet, streamed: 20 gated layers of 16 and 8 channels, fp32"
 USES_TORCH = False
-EXAMPLE = Path(__file__).parent.parent / "examples" / "wavenet_stream"
 # Recordings, samples of a buffer, groups.
 CASES = (*((batch, 64, groups) for groups in (1, 4) for batch in (1, 8, 32)), (8, 4096, 1), (8, 4096, 4))
 
 
 def measure(run: Run) -> None:
-    sys.path.insert(0, str(EXAMPLE))
-    try:
+    with importable("wavenet_stream"):
         for batch, frames, groups in CASES[:2] if run.options.quick else CASES:
             _compare(run, batch, frames, groups)
-    finally:
-        sys.path.remove(str(EXAMPLE))
 
 
 def _compare(run: Run, batch: int, frames: int, groups: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from . import sides
 from .harness import Row
 from .report import ratio_summary
-from .run import Run, evenly
+from .run import Run
 from .workloads import Layer, Shape
 
 TITLE = "Grouped and depthwise layers"
@@ -76,12 +76,11 @@ LAYERS = (*MOBILENET, *RESNEXT, *X3D, *RESNEXT_3D, *WAVENET)
 
 
 def measure(run: Run) -> None:
-    chosen = [x for x in LAYERS if any(run.options.only in text for text in (x.name, x.kind, *x.workloads))]
+    chosen = run.chosen(LAYERS)
     if run.options.quick:
         chosen = [
             replace(x, x_shape=(1, *(min(n, 16) for n in x.x_shape[1:-1]), x.x_shape[-1])) for x in chosen
         ]
-    chosen = evenly(chosen, run.options.limit or (3 if run.options.quick else None))
     for dtype in run.dtypes("float32"):
         for gradient in (False, True):
             # Half of the layers say as much of the gradients.

@@ -118,6 +118,16 @@ def _memory_gib() -> float:
         return 0.0
 
 
+def resident_bytes(process: int, which: str = "VmRSS") -> int:
+    """Of a process, now ("VmHWM": at most); 0 where the system does not tell, or the process has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith(f"{which}:")]
+    return int(sizes[0]) * 1024 if sizes else 0
+
+
 class CpuWatch:
     """Context manager. `others_share` is afterwards the share of the machine's CPU time that other
     processes (and, on a virtual machine, other guests) took meanwhile; None where the system does not

@@ -181,8 +181,7 @@ def _line(of: Profile, line: Roofline | None) -> str:
 
 def chosen(only: str, gflop: float, limit: int | None) -> list[Layer]:
     known = workloads.distinct(workloads.load_all(), gflop)
-    wanted = [x for x in known if any(only in text for text in (x.name, x.kind, *x.workloads))]
-    return evenly(wanted, limit)
+    return evenly([layer for layer in known if layer.matches(only)], limit)
 
 
 def run(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from . import sides, workloads
 from .harness import Effort, Row, Side, compare
 from .report import Report
 from .workloads import Layer
 
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
 QUICK_GFLOP = 0.3
 QUICK_LAYERS = 3
 TOO_HEAVY = 3.0
@@ -66,11 +67,12 @@ class Run:
         then `limit` of them at even distances. With `at_most` options.gflop may lower gflop, not raise it."""
         gflop = min(gflop, self.gflop(gflop)) if at_most else self.gflop(gflop)
         known = workloads.distinct([*workloads.load_all(), *extra], gflop)
-        found = [x for x in known if select(x) and self._wanted(x) and x.flops <= TOO_HEAVY * gflop * 1e9]
-        return evenly(found, self.options.limit or (QUICK_LAYERS if self.options.quick else limit))
+        return self.chosen([x for x in known if select(x) and x.flops <= TOO_HEAVY * gflop * 1e9], limit)
 
-    def _wanted(self, layer: Layer) -> bool:
-        return any(self.options.only in text for text in (layer.name, layer.kind, *layer.workloads))
+    def chosen(self, layers: Iterable[AnyLayer], limit: int | None = None) -> list[AnyLayer]:
+        """Of the layers those that options.only asks for, `limit` of them at even distances."""
+        found = [layer for layer in layers if layer.matches(self.options.only)]
+        return evenly(found, self.options.limit or (QUICK_LAYERS if self.options.quick else limit))
 
     def compare(
         self, layer: Layer, contenders: list[Side], *, effort: Effort | None = None, **options: Any
@@ -89,7 +91,7 @@ class Run:
         return str(sides.plan(layer).algorithm)
 
 
-def evenly(layers: list[Layer], count: int | None) -> list[Layer]:
+def evenly(layers: list[AnyLayer], count: int | None) -> list[AnyLayer]:
     """`count` of the layers, at even distances from the first to the last; all for None."""
     if count is None or count >= len(layers):
         return layers

@@ -22,6 +22,8 @@ OURS = "mlx_conv3d"
 PREPARED = "mlx_conv3d, prepared weight"
 STOCK = "stock MLX CPU (naive baseline)"
 TORCH_NAMES = ("PyTorch channels_last", "PyTorch contiguous")
+# oneDNN's names of what this library calls avx2 (x86-64-v3) and avx512 (x86-64-v4).
+ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE"}
 TORCH_INSTALL = "PyTorch is missing: pip install torch (or leave it out with --no-torch)"
 
 Function = Callable[..., mx.array]
@@ -68,6 +70,21 @@ def set_threads(threads: int, *, torch: bool) -> None:
     os.environ["MLX_CONV3D_NUM_THREADS"] = str(threads)
     if torch:
         need_torch().set_num_threads(threads)
+
+
+def limit_instruction_set(isa: str) -> str:
+    """Before the first convolution: no wider x86 instructions than these in mlx_conv3d and in oneDNN, which
+    PyTorch convolves with. Returns the sentence that a report needs. Raises Missing where this CPU or this
+    build of mlx_conv3d cannot be held to them."""
+    os.environ["MLX_CONV3D_ISA"] = isa
+    os.environ["ONEDNN_MAX_CPU_ISA"] = ONEDNN_ISA[isa]
+    used = mlx_conv3d._ext.isa()
+    if used != isa:
+        raise Missing(f"--isa {isa}: mlx_conv3d uses {used} on this CPU")
+    return (
+        f"Both sides were held to the instructions of {isa} (MLX_CONV3D_ISA={isa}, "
+        f"ONEDNN_MAX_CPU_ISA={ONEDNN_ISA[isa]}), as on a CPU without wider ones; the roofline is the whole machine's"
+    )
 
 
 def _conv(library: Any, layer: Layer) -> Function:

@@ -8,20 +8,21 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 import mlx_conv3d
 
+from . import machine
+from .examples import EXAMPLES, importable
 from .harness import Side
 from .run import Run
 from .workloads import Layer
 
 TITLE = "A Wan 2.1 decoder, streamed: 16x16 latent, random weights, fp32"
 USES_TORCH = False
-EXAMPLE = Path(__file__).parent.parent / "examples" / "streaming_decode"
+EXAMPLE = "streaming_decode"
 LATENT_FRAMES, SIZE = 5, 16
 WORKSPACE = 32 << 20
 POLL_SECONDS = 0.01
@@ -32,13 +33,12 @@ PLAIN = "pad and concatenate"
 
 
 def measure(run: Run) -> None:
-    sys.path.insert(0, str(EXAMPLE))
     before = mlx_conv3d.set_workspace_limit(WORKSPACE)
     try:
-        largest = _time(run)
+        with importable(EXAMPLE):
+            largest = _time(run)
     finally:
         mlx_conv3d.set_workspace_limit(before)
-        sys.path.remove(str(EXAMPLE))
     _memory(run, largest)
 
 
@@ -125,23 +125,13 @@ def _memory(run: Run, largest: int) -> None:
 
 
 def _child(options: list[str]) -> Child:
-    command = [sys.executable, str(EXAMPLE / "decode.py"), "--json", "--no-whole", *options]
+    command = [sys.executable, str(EXAMPLES / EXAMPLE / "decode.py"), "--json", "--no-whole", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         weights = json.loads(process.stdout.readline())["weights"]
-        resident = peak = _resident(process.pid)
+        resident = peak = machine.resident_bytes(process.pid)
         while process.poll() is None:
-            peak = max(peak, _resident(process.pid))
+            peak = max(peak, machine.resident_bytes(process.pid))
             time.sleep(POLL_SECONDS)
         steps = json.loads(process.stdout.readline())["steps"]
     return Child(weights, steps, resident, peak)
-
-
-def _resident(pid: int) -> int:
-    """Bytes of resident memory; 0 where the system does not tell, or the process has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(sizes[0]) * 1024 if sizes else 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -17,13 +15,13 @@ from mlx_conv3d.demo import CHECKPOINT
 from mlx_conv3d.demo.model import VideoVAE
 
 from . import sides
+from .examples import importable
 from .harness import Side
 from .run import Run
 from .workloads import Layer, Shape
 
 TITLE = "A training step of the example VAE: loss and all gradients, fp32"
 PATCHED = "mlx.nn, patched"
-EXAMPLE = Path(__file__).parent.parent / "examples" / "video_vae"
 # As examples/video_vae/train.py trains, and one larger clip: batch, frames, height and width.
 SIZES = ((2, 9, 48, 48), (1, 17, 96, 96))
 QUICK_SIZES = ((1, 5, 16, 16),)
@@ -98,11 +96,8 @@ def _calls(step: Step) -> list[Layer]:
 
 def _example(name: str) -> Any:
     """A module of the example, imported as its script imports it."""
-    sys.path.insert(0, str(EXAMPLE))
-    try:
+    with importable("video_vae"):
         return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(EXAMPLE))
 
 
 def _ours(step: Step) -> Side:

@@ -11,11 +11,13 @@ from typing import Any
 import mlx.core as mx
 
 import mlx_conv3d
+from mlx_conv3d import _arguments
+from mlx_conv3d.planning import plan_of
 
 from . import sides
 from .harness import Row, Side
 from .report import ratio_summary
-from .run import Run, evenly
+from .run import Run
 from .workloads import Layer, Shape
 
 TITLE = "Transposed 3-D convolutions"
@@ -79,10 +81,9 @@ LAYERS = (
 
 
 def measure(run: Run) -> None:
-    chosen = [x for x in LAYERS if any(run.options.only in text for text in (x.name, x.kind, *x.workloads))]
+    chosen = run.chosen(LAYERS)
     if run.options.quick:
         chosen = [replace(x, x_shape=(x.x_shape[0], 2, 6, 6, x.x_shape[-1])) for x in chosen]
-    chosen = evenly(chosen, run.options.limit or (3 if run.options.quick else None))
     for dtype in run.dtypes("float32"):
         for gradient in (False, True):
             # Of the grouped and of the largest they take seconds.
@@ -110,18 +111,9 @@ def _row(run: Run, layer: Transposed, gradient: bool) -> Row:
 
 
 def _algorithm(layer: Transposed) -> str:
-    axes = zip(layer.kernel, layer.padding, layer.output_padding, strict=True)
-    padding = [(k - 1 - p, k - 1 - p + extra) for k, p, extra in axes]
-    planned = mlx_conv3d.plan(
-        layer.x_shape,
-        layer.w_shape,
-        padding=padding,
-        input_dilation=layer.stride,
-        groups=layer.groups,
-        flip=True,
-        dtype=getattr(mx, layer.dtype),
-    )
-    return planned.algorithm
+    parameters = _arguments.transposed(3, layer.kernel, **layer.arguments())
+    dtype = getattr(mx, layer.dtype)
+    return plan_of(layer.x_shape, layer.w_shape, parameters, x_type=dtype, w_type=dtype).algorithm
 
 
 def _ours(data: sides.Data) -> Side:

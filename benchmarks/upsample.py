@@ -14,7 +14,7 @@ import mlx_conv3d
 from . import sides
 from .harness import Row, Side
 from .report import ratio_summary
-from .run import Run, evenly
+from .run import Run
 from .workloads import ITEMSIZE, Layer, crop
 
 TITLE = "Upsampling by 2, then a convolution"
@@ -67,9 +67,7 @@ def measure(run: Run) -> None:
 
 
 def _layers(run: Run) -> list[Layer]:
-    cropped = [crop(layer, run.gflop(GFLOP) / 4) for layer in LAYERS]
-    wanted = [x for x in cropped if any(run.options.only in text for text in (x.name, x.kind, *x.workloads))]
-    return evenly(wanted, run.options.limit or (3 if run.options.quick else None))
+    return run.chosen(crop(layer, run.gflop(GFLOP) / 4) for layer in LAYERS)
 
 
 def upsampled_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -98,6 +98,10 @@ class Layer:
                 text += f" {letter}{','.join(map(str, values)) if len(set(values)) > 1 else values[0]}"
         return text + (f" g{self.groups}" if self.groups > 1 else "")
 
+    def matches(self, text: str) -> bool:
+        """Whether its name, its kind or one of its workloads contains this."""
+        return any(text in each for each in (self.name, self.kind, *self.workloads))
+
     def arguments(self) -> dict[str, Any]:
         """stride, padding, dilation and groups as mx.conv3d (mx.conv2d) takes them."""
         return {

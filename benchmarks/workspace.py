@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlx_conv3d
 
-from . import sides
+from . import machine, sides
 from .child import Task, child
 from .harness import Side
 from .report import speedup
@@ -75,17 +75,11 @@ def _extra(task: Task) -> int:
     layer = task.layer
     result = math.prod(layer.w_shape if task.gradient else layer.out_shape)
     with child(task) as process:
-        status = Path(f"/proc/{process.pid}")
-        (status / "clear_refs").write_text("5")  # sets the peak to the present
-        before = _kibibytes(status, "VmRSS")
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # sets the peak to the present
+        before = machine.resident_bytes(process.pid)
         process.run()
-        peak = _kibibytes(status, "VmHWM")
-    return (peak - before) * 1024 - result * ITEMSIZE[layer.w_dtype if task.gradient else layer.dtype]
-
-
-def _kibibytes(process: Path, name: str) -> int:
-    lines = (process / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+        peak = machine.resident_bytes(process.pid, "VmHWM")
+    return peak - before - result * ITEMSIZE[layer.w_dtype if task.gradient else layer.dtype]
 
 
 def _speed(run: Run, layer: Layer, default: int) -> list[str]:

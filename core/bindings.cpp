@@ -34,10 +34,17 @@ WinogradForm to_form(const PackedForm& form) {
   throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
 }
 
-/// A convolution's parameters as Python gives them, one entry per spatial axis (1 to 3 of them).
-ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi, const Ints& dilation,
-                   const Ints& input_dilation, const Ints& upsample, const std::vector<int>& pad_mode,
-                   int64_t groups, bool flip, int activation, bool per_frame, bool odd_frame) {
+/// A convolution's parameters as Python gives them.
+struct Parameters {
+  int dims;  ///< spatial axes that x and w have
+  ConvSpec spec;
+};
+
+/// One entry per spatial axis (1 to 3 of them).
+Parameters make_parameters(int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
+                           const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
+                           const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
+                           bool per_frame, bool odd_frame) {
   if (dims < 1 || dims > 3) {
     throw std::invalid_argument("[conv] x must have 1 to 3 spatial dimensions, got " + std::to_string(dims) +
                                 ".");
@@ -58,7 +65,7 @@ ConvSpec make_spec(int dims, const Ints& stride, const Ints& pad_lo, const Ints&
   spec.activation = static_cast<Activation>(activation);
   spec.per_frame = per_frame;
   spec.odd_frame = odd_frame;
-  return spec;
+  return {dims, spec};
 }
 
 mx::Shape lift(const mx::Shape& shape, int dims) {
@@ -100,15 +107,11 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
                               ") do not match with groups " + std::to_string(p.groups) + ".");
 }
 
-mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Ints& stride, const Ints& pad_lo,
-                     const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
-                     const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups, bool flip,
-                     int activation, bool per_frame, bool odd_frame, std::optional<mx::array> bias,
-                     std::optional<mx::array> residual, std::optional<mx::array> lead,
-                     std::optional<mx::array> packed, PackedForm packed_form, const std::string& algorithm,
-                     mx::StreamOrDevice s) {
-  const ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                                  groups, flip, activation, per_frame, odd_frame);
+mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& parameters,
+                     std::optional<mx::array> bias, std::optional<mx::array> residual,
+                     std::optional<mx::array> lead, std::optional<mx::array> packed, PackedForm packed_form,
+                     const std::string& algorithm, mx::StreamOrDevice s) {
+  const int dims = parameters.dims;
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
@@ -119,18 +122,16 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, int dims, const Int
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
   extras.packed_form = to_form(packed_form);
-  const mx::array y = conv(lift(x, dims, s), lift(w, dims, s), spec, extras, parse_algorithm(algorithm), s);
+  const mx::array y =
+      conv(lift(x, dims, s), lift(w, dims, s), parameters.spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
 
 /// dL/dw of a 3-D convolution as GPU streams compose it.
-mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, const Ints& w_shape,
-                                      mx::Dtype w_type, const Ints& stride, const Ints& pad_lo,
-                                      const Ints& pad_hi, const Ints& dilation, const Ints& input_dilation,
-                                      const Ints& upsample, const std::vector<int>& pad_mode, int64_t groups,
-                                      bool flip, std::optional<mx::array> lead, mx::StreamOrDevice s) {
-  ConvSpec spec = make_spec(3, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode, groups,
-                            flip, 0, false, false);
+mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, const Parameters& parameters,
+                                      const Ints& w_shape, mx::Dtype w_type, std::optional<mx::array> lead,
+                                      mx::StreamOrDevice s) {
+  ConvSpec spec = parameters.spec.bare();
   spec.lead = lead.has_value();
   mx::Shape shape;
   for (int64_t size : w_shape) shape.push_back(static_cast<int>(size));
@@ -138,16 +139,12 @@ mx::array bound_stock_weight_gradient(const mx::array& x, const mx::array& dy, c
 }
 
 /// Name of the algorithm that bound_conv would choose, and why if it is stock, without building anything.
-std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& w, int dims,
-                                           const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
-                                           const Ints& dilation, const Ints& input_dilation,
-                                           const Ints& upsample, const std::vector<int>& pad_mode,
-                                           int64_t groups, bool flip, int activation, bool per_frame,
-                                           bool odd_frame, mx::StreamOrDevice s) {
+std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& w,
+                                           const Parameters& parameters, mx::StreamOrDevice s) {
+  const int dims = parameters.dims;
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
-  ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation, per_frame, odd_frame);
+  ConvSpec spec = parameters.spec;
   spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
   const ConvProblem p =
       spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
@@ -214,18 +211,15 @@ uint8_t family_bits(const std::vector<std::string>& names) {
   return bits;
 }
 
-nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, mx::Dtype x_type, mx::Dtype w_type,
-                    mx::Dtype out_type, int dims, const Ints& stride, const Ints& pad_lo, const Ints& pad_hi,
-                    const Ints& dilation, const Ints& input_dilation, const Ints& upsample,
-                    const std::vector<int>& pad_mode, int64_t groups, bool flip, int activation,
-                    bool per_frame, bool odd_frame, bool bias, bool residual, int64_t lead, bool prepared,
-                    const std::string& algorithm, int64_t limit, const std::string& gpu, const Ints& winograd,
-                    const Strides& strides, const Ints& block, const std::vector<std::string>& switched_off,
-                    SelfChecks* checks) {
+nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, const Parameters& parameters, mx::Dtype x_type,
+                    mx::Dtype w_type, mx::Dtype out_type, bool bias, bool residual, int64_t lead,
+                    bool prepared, const std::string& algorithm, int64_t limit, const std::string& gpu,
+                    const Ints& winograd, const Strides& strides, const Ints& block,
+                    const std::vector<std::string>& switched_off, SelfChecks* checks) {
+  const int dims = parameters.dims;
   require_ndim("x_shape", x_shape.size(), dims);
   require_ndim("w_shape", w_shape.size(), dims);
-  ConvSpec spec = make_spec(dims, stride, pad_lo, pad_hi, dilation, input_dilation, upsample, pad_mode,
-                            groups, flip, activation, per_frame, odd_frame);
+  ConvSpec spec = parameters.spec;
   spec.bias = bias;
   spec.residual = residual;
   spec.packed.m = prepared ? 1 : 0;
@@ -284,24 +278,22 @@ NB_MODULE(_ext, m) {
   // Registers MLX's types with nanobind before they appear in signatures.
   nb::module_::import_("mlx.core");
   conv3d::bind_gpu(m);
-  m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a,
-        "pad_hi"_a, "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a,
-        "activation"_a, "per_frame"_a, "odd_frame"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
-        "lead"_a = nb::none(), "packed"_a = nb::none(),
+  nb::class_<conv3d::Parameters>(m, "Parameters")
+      .def(nb::new_(&conv3d::make_parameters), nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
+           "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
+           "per_frame"_a, "odd_frame"_a);
+  m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, "parameters"_a, nb::kw_only(), "bias"_a = nb::none(),
+        "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
         "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0}, "algorithm"_a = "auto",
         "stream"_a = nb::none());
-  m.def("plan", &conv3d::bound_plan, nb::kw_only(), "x_shape"_a, "w_shape"_a, "x_type"_a, "w_type"_a,
-        "out_type"_a, "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a, "per_frame"_a, "odd_frame"_a,
-        "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a, "gpu"_a = "",
-        "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{}, "block"_a = conv3d::Ints{},
-        "switched_off"_a = std::vector<std::string>{}, "checks"_a.none() = nb::none());
-  m.def("choose", &conv3d::choose, "x"_a, "w"_a, nb::kw_only(), "dims"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a,
-        "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
-        "per_frame"_a, "odd_frame"_a, "stream"_a = nb::none());
-  m.def("stock_weight_gradient", &conv3d::bound_stock_weight_gradient, "x"_a, "dy"_a, nb::kw_only(),
-        "w_shape"_a, "w_type"_a, "stride"_a, "pad_lo"_a, "pad_hi"_a, "dilation"_a, "input_dilation"_a,
-        "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
+  m.def("plan", &conv3d::bound_plan, "x_shape"_a, "w_shape"_a, "parameters"_a, nb::kw_only(), "x_type"_a,
+        "w_type"_a, "out_type"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,
+        "gpu"_a = "", "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{},
+        "block"_a = conv3d::Ints{}, "switched_off"_a = std::vector<std::string>{},
+        "checks"_a.none() = nb::none());
+  m.def("choose", &conv3d::choose, "x"_a, "w"_a, "parameters"_a, nb::kw_only(), "stream"_a = nb::none());
+  m.def("stock_weight_gradient", &conv3d::bound_stock_weight_gradient, "x"_a, "dy"_a, "parameters"_a,
+        nb::kw_only(), "w_shape"_a, "w_type"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
   m.def(
       "pack_weights",
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,

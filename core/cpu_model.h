@@ -34,6 +34,9 @@ inline int64_t lanes(int64_t n, const Device& device) {
   return round_up(std::max<int64_t>(1, n), device.vector_width);
 }
 
+/// How fast a core is beside the one that was measured.
+inline double core_scale(const Device& device) { return device.gflops * 1e9 / device.cores / kCoreFlops; }
+
 /// Of a dilated input, how many phases the outputs have: only every so many-th tap meets an input.
 inline double phases(const ConvProblem& p) {
   return static_cast<double>(p.input_dilation[0] * p.input_dilation[1] * p.input_dilation[2]);

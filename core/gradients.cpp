@@ -11,8 +11,6 @@
 namespace mlx_conv3d {
 namespace {
 
-int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
-
 mx::array reverse_axis(const mx::array& a, int axis, mx::StreamOrDevice s) {
   mx::Shape start(a.ndim(), 0), stop = a.shape(), step(a.ndim(), 1);
   start[axis] = a.shape(axis) - 1;
@@ -96,12 +94,9 @@ mx::array swap_channels(const mx::array& w, int64_t groups, mx::StreamOrDevice s
                      s);
 }
 
+/// The convolution alone, by whichever algorithm.
 ConvSpec without_epilogue(const ConvSpec& spec) {
-  ConvSpec linear = spec;
-  linear.activation = Activation::none;
-  linear.bias = linear.residual = linear.lead = false;
-  linear.packed = {};
-  linear.per_frame = linear.odd_frame = false;
+  ConvSpec linear = spec.bare();
   linear.forced.reset();
   return linear;
 }
@@ -136,27 +131,14 @@ mx::array activation_slope(Activation activation, const mx::array& z, mx::Stream
   return one;
 }
 
-/// Named access to Conv's inputs.
-struct ConvInputs {
-  int lead = -1, bias = -1, residual = -1, packed = -1;
-  explicit ConvInputs(const ConvSpec& spec) {
-    int next = 2;
-    if (spec.lead) lead = next++;
-    if (spec.bias) bias = next++;
-    if (spec.residual) residual = next++;
-    if (spec.packed.m > 0) packed = next++;
-  }
-};
-
 /// conv(x, w) + bias in fp32, what the activation is applied to.
-mx::array before_activation(const ConvSpec& spec, const std::vector<mx::array>& inputs,
-                            mx::StreamOrDevice s) {
+mx::array before_activation(const ConvSpec& spec, const Arrays& inputs, mx::StreamOrDevice s) {
   const ConvInputs at(spec);
   ConvSpec plain = without_epilogue(spec);
   plain.lead = spec.lead;
   plain.bias = spec.bias;
   plain.out_type = Dtype::float32;
-  std::vector<mx::array> kept{inputs[0], inputs[1]};
+  Arrays kept{inputs[0], inputs[1]};
   if (at.lead >= 0) kept.push_back(inputs[at.lead]);
   if (at.bias >= 0) kept.push_back(inputs[at.bias]);
   return make_conv(kept, plain, s);
@@ -218,9 +200,8 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
   return mx::astype(grad, to_mlx(type), s);
 }
 
-std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals,
-                                 const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
-                                 const std::vector<mx::array>&) {
+Arrays Conv::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+                 const Arrays&) {
   const mx::StreamOrDevice s = stream();
   const ConvInputs at(spec_);
   const mx::array& x = primals[0];
@@ -241,7 +222,7 @@ std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals,
     if (!both) both = input_gradient(spec_, input_shape, w, dz, to_dtype(x.dtype()), s);
     return *both;
   };
-  std::vector<mx::array> grads;
+  Arrays grads;
   for (const int arg : argnums) {
     if (arg == 0) {
       grads.push_back(lead ? slice_axis(of_input(), 1, lead->shape(1), input_shape[1], s) : of_input());
@@ -260,8 +241,7 @@ std::vector<mx::array> Conv::vjp(const std::vector<mx::array>& primals,
   return grads;
 }
 
-std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals,
-                                 const std::vector<mx::array>& tangents, const std::vector<int>& argnums) {
+Arrays Conv::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
   const mx::StreamOrDevice s = stream();
   const ConvInputs at(spec_);
   std::vector<std::optional<mx::array>> tangent(primals.size());
@@ -274,12 +254,12 @@ std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals,
   std::optional<mx::array> total;
   const auto add = [&](const mx::array& term) { total = total ? mx::add(*total, term, s) : term; };
   if (tangent[0] || (at.lead >= 0 && tangent[at.lead])) {
-    std::vector<mx::array> inputs{or_zeros(0), primals[1]};
+    Arrays inputs{or_zeros(0), primals[1]};
     if (at.lead >= 0) inputs.push_back(or_zeros(at.lead));
     add(make_conv(inputs, linear, s));
   }
   if (tangent[1]) {
-    std::vector<mx::array> inputs{primals[0], *tangent[1]};
+    Arrays inputs{primals[0], *tangent[1]};
     if (at.lead >= 0) inputs.push_back(primals[at.lead]);
     add(make_conv(inputs, linear, s));
   }
@@ -294,41 +274,38 @@ std::vector<mx::array> Conv::jvp(const std::vector<mx::array>& primals,
   return {mx::astype(*total, to_mlx(spec_.out_type), s)};
 }
 
-std::vector<mx::array> ConvWeightGradient::vjp(const std::vector<mx::array>& primals,
-                                               const std::vector<mx::array>& cotangents,
-                                               const std::vector<int>& argnums,
-                                               const std::vector<mx::array>&) {
+Arrays ConvWeightGradient::vjp(const Arrays& primals, const Arrays& cotangents,
+                               const std::vector<int>& argnums, const Arrays&) {
   const mx::StreamOrDevice s = stream();
   const mx::array& x = primals[0];
   const mx::array& dy = primals[1];
   const mx::array& dw = cotangents[0];
   std::optional<mx::array> lead;
   mx::Shape input_shape = x.shape();
-  if (spec_.lead) {
+  if (parameters_.conv.lead) {
     lead = primals[2];
     input_shape[1] += lead->shape(1);
   }
-  std::vector<mx::array> grads;
+  Arrays grads;
   for (const int arg : argnums) {
     if (arg == 1) {
-      ConvSpec forward = without_epilogue(spec_);
-      forward.lead = spec_.lead;
+      ConvSpec forward = without_epilogue(parameters_.conv);
+      forward.lead = parameters_.conv.lead;
       forward.out_type = to_dtype(dy.dtype());
-      std::vector<mx::array> inputs{x, dw};
+      Arrays inputs{x, dw};
       if (lead) inputs.push_back(*lead);
       grads.push_back(make_conv(inputs, forward, s));
       continue;
     }
-    const mx::array g = input_gradient(spec_, input_shape, dw, dy, to_dtype(x.dtype()), s);
+    const mx::array g = input_gradient(parameters_.conv, input_shape, dw, dy, to_dtype(x.dtype()), s);
     const int64_t frames = lead ? lead->shape(1) : 0;
     grads.push_back(arg == 0 ? slice_axis(g, 1, frames, input_shape[1], s) : slice_axis(g, 1, 0, frames, s));
   }
   return grads;
 }
 
-std::vector<mx::array> ConvWeightGradient::jvp(const std::vector<mx::array>& primals,
-                                               const std::vector<mx::array>& tangents,
-                                               const std::vector<int>& argnums) {
+Arrays ConvWeightGradient::jvp(const Arrays& primals, const Arrays& tangents,
+                               const std::vector<int>& argnums) {
   const mx::StreamOrDevice s = stream();
   std::vector<std::optional<mx::array>> tangent(primals.size());
   for (size_t i = 0; i < argnums.size(); ++i) tangent[argnums[i]] = tangents[i];
@@ -336,17 +313,19 @@ std::vector<mx::array> ConvWeightGradient::jvp(const std::vector<mx::array>& pri
   const mx::Shape shape = weight_shape(primals);
   std::optional<mx::array> total;
   const auto add = [&](const mx::array& term) { total = total ? mx::add(*total, term, s) : term; };
-  if (tangent[0] || (spec_.lead && tangent[2])) {
+  if (tangent[0] || (parameters_.conv.lead && tangent[2])) {
     std::optional<mx::array> lead;
-    if (spec_.lead) lead = or_zeros(2);
-    add(weight_gradient(spec_, or_zeros(0), lead, primals[1], shape, spec_.out_type, s));
+    if (parameters_.conv.lead) lead = or_zeros(2);
+    add(weight_gradient(parameters_.conv, or_zeros(0), lead, primals[1], shape, parameters_.conv.out_type,
+                        s));
   }
   if (tangent[1]) {
     std::optional<mx::array> lead;
-    if (spec_.lead) lead = primals[2];
-    add(weight_gradient(spec_, primals[0], lead, *tangent[1], shape, spec_.out_type, s));
+    if (parameters_.conv.lead) lead = primals[2];
+    add(weight_gradient(parameters_.conv, primals[0], lead, *tangent[1], shape, parameters_.conv.out_type,
+                        s));
   }
-  return {total ? *total : mx::zeros(shape, to_mlx(spec_.out_type), s)};
+  return {total ? *total : mx::zeros(shape, to_mlx(parameters_.conv.out_type), s)};
 }
 
 }  // namespace mlx_conv3d

@@ -13,8 +13,6 @@
 namespace mlx_conv3d {
 namespace {
 
-using Arrays = std::vector<mx::array>;
-
 /// The same for any shapes that broadcast.
 mx::array composed_norm(const mx::array& x, const mx::array& weight, const NormSpec& spec,
                         mx::StreamOrDevice s) {
@@ -60,9 +58,8 @@ mx::array element_of(const mx::array& a, int axis, int at, mx::StreamOrDevice s)
 }
 
 /// One call for every index of what is mapped; the results are stacked along axis 0.
-std::pair<Arrays, std::vector<int>> mapped(const std::function<Arrays(const Arrays&)>& f,
-                                           const Arrays& inputs, const std::vector<int>& axes,
-                                           mx::StreamOrDevice s) {
+MappedArrays mapped(const std::function<Arrays(const Arrays&)>& f, const Arrays& inputs,
+                    const std::vector<int>& axes, mx::StreamOrDevice s) {
   int size = 1;
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (axes[i] >= 0) size = inputs[i].shape(axes[i]);
@@ -146,7 +143,7 @@ void RMSNorm::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   const cpu::TensorView x = staging.pixels(inputs[0]);
-  const cpu::NormProblem p = problem_of(inputs[0], outputs[0].dtype(), spec_);
+  const cpu::NormProblem p = problem_of(inputs[0], outputs[0].dtype(), parameters_);
   for (const mx::array& input : inputs) encoder.set_input_array(input);
   encoder.set_output_array(outputs[0]);
   encoder.dispatch(
@@ -162,7 +159,7 @@ void RMSNormGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   const cpu::TensorView x = staging.pixels(inputs[0]), dy = staging.pixels(inputs[2]);
-  const cpu::NormProblem p = problem_of(inputs[0], inputs[2].dtype(), spec_);
+  const cpu::NormProblem p = problem_of(inputs[0], inputs[2].dtype(), parameters_);
   for (const mx::array& input : inputs) encoder.set_input_array(input);
   for (mx::array& out : outputs) encoder.set_output_array(out);
   encoder.dispatch([p, x, dy, staging, weight = mx::array::unsafe_weak_copy(inputs[1]),
@@ -177,41 +174,32 @@ void RMSNormGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 
 Arrays RMSNorm::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                     const Arrays&) {
-  return picked(make_gradient({primals[0], primals[1], cotangents[0]}, spec_, stream()), argnums);
+  return picked(make_gradient({primals[0], primals[1], cotangents[0]}, parameters_, stream()), argnums);
 }
 
 Arrays RMSNorm::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
-  return derivative(composed(spec_, stream()), primals, tangents, argnums, stream());
+  return derivative(composed(parameters_, stream()), primals, tangents, argnums, stream());
 }
 
-std::pair<Arrays, std::vector<int>> RMSNorm::vmap(const Arrays& inputs, const std::vector<int>& axes) {
-  const auto f = [this](const Arrays& in) -> Arrays { return {make_norm(in[0], in[1], spec_, stream())}; };
+MappedArrays RMSNorm::vmap(const Arrays& inputs, const std::vector<int>& axes) {
+  const auto f = [this](const Arrays& in) -> Arrays {
+    return {make_norm(in[0], in[1], parameters_, stream())};
+  };
   return mapped(f, inputs, axes, stream());
 }
 
 Arrays RMSNormGradient::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                             const Arrays&) {
-  return picked(mx::vjp(composed_gradient(spec_, stream()), primals, cotangents).second, argnums);
+  return picked(mx::vjp(composed_gradient(parameters_, stream()), primals, cotangents).second, argnums);
 }
 
 Arrays RMSNormGradient::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
-  return derivative(composed_gradient(spec_, stream()), primals, tangents, argnums, stream());
+  return derivative(composed_gradient(parameters_, stream()), primals, tangents, argnums, stream());
 }
 
-std::pair<Arrays, std::vector<int>> RMSNormGradient::vmap(const Arrays& inputs,
-                                                          const std::vector<int>& axes) {
-  const auto f = [this](const Arrays& in) { return make_gradient(in, spec_, stream()); };
+MappedArrays RMSNormGradient::vmap(const Arrays& inputs, const std::vector<int>& axes) {
+  const auto f = [this](const Arrays& in) { return make_gradient(in, parameters_, stream()); };
   return mapped(f, inputs, axes, stream());
-}
-
-void RMSNorm::eval_gpu(const Arrays&, Arrays&) { no_gpu(); }
-void RMSNormGradient::eval_gpu(const Arrays&, Arrays&) { no_gpu(); }
-
-bool RMSNorm::is_equivalent(const mx::Primitive& other) const {
-  return spec_ == static_cast<const RMSNorm&>(other).spec_;
-}
-bool RMSNormGradient::is_equivalent(const mx::Primitive& other) const {
-  return spec_ == static_cast<const RMSNormGradient&>(other).spec_;
 }
 
 }  // namespace mlx_conv3d

@@ -55,16 +55,17 @@ std::string because(const Plan& plan, bool forced) {
     if (!c.legal || c.algorithm == plan.chosen.algorithm || c.algorithm == Algorithm::stock) continue;
     if (second == nullptr || c.cost < second->cost) second = &c;
   }
-  std::string text = plan.chosen.reason;
-  if (second != nullptr) {
-    char ratio[64];
-    std::snprintf(ratio, sizeof(ratio), "; modelled %.2fx the speed of ", second->cost / plan.chosen.cost);
-    text += ratio + std::string(name_of(second->algorithm));
-  }
-  return text;
+  if (second == nullptr) return plan.chosen.reason;
+  return plan.chosen.reason + compared(plan.chosen, name_of(second->algorithm), second->cost);
 }
 
 }  // namespace
+
+std::string compared(const Candidate& c, const char* other, double other_cost) {
+  char ratio[64];
+  std::snprintf(ratio, sizeof(ratio), "; modelled %.2fx the speed of ", other_cost / c.cost);
+  return ratio + std::string(other);
+}
 
 const char* name_of(Pixels pixels) {
   switch (pixels) {

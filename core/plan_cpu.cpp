@@ -18,7 +18,8 @@ constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's shar
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
 /// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
 constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9;
-constexpr double kRowShare = 0.66;  ///< of the peak, that products over such rows reach
+constexpr double kRowShare = 0.66;     ///< of the peak, that products over such rows reach
+constexpr double kGroupedShare = 0.5;  ///< and the compiled grouped kernels
 
 /// Of `pixels` inputs for each output position, what is copied for all blocks of output channels.
 double gathered_floats(const ConvProblem& p, double pixels, const GemmPlan& g, const Device& d) {
@@ -45,7 +46,7 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, const Pr
   const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
   c.flops = 2.0 * rows * k * padded_lanes;
   c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
-  const double scale = d.gflops * 1e9 / d.cores / kCoreFlops;
+  const double scale = core_scale(d);
   c.cost = c.flops / (d.gflops * 1e9 * rates.share) + gathered / (rates.gathered * d.cores * scale) +
            static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
            rows * padded_lanes / (rates.stored * d.cores * scale) + 2 * p.groups * kStepSeconds;
@@ -125,7 +126,6 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), is_narrow(p) ? kJoined : kRows, packed_bytes, c);
   return true;
 }
-constexpr double kGroupedShare = 0.5;  ///< of the multiply-add peak, measured on AVX-512
 
 /// Block sizes that fit the limit. `depth_taps_held`: of the packed weights, how many depth taps are there at
 /// once.

@@ -51,7 +51,7 @@ WeightGradientPlan plan_gathered(const ConvProblem& p, const Device& d, int64_t 
   while (g.splits > 1 && g.splits * split_bytes + thread_bytes() + slack > limit) --g.splits;
   g.splits = std::max<int64_t>(1, g.splits);
   g.workspace = thread_bytes() + (g.splits > 1 ? g.splits * split_bytes : 0) + slack;
-  const double scale = d.gflops / d.cores / 135.0;
+  const double scale = core_scale(d);
   const double rows = static_cast<double>(p.out_positions()) / (p.input_dilated() ? phases(p) : 1);
   const double gathered = rows * static_cast<double>(products * p.groups) * divide_up(out_lanes, g.cols);
   const double all_lanes = static_cast<double>(out_lanes * p.groups);
@@ -135,7 +135,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
   const double dy_floats = in_slices * static_cast<double>(all_frames * tiles) *
                            static_cast<double>(form.all_products() * sizes.pitch(p.out_channels));
   const double depth_floats = form.depth_m == 2 ? 2 * x_floats + dy_floats : 0;
-  const double scale = d.gflops / d.cores / 135.0;
+  const double scale = core_scale(d);
   g.cost = flops / (d.gflops * 1e9 * kGradientShare) +
            (x_floats + dy_floats) / (kTransformFloats * d.cores * scale) +
            depth_floats / (kDepthFloats * d.cores * scale) +

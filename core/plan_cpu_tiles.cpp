@@ -89,7 +89,7 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   }
   if (bytes() > limit) return;
   const double flops = 2.0 * 16 * 16 * 32 * needs.products * kTileProducts[t.parts];
-  const double scale = d.gflops / d.cores / 135.0;
+  const double scale = core_scale(d);
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
   const double cost = flops / (d.matrix_gflops * 1e9 * kTileShare[t.parts]) +

@@ -89,7 +89,7 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
             depth_floats;
   c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
             4.0 * (transformed_floats + weight_floats * chunks);
-  const double scale = d.gflops / d.cores / 135.0;
+  const double scale = core_scale(d);
   const bool tiled = form.parts > 0;
   // Every block of rows that a core holds meets all weights.
   const int64_t rows = t * divide_up(f, form.depth_m);

@@ -1,7 +1,6 @@
 // The gathered products on Apple GPUs: what a block costs, and the cheapest.
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 
 #include "core/gpu_model.h"
@@ -38,8 +37,7 @@ void cost_block(const ConvProblem& p, const Device& d, const std::vector<metal::
     seconds += flops / (peak_flops(d) * gather_share(p, block) * busy);
   }
   const double again = static_cast<double>(passes.size() - 1);
-  const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *
-                   static_cast<double>(item_size(p.x_type));
+  const double x = p.input_bytes();
   const bool cached = x <= kCacheShare * static_cast<double>(d.system_cache_bytes);
   const double sums =
       passes.back().adds ? 8.0 * static_cast<double>(p.out_positions() * p.out_channels) : 0.0;
@@ -104,10 +102,7 @@ void consider_gpu_gemm(const ConvProblem& p, const Device& d, int64_t limit, Can
   c = best;
   if (c.algorithm == Algorithm::taps) c.cost *= 1.005;
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
-  char ratio[64];
-  std::snprintf(ratio, sizeof(ratio), "; modelled %.2fx the speed of stock",
-                stock_route(p, d).seconds / c.cost);
-  c.reason = description(c.algorithm) + std::string(ratio);
+  c.reason = description(c.algorithm) + compared(c, "stock", stock_route(p, d).seconds);
 }
 
 }  // namespace mlx_conv3d

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <utility>
 #include <vector>
 
@@ -75,8 +74,7 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double border = (1 + 2 / (tile_rows * m)) * (1 + (plan.tiles < cols ? 2 / (tile_cols * m) : 0)) *
                         static_cast<double>(time.frames_in) /
                         static_cast<double>(winograd_input_frames(p, p.output(kDepth)));
-  const double x = static_cast<double>(p.batch * p.stored(0) * p.input[1] * p.input[2]) * p.in_channels *
-                   static_cast<double>(item_size(p.x_type));
+  const double x = p.input_bytes();
   const double w = static_cast<double>(p.taps() * p.in_channels * p.out_channels * item_size(p.w_type));
   const double x_reads = border * static_cast<double>(slices * (plan.tile_rows ? passes : 1));
   const double steady =
@@ -216,13 +214,10 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   }
   c = best;
   const std::string m = std::to_string(c.winograd.m);
-  char ratio[64];
-  std::snprintf(ratio, sizeof(ratio), "; modelled %.2fx the speed of stock",
-                stock_route(p, d).seconds / c.cost);
   c.reason = "F(" + m + "x" + m + ", 3x3) with " +
              (c.winograd.depth_m > 1 ? "F(2, 3) along depth fused into the product"
                                      : "the depth taps summed in the transform domain") +
-             passes_of(c.winograd) + ratio;
+             passes_of(c.winograd) + compared(c, "stock", stock_route(p, d).seconds);
 }
 
 }  // namespace mlx_conv3d

@@ -30,13 +30,22 @@ cpu::WeightView view_weights(const mx::array& w) {
   return view;
 }
 
-ConvProblem bind_inputs(const ConvSpec& spec, const std::vector<mx::array>& inputs) {
+ConvProblem bind_inputs(const ConvSpec& spec, const Arrays& inputs) {
   const int64_t lead = spec.lead ? inputs[2].shape(1) : 0;
   return spec.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(),
                    to_dtype(inputs[1].dtype()), lead);
 }
 
 }  // namespace
+
+ConvSpec ConvSpec::bare() const {
+  ConvSpec spec = *this;
+  spec.activation = Activation::none;
+  spec.bias = spec.residual = spec.lead = false;
+  spec.packed = {};
+  spec.per_frame = spec.odd_frame = false;
+  return spec;
+}
 
 ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
                            int64_t lead_frames) const {
@@ -68,16 +77,16 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   return p;
 }
 
-ConvProblem Conv::problem(const std::vector<mx::array>& inputs) const { return bind_inputs(spec_, inputs); }
+ConvProblem Conv::problem(const Arrays& inputs) const { return bind_inputs(spec_, inputs); }
 
-std::vector<mx::Shape> Conv::output_shapes(const std::vector<mx::array>& inputs) {
+std::vector<mx::Shape> Conv::output_shapes(const Arrays& inputs) {
   const ConvProblem p = problem(inputs);
   p.validate();
   return {mx::Shape{narrow(p.batch), narrow(p.output(0)), narrow(p.output(1)), narrow(p.output(2)),
                     narrow(p.out_channels)}};
 }
 
-void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   mx::array& out = outputs[0];
   out.set_data(mx::allocator::malloc(out.nbytes()));
   ConvProblem p = problem(inputs);
@@ -96,16 +105,15 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   cpu::Operands operands;
-  size_t next = 2;
   operands.x = staging.pixels(inputs[0]);
   operands.w = view_weights(inputs[1]);
-  if (spec_.lead) operands.lead = staging.pixels(inputs[next++]);
+  const ConvInputs at(spec_);
+  const auto floats = [&](int input) { return static_cast<const float*>(staging.contiguous(inputs[input])); };
+  if (spec_.lead) operands.lead = staging.pixels(inputs[at.lead]);
   operands.epilogue = {spec_.out_type, spec_.activation, nullptr, nullptr};
-  if (spec_.bias) operands.epilogue.bias = static_cast<const float*>(staging.contiguous(inputs[next++]));
-  if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[next++]);
-  if (p.prepared) {
-    operands.packed_w = static_cast<const float*>(staging.contiguous(inputs[next]));
-  }
+  if (spec_.bias) operands.epilogue.bias = floats(at.bias);
+  if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[at.residual]);
+  if (p.prepared) operands.packed_w = floats(at.packed);
   operands.y = out.data<char>();
   for (const mx::array& input : inputs) encoder.set_input_array(input);
   encoder.set_output_array(out);
@@ -115,7 +123,7 @@ void Conv::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   });
 }
 
-void Conv::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void Conv::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
   run_on_gpu(problem(inputs), on_gpu_.value(), inputs, outputs[0], stream());
 }
@@ -125,30 +133,31 @@ bool Conv::is_equivalent(const mx::Primitive& other) const {
   return spec_ == o.spec_ && on_gpu_ == o.on_gpu_;
 }
 
-mx::Shape ConvWeightGradient::weight_shape(const std::vector<mx::array>& inputs) const {
-  return {inputs[1].shape(4), narrow(kernel_[0]), narrow(kernel_[1]), narrow(kernel_[2]),
-          narrow(inputs[0].shape(4) / spec_.groups)};
+mx::Shape ConvWeightGradient::weight_shape(const Arrays& inputs) const {
+  return {inputs[1].shape(4), narrow(parameters_.kernel[0]), narrow(parameters_.kernel[1]),
+          narrow(parameters_.kernel[2]), narrow(inputs[0].shape(4) / parameters_.conv.groups)};
 }
 
-std::vector<mx::Shape> ConvWeightGradient::output_shapes(const std::vector<mx::array>& inputs) {
+std::vector<mx::Shape> ConvWeightGradient::output_shapes(const Arrays& inputs) {
   return {weight_shape(inputs)};
 }
 
-void ConvWeightGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void ConvWeightGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   mx::array& out = outputs[0];
   out.set_data(mx::allocator::malloc(out.nbytes()));
   if (out.size() == 0) return;
-  ConvProblem p = spec_.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs),
-                             spec_.out_type, spec_.lead ? inputs[2].shape(1) : 0);
+  ConvProblem p =
+      parameters_.conv.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs),
+                            parameters_.conv.out_type, parameters_.conv.lead ? inputs[2].shape(1) : 0);
   std::optional<bool> winograd;
-  if (spec_.forced) winograd = *spec_.forced == Algorithm::winograd;
+  if (parameters_.conv.forced) winograd = *parameters_.conv.forced == Algorithm::winograd;
   const WeightGradientPlan plan = make_weight_gradient_plan(p, cpu_device(), workspace_limit(), winograd);
 
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   cpu::Operands operands;
   operands.x = staging.pixels(inputs[0]);
-  if (spec_.lead) operands.lead = staging.pixels(inputs[2]);
+  if (parameters_.conv.lead) operands.lead = staging.pixels(inputs[2]);
   const void* dy = staging.contiguous(inputs[1]);
   const Dtype dy_type = to_dtype(inputs[1].dtype());
   void* dw = out.data<char>();
@@ -160,19 +169,12 @@ void ConvWeightGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vec
   });
 }
 
-void ConvWeightGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) { no_gpu(); }
-
-bool ConvWeightGradient::is_equivalent(const mx::Primitive& other) const {
-  const auto& o = static_cast<const ConvWeightGradient&>(other);
-  return spec_ == o.spec_ && kernel_ == o.kernel_;
-}
-
-std::vector<mx::Shape> PackWeights::output_shapes(const std::vector<mx::array>& inputs) {
+std::vector<mx::Shape> PackWeights::output_shapes(const Arrays& inputs) {
   const mx::Shape& w = inputs[0].shape();
-  return {mx::Shape{narrow(cpu::winograd_weights_size(form_, w[0], w[1], w[4]))}};
+  return {mx::Shape{narrow(cpu::winograd_weights_size(parameters_.form, w[0], w[1], w[4]))}};
 }
 
-void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void PackWeights::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   mx::array& out = outputs[0];
   out.set_data(mx::allocator::malloc(out.nbytes()));
   auto& encoder = mx::cpu::get_command_encoder(stream());
@@ -180,19 +182,12 @@ void PackWeights::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   encoder.set_output_array(out);
   const cpu::WeightView w = view_weights(inputs[0]);
   const mx::Shape shape = inputs[0].shape();
-  encoder.dispatch([w, shape, form = form_, flip = flip_, to = out.data<float>()] {
+  encoder.dispatch([w, shape, form = parameters_.form, flip = parameters_.flip, to = out.data<float>()] {
     cpu::winograd_weights(form, w, shape[0], shape[1], shape[3], shape[4], flip, to);
   });
 }
 
-void PackWeights::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) { no_gpu(); }
-
-bool PackWeights::is_equivalent(const mx::Primitive& other) const {
-  const auto& o = static_cast<const PackWeights&>(other);
-  return form_ == o.form_ && flip_ == o.flip_;
-}
-
-mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s) {
+mx::array make_conv(Arrays inputs, ConvSpec spec, mx::StreamOrDevice s) {
   if (mx::to_stream(s).device == mx::Device::cpu) {
     return conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s);
   }
@@ -201,7 +196,7 @@ mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDe
   return conv_primitive(std::move(inputs), std::move(spec), chosen.plan->algorithm(), s);
 }
 
-mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
+mx::array conv_primitive(Arrays inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
                          mx::StreamOrDevice s) {
   if (on_gpu) {
     // The kernels read x, w and lead with any strides; bias and residual lie as the output does.
@@ -216,20 +211,16 @@ mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::opti
 
 mx::array weight_gradient(const ConvSpec& spec, const mx::array& x, const std::optional<mx::array>& lead,
                           const mx::array& dy, const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s) {
-  ConvSpec of_gradient = spec;
-  of_gradient.activation = Activation::none;
-  of_gradient.bias = of_gradient.residual = false;
-  of_gradient.packed = {};
-  of_gradient.per_frame = of_gradient.odd_frame = false;
+  ConvSpec of_gradient = spec.bare();
   of_gradient.lead = lead.has_value();
   of_gradient.out_type = type;
   if (mx::to_stream(s).device != mx::Device::cpu) {
     return stock_weight_gradient(of_gradient, x, lead, dy, w_shape, type, s);
   }
-  std::vector<mx::array> inputs{x, dy};
+  Arrays inputs{x, dy};
   if (lead) inputs.push_back(*lead);
-  auto primitive = std::make_shared<ConvWeightGradient>(mx::to_stream(s), of_gradient,
-                                                        Size3{w_shape[1], w_shape[2], w_shape[3]});
+  auto primitive = std::make_shared<ConvWeightGradient>(
+      mx::to_stream(s), WeightGradientSpec{of_gradient, {w_shape[1], w_shape[2], w_shape[3]}});
   return mx::array(w_shape, to_mlx(type), std::move(primitive), std::move(inputs));
 }
 

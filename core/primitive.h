@@ -4,14 +4,11 @@
 #include <utility>
 #include <vector>
 
+#include "core/cpu_primitive.h"
 #include "core/plan.h"
 #include "core/problem.h"
-#include "mlx/mlx.h"
-#include "mlx/primitives.h"
 
 namespace mlx_conv3d {
-
-namespace mx = mlx::core;
 
 /// A convolution's parameters, without the sizes that its inputs bring.
 struct ConvSpec {
@@ -33,8 +30,23 @@ struct ConvSpec {
 
   bool operator==(const ConvSpec&) const = default;
 
+  /// Without lead frames, epilogue and packed weights, for any number of frames.
+  ConvSpec bare() const;
   ConvProblem bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w, Dtype w_type,
                    int64_t lead_frames) const;
+};
+
+/// Where Conv's inputs are that follow x and w; -1 for those that the spec is without.
+struct ConvInputs {
+  int lead = -1, bias = -1, residual = -1, packed = -1;
+
+  explicit ConvInputs(const ConvSpec& spec) {
+    int next = 2;
+    if (spec.lead) lead = next++;
+    if (spec.bias) bias = next++;
+    if (spec.residual) residual = next++;
+    if (spec.packed.m > 0) packed = next++;
+  }
 };
 
 /// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.
@@ -43,74 +55,70 @@ class Conv : public mx::Primitive {
   Conv(mx::Stream stream, ConvSpec spec, std::optional<Algorithm> on_gpu)
       : mx::Primitive(stream), spec_(std::move(spec)), on_gpu_(on_gpu) {}
 
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
-                             const std::vector<int>& argnums) override;
-  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
-  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
-                                                           const std::vector<int>& axes) override;
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override;
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  MappedArrays vmap(const Arrays& inputs, const std::vector<int>& axes) override;
   const char* name() const override { return "Conv3dConv"; }
   bool is_equivalent(const mx::Primitive& other) const override;
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
 
   const ConvSpec& spec() const { return spec_; }
-  ConvProblem problem(const std::vector<mx::array>& inputs) const;
+  ConvProblem problem(const Arrays& inputs) const;
 
  private:
   ConvSpec spec_;
   std::optional<Algorithm> on_gpu_;  ///< for a GPU stream: whose kernels have been checked
 };
 
-/// dL/dw. Inputs: x, dy, then lead as the spec says. The output has the type spec.out_type.
-class ConvWeightGradient : public mx::Primitive {
- public:
-  ConvWeightGradient(mx::Stream stream, ConvSpec spec, Size3 kernel)
-      : mx::Primitive(stream), spec_(std::move(spec)), kernel_(kernel) {}
+struct WeightGradientSpec {
+  ConvSpec conv;
+  Size3 kernel;
 
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
-                             const std::vector<int>& argnums) override;
-  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
-  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
-                                                           const std::vector<int>& axes) override;
+  bool operator==(const WeightGradientSpec&) const = default;
+};
+
+/// dL/dw. Inputs: x, dy, then lead as the spec says. The output has the type conv.out_type.
+class ConvWeightGradient : public CpuPrimitive<WeightGradientSpec> {
+ public:
+  using CpuPrimitive::CpuPrimitive;
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  MappedArrays vmap(const Arrays& inputs, const std::vector<int>& axes) override;
   const char* name() const override { return "Conv3dWeightGradient"; }
-  bool is_equivalent(const mx::Primitive& other) const override;
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
 
  private:
-  mx::Shape weight_shape(const std::vector<mx::array>& inputs) const;
+  mx::Shape weight_shape(const Arrays& inputs) const;
+};
 
-  ConvSpec spec_;
-  Size3 kernel_;
+struct PackedWeightsSpec {
+  WinogradForm form;
+  bool flip = false;
+
+  bool operator==(const PackedWeightsSpec&) const = default;
 };
 
 /// w transformed for a form of Winograd, in the layout of the CPU's winograd.
-class PackWeights : public mx::Primitive {
+class PackWeights : public CpuPrimitive<PackedWeightsSpec> {
  public:
-  PackWeights(mx::Stream stream, WinogradForm form, bool flip)
-      : mx::Primitive(stream), form_(form), flip_(flip) {}
+  using CpuPrimitive::CpuPrimitive;
 
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
   const char* name() const override { return "Conv3dPackWeights"; }
-  bool is_equivalent(const mx::Primitive& other) const override;
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
-
- private:
-  WinogradForm form_;
-  bool flip_;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
 };
 
 /// One convolution of 5-D arrays, of any supported types, with spec.out_type as it is: by the primitive, or
 /// by stock MLX where route() says so on a GPU.
-mx::array make_conv(std::vector<mx::array> inputs, ConvSpec spec, mx::StreamOrDevice s);
+mx::array make_conv(Arrays inputs, ConvSpec spec, mx::StreamOrDevice s);
 /// By the primitive; for a GPU stream with the algorithm that route() has chosen.
-mx::array conv_primitive(std::vector<mx::array> inputs, ConvSpec spec, std::optional<Algorithm> on_gpu,
-                         mx::StreamOrDevice s);
+mx::array conv_primitive(Arrays inputs, ConvSpec spec, std::optional<Algorithm> on_gpu, mx::StreamOrDevice s);
 
 /// dL/d(lead then x), as one array of the logical input's length.
 mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, const mx::array& w,

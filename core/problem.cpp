@@ -8,8 +8,6 @@
 namespace mlx_conv3d {
 namespace {
 
-int64_t dilated(int64_t size, int64_t dilation) { return size == 0 ? 0 : (size - 1) * dilation + 1; }
-
 std::string text(const Size3& s) {
   std::ostringstream out;
   out << "(" << s[0] << ", " << s[1] << ", " << s[2] << ")";
@@ -37,11 +35,14 @@ double ConvProblem::direct_flops() const {
          static_cast<double>(group_in() * taps());
 }
 
+double ConvProblem::input_bytes() const {
+  return static_cast<double>(batch * stored(0) * input[1] * input[2]) * in_channels * item_size(x_type);
+}
+
 double ConvProblem::operand_bytes() const {
-  const double x = static_cast<double>(batch * stored(0) * input[1] * input[2]) * in_channels;
   const double w = static_cast<double>(out_channels * taps()) * group_in();
   const double y = static_cast<double>(out_positions()) * out_channels;
-  return x * item_size(x_type) + w * item_size(w_type) + y * item_size(out_type) * (residual ? 2 : 1) +
+  return input_bytes() + w * item_size(w_type) + y * item_size(out_type) * (residual ? 2 : 1) +
          (bias ? 4.0 * out_channels : 0.0);
 }
 

@@ -15,6 +15,11 @@ using Size3 = std::array<int64_t, 3>;
 
 inline constexpr int kDepth = 0, kHeight = 1, kWidth = 2;
 
+/// Positions that `size` taps or inputs span, `dilation` apart.
+inline constexpr int64_t dilated(int64_t size, int64_t dilation) {
+  return size == 0 ? 0 : (size - 1) * dilation + 1;
+}
+
 inline constexpr int64_t item_size(Dtype type) { return type == Dtype::float32 ? 4 : 2; }
 
 /// One description of any convolution, always N,D,H,W,C; 1-D and 2-D problems are lifted to it.
@@ -65,6 +70,8 @@ struct ConvProblem {
 
   /// FLOPs of the direct convolution: 2*N*oD*oH*oW*O*(C/groups)*KD*KH*KW.
   double direct_flops() const;
+  /// Bytes of x.
+  double input_bytes() const;
   /// Bytes of every operand read once and the result written once.
   double operand_bytes() const;
 

@@ -132,11 +132,11 @@ mx::array stock_conv(const std::vector<mx::array>& inputs, const ConvSpec& spec,
   const mx::Dtype type = to_mlx(spec.out_type);
   const bool widen = spec.out_type == Dtype::float32;
   const auto wide = [&](const mx::array& a) { return widen ? mx::astype(a, type, s) : a; };
+  const ConvInputs at(spec);
   ConvExtras extras;
-  size_t next = 2;
-  if (spec.lead) extras.lead = wide(inputs[next++]);
-  if (spec.bias) extras.bias = inputs[next++];
-  if (spec.residual) extras.residual = inputs[next++];
+  if (spec.lead) extras.lead = wide(inputs[at.lead]);
+  if (spec.bias) extras.bias = inputs[at.bias];
+  if (spec.residual) extras.residual = inputs[at.residual];
   return mx::astype(stock_conv(wide(inputs[0]), wide(inputs[1]), spec, extras, s), type, s);
 }
 

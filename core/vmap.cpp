@@ -32,7 +32,7 @@ mx::array out_of_channels(const mx::array& a, int size, mx::StreamOrDevice s) {
   return mx::moveaxis(split, last, 0, s);
 }
 
-int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& axes) {
+int mapped_size(const Arrays& inputs, const std::vector<int>& axes) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (axes[i] >= 0) return inputs[i].shape(axes[i]);
   }
@@ -41,25 +41,21 @@ int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& ax
 
 }  // namespace
 
-std::pair<std::vector<mx::array>, std::vector<int>> Conv::vmap(const std::vector<mx::array>& inputs,
-                                                               const std::vector<int>& axes) {
+MappedArrays Conv::vmap(const Arrays& inputs, const std::vector<int>& axes) {
   const mx::StreamOrDevice s = stream();
   const int size = mapped_size(inputs, axes);
-  // Inputs in order: x, w, lead, bias, residual, packed weights.
-  const int bias = spec_.bias ? 2 + (spec_.lead ? 1 : 0) : -1;
-  const bool weights_mapped = axes[1] >= 0 || (bias >= 0 && axes[bias] >= 0);
+  const ConvInputs at(spec_);
+  const bool weights_mapped = axes[1] >= 0 || (spec_.bias && axes[at.bias] >= 0);
   ConvSpec spec = spec_;
-  std::vector<mx::array> mapped;
-  const auto first = [&](size_t i) { return with_axis_first(inputs[i], axes[i], size, s); };
+  Arrays mapped;
+  const auto first = [&](int i) { return with_axis_first(inputs[i], axes[i], size, s); };
 
   if (!weights_mapped) {
-    size_t i = 0;
-    mapped.push_back(into_batch(first(i++), s));
-    mapped.push_back(inputs[i++]);
-    if (spec.lead) mapped.push_back(into_batch(first(i++), s));
-    if (spec.bias) mapped.push_back(inputs[i++]);
-    if (spec.residual) mapped.push_back(into_batch(first(i++), s));
-    if (spec.packed.m > 0) mapped.push_back(inputs[i]);
+    mapped = {into_batch(first(0), s), inputs[1]};
+    if (spec.lead) mapped.push_back(into_batch(first(at.lead), s));
+    if (spec.bias) mapped.push_back(inputs[at.bias]);
+    if (spec.residual) mapped.push_back(into_batch(first(at.residual), s));
+    if (spec.packed.m > 0) mapped.push_back(inputs[at.packed]);
     const mx::array y = make_conv(mapped, spec, s);
     return {{mx::unflatten(y, 0, {size, y.shape(0) / size}, s)}, {0}};
   }
@@ -68,20 +64,17 @@ std::pair<std::vector<mx::array>, std::vector<int>> Conv::vmap(const std::vector
   spec.packed = {};
   spec.forced.reset();
   spec.groups *= size;
-  size_t i = 0;
-  mapped.push_back(into_channels(first(i++), s));
-  mapped.push_back(into_batch(first(i++), s));
-  if (spec.lead) mapped.push_back(into_channels(first(i++), s));
-  if (spec.bias) mapped.push_back(mx::flatten(first(i++), 0, 1, s));
-  if (spec.residual) mapped.push_back(into_channels(first(i++), s));
+  mapped = {into_channels(first(0), s), into_batch(first(1), s)};
+  if (spec.lead) mapped.push_back(into_channels(first(at.lead), s));
+  if (spec.bias) mapped.push_back(mx::flatten(first(at.bias), 0, 1, s));
+  if (spec.residual) mapped.push_back(into_channels(first(at.residual), s));
   return {{out_of_channels(make_conv(mapped, spec, s), size, s)}, {0}};
 }
 
-std::pair<std::vector<mx::array>, std::vector<int>> ConvWeightGradient::vmap(
-    const std::vector<mx::array>& inputs, const std::vector<int>& axes) {
+MappedArrays ConvWeightGradient::vmap(const Arrays& inputs, const std::vector<int>& axes) {
   const mx::StreamOrDevice s = stream();
   const int size = mapped_size(inputs, axes);
-  ConvSpec spec = spec_;
+  ConvSpec spec = parameters_.conv;
   spec.groups *= size;
   const auto grouped = [&](size_t i) {
     return into_channels(with_axis_first(inputs[i], axes[i], size, s), s);
@@ -89,8 +82,9 @@ std::pair<std::vector<mx::array>, std::vector<int>> ConvWeightGradient::vmap(
   const mx::array x = grouped(0), dy = grouped(1);
   std::optional<mx::array> lead;
   if (spec.lead) lead = grouped(2);
-  const mx::Shape shape{dy.shape(4), static_cast<int>(kernel_[0]), static_cast<int>(kernel_[1]),
-                        static_cast<int>(kernel_[2]), static_cast<int>(x.shape(4) / spec.groups)};
+  const mx::Shape shape{dy.shape(4), static_cast<int>(parameters_.kernel[0]),
+                        static_cast<int>(parameters_.kernel[1]), static_cast<int>(parameters_.kernel[2]),
+                        static_cast<int>(x.shape(4) / spec.groups)};
   const mx::array dw = weight_gradient(spec, x, lead, dy, shape, spec.out_type, s);
   return {{mx::unflatten(dw, 0, {size, dw.shape(0) / size}, s)}, {0}};
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "cpu/grouped_forward.h"
+#include "cpu/grouped_layout.h"
 #include "cpu/grouped_winograd.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
@@ -11,29 +12,14 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-void pack_weights(const ConvProblem& p, const DirectTasks& tasks, const WeightView& w, float* out) {
-  const Kernels& k = kernels();
-  for (const RowPhase& phase : tasks.phases()) {
-    const std::vector<int64_t> offsets = tasks.weight_offsets(phase, w);
-    parallel_for(tasks.vectors(), [&](int64_t v, int) {
-      GemmWeightPanel panel{};
-      panel.w = w;
-      panel.w.data = static_cast<const char*>(w.data) + v * k.width * w.stride[0] * item_size(w.type);
-      panel.offsets = offsets.data();
-      panel.k = static_cast<int64_t>(offsets.size());
-      panel.out_channels = p.out_channels - v * k.width;
-      panel.vectors = 1;
-      panel.out = out + phase.first_weight * tasks.pitch() + v * k.width * panel.k;
-      k.pack_weight(panel);
-    });
-  }
-}
-
 void direct(const ConvProblem& p, const Operands& operands, Workspace& workspace) {
   const Kernels& k = kernels();
   DirectTasks tasks(p, operands);
   float* weights = workspace.floats(tasks.pitch() * p.taps() * p.group_in());
-  pack_weights(p, tasks, operands.w, weights);
+  for (const RowPhase& phase : tasks.phases()) {
+    pack_vectors(operands.w, p.out_channels, tasks.weight_offsets(phase, operands.w),
+                 weights + phase.first_weight * tasks.pitch());
+  }
   std::vector<float*> sums;
   for (int t = 0; t < thread_count(); ++t) sums.push_back(workspace.floats(kDirectPositions * tasks.pitch()));
   parallel_for(tasks.count(), [&](int64_t i, int thread) {

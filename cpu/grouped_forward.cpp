@@ -58,21 +58,8 @@ class Forward {
     const int64_t width = k_.width, products = p_.taps() * p_.group_in();
     float* table = workspace.floats(round_up(p_.out_channels, width) * products);
     for (const RowPhase& phase : rows_.phases()) {
-      const std::vector<int64_t> offsets = rows_.weight_offsets(phase, operands_.w);
-      const int64_t count = static_cast<int64_t>(offsets.size());
-      float* of_phase = table + phase.first_weight * round_up(p_.out_channels, width);
-      each(divide_up(p_.out_channels, width), products, [&](int64_t v) {
-        GemmWeightPanel panel{};
-        panel.w = operands_.w;
-        panel.w.data =
-            static_cast<const char*>(panel.w.data) + v * width * panel.w.stride[0] * item_size(panel.w.type);
-        panel.offsets = offsets.data();
-        panel.k = count;
-        panel.out_channels = p_.out_channels - v * width;
-        panel.vectors = 1;
-        panel.out = of_phase + v * width * count;
-        k_.pack_weight(panel);
-      });
+      pack_vectors(operands_.w, p_.out_channels, rows_.weight_offsets(phase, operands_.w),
+                   table + phase.first_weight * round_up(p_.out_channels, width));
     }
     weights_ = table;
     if (lanes_ == p_.out_channels) return;

@@ -15,5 +15,8 @@ std::vector<GroupedVector> grouped_vectors(int64_t out_channels, int64_t group_i
 /// Of blocks that are woven (PixelBlocks), with `groups` groups to a vector: which channel of the block is at
 /// each place, and which of a vector's channels each lane has.
 std::vector<int32_t> woven_order(int64_t group_channels, int64_t groups, int64_t places);
+/// One phase's weights as [vector of output channels][product][lane], lanes without a channel zero; `offsets`
+/// are the products' weight element offsets.
+void pack_vectors(const WeightView& w, int64_t out_channels, const std::vector<int64_t>& offsets, float* out);
 
 }  // namespace mlx_conv3d::cpu

@@ -10,7 +10,7 @@
 #include "core/integers.h"
 #include "core/plan_grouped_winograd.h"
 #include "cpu/threads.h"
-#include "cpu/winograd_pixels.h"
+#include "cpu/winograd_tiles.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -27,8 +27,7 @@ class Runner {
         form_(plan.form()),
         sizes_(p, plan, k_.width),
         panels_(p.group_out(), k_),
-        rows_(p, form_, kHeight),
-        cols_(p, form_, kWidth),
+        tiles_(p, form_),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()),
         threads_(static_cast<size_t>(thread_count())) {
     for (Thread& t : threads_) {
@@ -67,15 +66,6 @@ class Runner {
     int64_t groups = -1;  ///< the first of those whose weights it holds
     float *weights, *inputs, *sums;
   };
-  /// A tile's output frame over (N, D) and the position that it starts at.
-  struct TileAt {
-    int64_t frame, row, col;
-  };
-  TileAt tile_at(int64_t tile) const {
-    const int64_t row = tile / cols_.tiles;
-    return {row / rows_.tiles, row % rows_.tiles * plan_.m, tile % cols_.tiles * plan_.m};
-  }
-
   /// Weights of one group: [product][panel][c][lane].
   float* panel_weights(int64_t group, int64_t panel, const Thread& t) const {
     return t.weights + group * sizes_.group_weights() +
@@ -105,15 +95,16 @@ class Runner {
 
   /// Tile `i` of a chunk.
   void transform_input(const Groups& groups, int64_t index, int64_t i, const Thread& t) const {
-    const TileAt at = tile_at(index);
-    const int64_t frames = p_.output(kDepth), od = at.frame % frames;
+    const WinogradTiles::Place at = tiles_.at(index);
+    const int64_t frames = p_.output(kDepth), od = at.n % frames;
     const int64_t sd = p_.source_index(kDepth, od * p_.stride[kDepth] - p_.pad_lo[kDepth]);
-    const void* pixels[kMostTilePixels];
+    const void* pixels[WinogradTiles::kMostPixels];
     if (sd < 0) {
       std::fill_n(pixels, form_.all_pixels(), zeros_.get());
     } else {
-      winograd_pixels(p_, form_, input_.frame(at.frame / frames, sd), at.row, at.col,
-                      groups.first * p_.group_in() * input_.item(), zeros_.get(), pixels);
+      Frame source = input_.frame(at.n / frames, sd);
+      source.data += groups.first * p_.group_in() * input_.item();
+      tiles_.find_pixels(at, source, zeros_.get(), pixels);
     }
     WinogradInputTile tile{};
     tile.rows = pixels;
@@ -139,7 +130,7 @@ class Runner {
   }
 
   void transform_output(const Groups& groups, int64_t index, int64_t i, const Thread& t) const {
-    const TileAt at = tile_at(index);
+    const WinogradTiles::Place at = tiles_.at(index);
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
     const int64_t channel = groups.first * p_.group_out();
     Epilogue epilogue = operands_.epilogue;
@@ -150,7 +141,7 @@ class Runner {
     tile.next = sizes_.out_pitch;
     tile.channels = groups.count * p_.group_out();
     tile.out = operands_.y;
-    tile.first = ((at.frame * height + at.row) * width + at.col) * p_.out_channels + channel;
+    tile.first = ((at.n * height + at.row) * width + at.col) * p_.out_channels + channel;
     tile.row_stride = width * p_.out_channels;
     tile.pixel_stride = p_.out_channels;
     tile.row_end = static_cast<int>(std::min<int64_t>(plan_.m, height - at.row));
@@ -167,7 +158,7 @@ class Runner {
   const WinogradForm form_;
   const GroupedWinogradSizes sizes_;
   const Panels panels_;
-  const WinogradAxis rows_, cols_;
+  const WinogradTiles tiles_;  ///< of images that are the frames over (N, D)
   const std::unique_ptr<char[]> zeros_;
   std::vector<Thread> threads_;
 };

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/integers.h"
+#include "cpu/blocked_gemm.h"
 #include "cpu/threads.h"
 #include "cpu/weight_panel.h"
 
@@ -49,13 +50,20 @@ class JoinedPhases {
     int64_t cols() const { return col_end - col; }
   };
 
+  struct Tap {
+    int64_t kd, kh, kw;
+  };
+  Tap tap_at(int64_t tap) const {
+    const int64_t kw = p_.kernel[kWidth], kh = p_.kernel[kHeight];
+    return {tap / kw / kh, tap / kw % kh, tap % kw};
+  }
+
   /// [tap][panel][channel][lane]
   void pack_weights() {
     const int64_t* stride = operands_.w.stride;
     parallel_for(p_.taps() * panels_.count(), [&](int64_t i, int) {
       const int64_t tap = i / panels_.count();
-      const int64_t kw = tap % p_.kernel[kWidth], kh = tap / p_.kernel[kWidth] % p_.kernel[kHeight],
-                    kd = tap / p_.kernel[kWidth] / p_.kernel[kHeight];
+      const auto [kd, kh, kw] = tap_at(tap);
       std::vector<int64_t> offsets;
       for (int64_t c = 0; c < p_.in_channels; ++c) {
         offsets.push_back(kd * stride[1] + kh * stride[2] + kw * stride[3] + c * stride[4]);
@@ -85,8 +93,7 @@ class JoinedPhases {
     }
     const int64_t lda = in_place ? frame.col_stride / item : pitch_;
     for (int64_t tap = 0; tap < p_.taps(); ++tap) {
-      const int64_t kw = tap % p_.kernel[kWidth], kh = tap / p_.kernel[kWidth] % p_.kernel[kHeight],
-                    kd = tap / p_.kernel[kWidth] / p_.kernel[kHeight];
+      const auto [kd, kh, kw] = tap_at(tap);
       const int64_t od = output_of(kDepth, at.frame, kd);
       if (!exists(kDepth, od)) continue;
       for (int64_t row = at.row; row < at.row_end; ++row) {
@@ -112,20 +119,13 @@ class JoinedPhases {
                 float* sums) const {
     const Epilogue& e = operands_.epilogue;
     const int64_t step = p_.input_dilation[kWidth] * p_.out_channels;
-    const bool plain = e.type == Dtype::float32 && e.bias == nullptr && e.residual == nullptr &&
-                       e.activation == Activation::none && width_ == p_.out_channels;
+    const bool plain = e.plain() && width_ == p_.out_channels;
     float* c = plain ? static_cast<float*>(operands_.y) + output : sums;
     const int64_t ldc = plain ? step : width_;
-    // One at least: without input channels the sums are zero.
-    const int64_t pieces = std::max<int64_t>(1, divide_up(p_.in_channels, plan_.depth));
     for (int64_t panel = 0; panel < panels_.count(); ++panel) {
-      const int64_t lane = panels_.first_vector(panel) * k_.width, ldb = panels_.vectors(panel) * k_.width;
-      const float* b = weights + lane * p_.in_channels;
-      for (int64_t piece = 0; piece < pieces; ++piece) {
-        const int64_t from = p_.in_channels * piece / pieces, to = p_.in_channels * (piece + 1) / pieces;
-        k_.gemm(false, count, panels_.vectors(panel), to - from, a + from, lda, b + from * ldb, ldb, c + lane,
-                ldc, piece > 0, {});
-      }
+      const int64_t lane = panels_.first_vector(panel) * k_.width;
+      blocked_gemm(k_, plan_.depth, p_.in_channels, count, panels_.vectors(panel), a, lda,
+                   weights + lane * p_.in_channels, c + lane, ldc, false);
     }
     for (int64_t r = 0; !plain && r < count; ++r) {
       const int64_t at = output + r * step;

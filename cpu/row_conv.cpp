@@ -212,8 +212,7 @@ class RowConv {
     const int64_t lanes = std::min(vectors * k_.width, p_.group_out() - lane);
     const int64_t channel = g * p_.group_out() + lane;
     const Epilogue& e = operands_.epilogue;
-    const bool plain = e.type == Dtype::float32 && e.bias == nullptr && e.residual == nullptr &&
-                       e.activation == Activation::none && (lanes == vectors * k_.width || is_narrow(p_));
+    const bool plain = e.plain() && (lanes == vectors * k_.width || is_narrow(p_));
     const int64_t ldc = plain ? p_.out_channels : vectors * k_.width;
     bool started = false;
     for (size_t b = 0; b < blocks_.size(); ++b) {

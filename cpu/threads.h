@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -13,6 +14,13 @@ int thread_count();
 /// when all are done. `thread` is in [0, thread_count()). Calls from several threads take turns; an exception
 /// in the body is rethrown here. Must not be nested.
 void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body);
+
+/// Raises `value` to `met` where that is larger.
+inline void raise_to(std::atomic<uint32_t>& value, uint32_t met) {
+  uint32_t held = value.load(std::memory_order_relaxed);
+  while (held < met && !value.compare_exchange_weak(held, met, std::memory_order_relaxed)) {
+  }
+}
 
 /// While it lives, this thread's loops are its own, for work that is done before another thread is awake.
 class OneThread {

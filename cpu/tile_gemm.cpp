@@ -196,15 +196,9 @@ class TileGemm {
       out.tiles = panel_tiles(panel);
       out.parts = plan_.parts;
       out.out = panel_weights(g, panel) + tile_panel_items(first, plan_.parts, out.tiles);
-      raise(largest, k_.tiles->pack(out));
+      raise_to(largest, k_.tiles->pack(out));
     });
     return tiles_hold(largest.load());
-  }
-
-  static void raise(std::atomic<uint32_t>& largest, uint32_t value) {
-    uint32_t before = largest.load(std::memory_order_relaxed);
-    while (before < value && !largest.compare_exchange_weak(before, value, std::memory_order_relaxed)) {
-    }
   }
 
   void task(int64_t g, int64_t n, int64_t frame, int64_t frame_end, const Slab::Block& block, int64_t panel,
@@ -218,7 +212,7 @@ class TileGemm {
         if (source < 0 || held[slot] == u) continue;
         const uint32_t largest =
             slab_.pack(*k_.tiles, n, source, g * p_.group_in(), block, slot, slabs_[thread]);
-        raise(largest_, largest);
+        raise_to(largest_, largest);
         if (!tiles_hold(std::max(largest, kOne))) {
           unfit_.store(true, std::memory_order_relaxed);
           return;

@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "cpu/threads.h"
-#include "cpu/winograd_pixels.h"
+#include "cpu/winograd_tiles.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -31,8 +31,7 @@ class Gradient {
         k_(kernels()),
         form_(plan_.form()),
         depth_(axis_phases(p, kDepth, false).front()),
-        tile_rows_(p, form_, kHeight),
-        tile_cols_(p, form_, kWidth),
+        tiles_(p, form_),
         rows_are_outputs_(gradient_rows_are_outputs(p, k_.width)),
         terms_(winograd_depth_terms(p.kernel[kDepth], plan_.depth_m)),
         x_pitch_(winograd_channel_pitch(in_slice_, k_.width)),
@@ -85,7 +84,7 @@ class Gradient {
     const int64_t product_floats = terms_ * rows() * pitch_;
     parallel_for(form_.all_products(),
                  [&](int64_t i, int) { std::fill_n(sums_ + i * product_floats, product_floats, 0.0f); });
-    const int64_t tiles = p_.batch * tile_rows_.tiles * tile_cols_.tiles, frames = p_.output(kDepth);
+    const int64_t tiles = tiles_.count(), frames = p_.output(kDepth);
     const int64_t units = pairs_of(frames), frame_chunks = (frames + plan_.frames - 1) / plan_.frames;
     const int64_t tile_chunks = (tiles + plan_.tiles - 1) / plan_.tiles;
     for (int64_t f = 0; f < frame_chunks; ++f) {
@@ -124,18 +123,8 @@ class Gradient {
     });
   }
 
-  /// A tile's image and the output position that it starts at.
-  struct TileAt {
-    int64_t n, row, col;
-  };
-  TileAt tile_at(int64_t tile) const {
-    const int64_t rows = tile_rows_.tiles, cols = tile_cols_.tiles;
-    return {tile / (rows * cols), tile_rows_.first + tile / cols % rows * plan_.m,
-            tile_cols_.first + tile % cols * plan_.m};
-  }
-
   void transform_input(const Chunk& at, int64_t frame, int64_t frames_in, int64_t t) const {
-    const TileAt tile = tile_at(at.first_tile + t);
+    const WinogradTiles::Place tile = tiles_.at(at.first_tile + t);
     const int64_t origin = at.first_frame * p_.stride[kDepth] - p_.pad_lo[kDepth];
     const int64_t sd = p_.source_index(kDepth, origin + frame);
     WinogradInputTile to{};
@@ -144,15 +133,16 @@ class Gradient {
     to.xi_stride = frames_in * at.tiles * x_pitch_;
     // Products of single taps leave frames of padding out; pairs take them as they are.
     if (sd < 0) return plan_.depth_m == 2 ? fill_zeros(to, form_.all_pixels(), x_pitch_) : void();
-    const Frame source = input_.frame(tile.n, sd);
-    const void* pixels[kMostTilePixels];
-    winograd_pixels(p_, form_, source, tile.row, tile.col, slice_.c * input_.item(), zeros_.get(), pixels);
+    Frame source = input_.frame(tile.n, sd);
+    source.data += slice_.c * input_.item();
+    const void* pixels[WinogradTiles::kMostPixels];
+    tiles_.find_pixels(tile, source, zeros_.get(), pixels);
     to.rows = pixels;
     k_.winograd_input(form_, p_.x_type, to);
   }
 
   void transform_cotangent(const Chunk& at, int64_t frame, int64_t frames, int64_t t) const {
-    const TileAt tile = tile_at(at.first_tile + t);
+    const WinogradTiles::Place tile = tiles_.at(at.first_tile + t);
     WinogradInputTile to{};
     to.channels = slice_.outs;
     to.xi_stride = frames * at.tiles * dy_pitch_;
@@ -163,7 +153,7 @@ class Gradient {
     if (frame >= at.frames) return fill_zeros(to, form_.all_products(), dy_pitch_);
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth), item = item_size(dy_type_);
     const int64_t image = (tile.n * p_.output(kDepth) + at.first_frame + frame) * height;
-    const void* pixels[kMostTilePixels];
+    const void* pixels[WinogradTiles::kMostPixels];
     for (int64_t i = 0; i < plan_.m; ++i) {
       for (int64_t j = 0; j < plan_.m; ++j) {
         const int64_t row = tile.row + i, col = tile.col + j;
@@ -301,7 +291,7 @@ class Gradient {
   const Kernels& k_;
   const WinogradForm form_;
   const AxisPhase depth_;
-  const WinogradAxis tile_rows_, tile_cols_;
+  const WinogradTiles tiles_;
   const bool rows_are_outputs_;
   const int64_t terms_, x_pitch_, dy_pitch_, pitch_;
   const std::unique_ptr<char[]> zeros_;

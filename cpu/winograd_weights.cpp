@@ -91,10 +91,7 @@ uint32_t tile_weights(const Task& t, float scale, float* out) {
     part.xi_stride = panels.vectors_total() * column_items;
     part.streaming = streaming;
     part.depth_stride = steps * tiles * step_items;
-    const uint32_t met = k.tiles->winograd_weight(t.form, part, {t.form.parts, scale, tiles * kTileItems});
-    uint32_t most = largest.load(std::memory_order_relaxed);
-    while (most < met && !largest.compare_exchange_weak(most, met, std::memory_order_relaxed)) {
-    }
+    raise_to(largest, k.tiles->winograd_weight(t.form, part, {t.form.parts, scale, tiles * kTileItems}));
   });
   return largest.load(std::memory_order_relaxed);
 }

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from mlx_conv3d import _ext
+
 IntOrSequence: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | Sequence[int | tuple[int, int]]
 PaddingMode: TypeAlias = str | Sequence[str]
@@ -29,7 +31,7 @@ ALGORITHMS = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """A convolution's parameters, one entry per spatial axis, as the extension takes them."""
+    """A convolution's parameters, one entry per spatial axis, as `_ext.Parameters` takes them."""
 
     dims: int
     stride: list[int]
@@ -45,8 +47,8 @@ class Parameters:
     per_frame: bool = False  # an output frame's bits do not depend on the number of frames
     odd_frame: bool = False  # and an odd number of them was computed before
 
-    def as_kwargs(self) -> dict[str, Any]:
-        return self.__dict__
+    def for_core(self) -> _ext.Parameters:
+        return _ext.Parameters(**self.__dict__)
 
     def key(self) -> tuple[Any, ...]:
         """The same, hashable."""

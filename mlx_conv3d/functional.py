@@ -50,7 +50,7 @@ def run(
     return _ext.conv(
         x,
         w,
-        **parameters.as_kwargs(),
+        parameters.for_core(),
         bias=bias,
         residual=residual,
         lead=lead,

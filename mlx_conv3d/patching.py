@@ -13,10 +13,9 @@ import mlx.core as mx
 
 from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext, functional
+from mlx_conv3d.planning import DTYPES
 
 NAMES = ("conv1d", "conv2d", "conv3d", "conv_general", "conv_transpose3d")
-
-_SUPPORTED = (mx.float32, mx.float16, mx.bfloat16)
 
 _lock = threading.RLock()
 _stock: dict[str, Callable[..., mx.array]] = {}
@@ -109,11 +108,11 @@ def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.arr
     """This library's result for a stock call; raises _Fallback, or the error that says what is wrong with it."""
     x, w, parameters, stream = parse(name, args, kwargs)
     for a in (x, w):
-        if a.dtype not in _SUPPORTED:
+        if a.dtype not in DTYPES.values():
             raise _Fallback(f"type {a.dtype}")
     if _ext.disabled():
         raise _Fallback("MLX_CONV3D_DISABLE")
-    algorithm, reason = _ext.choose(x, w, **parameters.as_kwargs(), stream=stream)
+    algorithm, reason = _ext.choose(x, w, parameters.for_core(), stream=stream)
     if algorithm == "stock":
         raise _Fallback(reason)
     y = functional.run(x, w, parameters, stream=stream)

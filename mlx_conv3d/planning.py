@@ -13,6 +13,7 @@ from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 OWN = "MLX's own: "  # before the name of stock's route
 
 
@@ -20,8 +21,13 @@ OWN = "MLX's own: "  # before the name of stock's route
 class Candidate:
     """One algorithm's offer for a problem.
 
-    `cost` is modelled, in seconds; `flops` are those executed, `bytes` those moved (modelled), `workspace` is in
-    bytes. Where `legal` is false, `reason` says which constraint fails.
+    `algorithm` by name; `legal` and `reason`, which says which constraint fails, or what the algorithm does here;
+    `cost` modelled, in seconds; `flops` executed, `bytes` moved (modelled), `workspace` in bytes; `parts` the bf16
+    parts that a CPU's matrix unit takes operands in (1, 2 or 3) or 0 where products are of fp32 numbers; `tile` the m
+    of Winograd's F(m, k) or 0, `pixels` whether that reads the input as it is ("single") or what is stored of one
+    upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
+    depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
+    0 where all are made once, `chunk` the sizes of what is computed at a time.
     """
 
     algorithm: str
@@ -40,31 +46,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a convolution is computed.
+class Plan(Candidate):
+    """How a convolution is computed: the candidate that was chosen, its `reason` with why it was.
 
-    `algorithm` by name, `reason` in words, `flops` executed against `direct_flops` of the textbook sum, `bytes`
-    moved (modelled), `workspace` in bytes, `parts` the bf16 parts that a CPU's matrix unit takes operands in (1, 2 or
-    3) or 0 where products are of fp32 numbers, `tile` the m of Winograd's F(m, k) or 0, `pixels` whether that reads the
-    input as it is ("single") or what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2
-    where F(2, 3) runs along depth as well and 1 where depth taps are summed, `weight_rows` the rows of Winograd's
-    frequencies whose weights every chunk makes at a time or 0 where all are made once, `candidates` all algorithms
-    considered, `program` the GPU's steps (None on the CPU). Printing it gives a table.
+    `direct_flops` are those of the textbook sum, `candidates` all algorithms considered, `program` the GPU's steps
+    (None on the CPU). Printing it gives a table.
     """
 
-    algorithm: str
-    reason: str
-    flops: float
     direct_flops: float
-    bytes: float
-    workspace: int
-    cost: float
-    parts: int
-    tile: int
-    pixels: str
-    depth_tile: int
-    weight_rows: int
-    chunk: tuple[int, int, int]
     problem: str
     device: str
     candidates: tuple[Candidate, ...]
@@ -169,12 +158,12 @@ def plan_of(
     `checks` does not pass.
     """
     d = _ext.plan(
-        x_shape=list(x_shape),
-        w_shape=list(w_shape),
+        list(x_shape),
+        list(w_shape),
+        parameters.for_core(),
         x_type=x_type,
         w_type=w_type,
         out_type=promote(x_type, w_type) if out_type is None else out_type,
-        **parameters.as_kwargs(),
         bias=bias,
         residual=residual,
         lead=lead,
@@ -189,7 +178,7 @@ def plan_of(
         checks=checks,
     )
     candidates = tuple(Candidate(**c) for c in d.pop("candidates"))
-    return Plan(**{k: v for k, v in d.items() if k != "legal"}, candidates=candidates)
+    return Plan(**d, candidates=candidates)
 
 
 def promote(*types: mx.Dtype) -> mx.Dtype:
@@ -246,7 +235,7 @@ def plan(
     for name, t in (("dtype", dtype), ("w_dtype", weight_dtype)):
         if not isinstance(t, mx.Dtype):
             raise TypeError(f"{name} must be an mx.Dtype, got {type(t).__name__}")
-        if t not in (mx.float32, mx.float16, mx.bfloat16):
+        if t not in DTYPES.values():
             raise ValueError(f"{name} must be float32, float16 or bfloat16, got {t}")
     parameters = arguments.parameters(
         dims,

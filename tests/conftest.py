@@ -32,7 +32,6 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") == "true" else os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 DRAWN_KEY = "mlx_conv3d_drawn"
-PARITY_KEY = "mlx_conv3d_parity"
 MLX_FUNCTIONS = (
     "conv1d",
     "conv2d",

@@ -30,7 +30,6 @@ def normal(*shape: int, seed: int = 0) -> mx.array:
 
 
 X, W = zeros(2, 5, 6, 7, 4), zeros(6, 3, 3, 3, 4)
-OUT = (2, 3, 4, 5, 6)
 
 
 # Bad input

@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import grouped, harness, machine, native, report, roofline, run, workloads  # noqa: E402
 from benchmarks.workloads import Layer  # noqa: E402
+from mlx_conv3d import _ext  # noqa: E402
+from mlx_conv3d.doctor.examination import instruction_sets  # noqa: E402
 
 MODELS = ("ltx2_768x512x121", "mlxgen_wan21_480p81", "ref_hunyuan_544x960x17", "qwen2vl_patch", "vista3d_128")
 
@@ -202,14 +204,25 @@ def test_cpu_watch_gives_a_share() -> None:
     assert watch.others_share is None or 0 <= watch.others_share <= 1
 
 
-def test_quick_run_of_a_subject_without_torch_ends_well() -> None:
+def quick_vae(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", "cpu", "vae", "--quick", "--no-torch", "--gflop", "0.02"]
-    done = subprocess.run(
-        [*command, "--dtype", "float32"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_quick_run_of_a_subject_without_torch_ends_well() -> None:
+    done = quick_vae("--dtype", "float32")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stock MLX CPU (naive baseline)" in done.stdout
     assert "geometric mean" in done.stdout
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_a_run_is_held_to_narrower_instructions_or_says_that_it_cannot_be(isa: str) -> None:
+    reached = isa in instruction_sets(_ext.isa())
+    done = quick_vae("--dtype", "float32", "--no-stock", "--isa", isa)
+    assert done.returncode == (0 if reached else 2), done.stdout + done.stderr
+    said = f"held to the instructions of {isa}" if reached else f"--isa {isa}: mlx_conv3d uses {_ext.isa()}"
+    assert said in done.stdout.replace("\n", " ")
 
 
 def test_native_ratios_are_of_medians_and_held_against_their_own_targets() -> None:

@@ -347,6 +347,14 @@ def test_a_checkout_is_one_of_this_version(tmp_path: Path) -> None:
     assert not examination.is_checkout(tmp_path)
 
 
+def test_looking_at_what_extensions_share_leaves_it_theirs() -> None:
+    """One reference too few, and the next extension that looks there ends the process."""
+    kept = machine.kept_by_extensions()
+    before = sys.getrefcount(kept)
+    assert len(machine.internals()) >= 1
+    assert sys.getrefcount(kept) == before
+
+
 def test_two_abis_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.nanobind_abi().status == OK
     monkeypatch.setattr(machine, "internals", lambda: ["__nb_internals_a_mlx__", "__nb_internals_b_mlx__"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,7 @@ import metal_sim
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metal_programs import KERNELS, Case, operands, run
+from metal_programs import KERNELS, Case, mutated_kernels, operands, run
 from metal_sim import SCHEDULES
 from metal_sim.support import needs_metal_sim
 
@@ -318,15 +317,12 @@ MUTATIONS = {
 
 
 def run_mutated(folder: Path, old: str, new: str) -> None:
-    kernels = folder / "kernels"
-    shutil.copytree(KERNELS, kernels)
+    kernels = mutated_kernels(folder, "gather_gemm.metal", old, new)
     file = kernels / "gather_gemm.metal"
-    text = file.read_text()
-    assert old in text
     # Only the kernel that is run: the others take long to compile.
     lines = [
         line
-        for line in text.replace(old, new).splitlines()
+        for line in file.read_text().splitlines()
         if not line.startswith("INSTANTIATE(") or line.startswith("INSTANTIATE(32, 32, true")
     ]
     file.write_text("\n".join(lines) + "\n")

@@ -181,8 +181,9 @@ def wide_instructions(objects: list[Path]) -> list[str]:
 
 
 def objects_for_any_machine() -> list[Path]:
-    """The build's object files but those for one instruction set: sse2 is part of x86-64."""
-    objects = (path for path in ROOT.glob("build/*/**/*.o") if "CMakeFiles" in path.parts)
+    """This machine's build's object files but those for one instruction set: sse2 is part of x86-64."""
+    builds = {path.parents[4] for path in instruction_set_objects()}  # not those of the wheel for macOS
+    objects = (path for build in builds for path in build.rglob("*.o") if "CMakeFiles" in path.parts)
     return sorted(
         path for path in objects if not re.search(r"mlx_conv3d_(?!cpu\b|sse2\b)\w+\.dir", str(path))
     )

@@ -21,12 +21,12 @@ from embed_kernels import flatten
 from metal_sources import kernel_names
 
 from mlx_conv3d import _arguments, _ext, plan
+from mlx_conv3d.doctor.faults import FAMILIES
+from mlx_conv3d.planning import DTYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"json": ROOT / "docs" / "manifest.json", "md": ROOT / "docs" / "manifest.md"}
 GPU = "m3-max"
-FAMILIES = ("winograd", "grouped", "gather_gemm")  # the sources of each begin with its name
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 # Of the direct convolution, with the channels of one group; `item` is the bytes of an element. tests/test_manifest.py
 # holds them to what plans count.

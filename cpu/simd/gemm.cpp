@@ -2,6 +2,8 @@
 
 #include "cpu/simd/gemm.h"
 
+#include "cpu/simd/register_block.h"
+
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
 
@@ -15,62 +17,28 @@ template <int R, int V, bool Transposed>
 void block(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
            bool accumulate, const Segments& segments, Prefetch next) {
   Vec sums[R][V];
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = Vec{};
-  }
+  clear_sums(sums);
   for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
     const float* row = b;
     for (int64_t p = 0; p < k; ++p, row += ldb, next.at += next.step) {
       __builtin_prefetch(next.at, 0, 2);
-      Vec bs[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) bs[v] = load(row + v * kWidth);
-#pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) {
-        const float x = Transposed ? a[p * lda + r] : a[r * lda + p];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sums[r][v] += x * bs[v];
-      }
+      add_products(sums, Transposed ? a + p * lda : a + p, Transposed ? 1 : lda, row);
     }
   }
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      float* to = c + r * ldc + v * kWidth;
-      store(to, accumulate ? load(to) + sums[r][v] : sums[r][v]);
-    }
-  }
+  store_sums(sums, c, ldc, accumulate);
 }
 
 using Block = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool,
                        const Segments&, Prefetch);
 
-template <int R, int V, bool T>
-struct FillTable {
-  static constexpr void fill(Block* table) {
-    table[R] = block<R, V, T>;
-    FillTable<R - 1, V, T>::fill(table);
-  }
-};
-template <int V, bool T>
-struct FillTable<0, V, T> {
-  static constexpr void fill(Block*) {}
-};
-
 struct Blocks {
   Block table[kMaxPanelVectors + 1][2][kMaxRows + 1] = {};
   constexpr Blocks() {
-    FillTable<kRows[1], 1, false>::fill(table[1][0]);
-    FillTable<kRows[1], 1, true>::fill(table[1][1]);
-    FillTable<kRows[2], 2, false>::fill(table[2][0]);
-    FillTable<kRows[2], 2, true>::fill(table[2][1]);
-    if constexpr (kPanelVectors >= 3) {
-      FillTable<kRows[3], 3, false>::fill(table[3][0]);
-      FillTable<kRows[3], 3, true>::fill(table[3][1]);
-    }
+    for_each_block([&](auto rows, auto vectors) {
+      constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
+      table[V][0][R] = block<R, V, false>;
+      table[V][1][R] = block<R, V, true>;
+    });
   }
 };
 constexpr Blocks kBlocks;

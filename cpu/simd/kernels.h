@@ -16,6 +16,11 @@ struct Epilogue {
   Activation activation = Activation::none;
   const float* bias = nullptr;     ///< indexed by output channel, or null
   const void* residual = nullptr;  ///< laid out like the output and of its type, or null
+
+  /// Whether the sums are the output as they are.
+  bool plain() const {
+    return type == Dtype::float32 && activation == Activation::none && !bias && !residual;
+  }
 };
 
 /// The pixels of one Winograd tile.

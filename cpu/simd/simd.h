@@ -50,6 +50,19 @@ typedef uint32_t UVec __attribute__((vector_size(SIMD_WIDTH * 4)));
 typedef uint16_t HalfBits __attribute__((vector_size(SIMD_WIDTH * 2)));
 typedef uint16_t HalfBitsUnaligned __attribute__((vector_size(SIMD_WIDTH * 2), aligned(2), may_alias));
 
+template <int N>
+struct Index {
+  static constexpr int value = N;
+};
+/// Calls f(Index<I>()) to f(Index<N - 1>()).
+template <int I, int N, class F>
+SIMD_INLINE constexpr void unroll(F&& f) {
+  if constexpr (I < N) {
+    f(Index<I>{});
+    unroll<I + 1, N>(static_cast<F&&>(f));
+  }
+}
+
 SIMD_INLINE Vec load(const float* p) { return *(const VecUnaligned*)p; }
 SIMD_INLINE void store(float* p, Vec v) { *(VecUnaligned*)p = v; }
 /// Past the caches, for what is written long before it is read. `p` must be aligned to a vector; fence()

@@ -4,6 +4,7 @@
 #include "cpu/simd/taps.h"
 
 #include "cpu/simd/gemm.h"
+#include "cpu/simd/register_block.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
@@ -12,55 +13,25 @@ template <int R, int V>
 void block(int64_t k, Taps a, int64_t first, int64_t lda, const float* b, float* c, int64_t ldc,
            bool accumulate) {
   Vec sums[R][V];
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = Vec{};
-  }
+  clear_sums(sums);
   for (int64_t s = 0; s < a.count; ++s) {
     const float* from = a.starts[s] + first;
     for (int64_t p = 0; p < k; ++p, b += V * kWidth) {
-      Vec bs[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) bs[v] = load(b + v * kWidth);
-#pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) {
-        const float x = from[r * lda + p];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sums[r][v] += x * bs[v];
-      }
+      add_products(sums, from + p, lda, b);
     }
   }
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      float* to = c + r * ldc + v * kWidth;
-      store(to, accumulate ? load(to) + sums[r][v] : sums[r][v]);
-    }
-  }
+  store_sums(sums, c, ldc, accumulate);
 }
 
 using Block = void (*)(int64_t, Taps, int64_t, int64_t, const float*, float*, int64_t, bool);
 
-template <int R, int V>
-struct FillTable {
-  static constexpr void fill(Block* table) {
-    table[R] = block<R, V>;
-    FillTable<R - 1, V>::fill(table);
-  }
-};
-template <int V>
-struct FillTable<0, V> {
-  static constexpr void fill(Block*) {}
-};
-
 struct Blocks {
   Block table[kMaxPanelVectors + 1][kMaxRows + 1] = {};
   constexpr Blocks() {
-    FillTable<kRows[1], 1>::fill(table[1]);
-    FillTable<kRows[2], 2>::fill(table[2]);
-    if constexpr (kPanelVectors >= 3) FillTable<kRows[3], 3>::fill(table[3]);
+    for_each_block([&](auto rows, auto vectors) {
+      constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
+      table[V][R] = block<R, V>;
+    });
   }
 };
 constexpr Blocks kBlocks;

@@ -7,18 +7,6 @@
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
-template <int N>
-struct Index {
-  static constexpr int value = N;
-};
-template <int I, int N, class F>
-SIMD_INLINE void unroll(F&& f) {
-  if constexpr (I < N) {
-    f(Index<I>{});
-    unroll<I + 1, N>(static_cast<F&&>(f));
-  }
-}
-
 template <int Row, int Col, bool Transposed, int Rows, int Cols, const float (&Matrix)[Rows][Cols]>
 constexpr float coefficient() {
   return Transposed ? Matrix[Col][Row] : Matrix[Row][Col];

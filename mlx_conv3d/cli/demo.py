@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 import mlx_conv3d
+from mlx_conv3d.cli.mistakes import told
 from mlx_conv3d.demo import CHECKPOINT, CLIP
 
 if TYPE_CHECKING:
@@ -222,8 +223,5 @@ def demo(
 
     Prints both times, where the time goes and how close the pictures are; writes a video and a contact sheet.
     """
-    try:
+    with told(DemoError):
         run_demo(output, frames, size, clip, start, checkpoint)
-    except DemoError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None

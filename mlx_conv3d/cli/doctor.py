@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlx_conv3d.cli.ranks import choose
+from mlx_conv3d.cli.mistakes import choose, told
 from mlx_conv3d.doctor.examination import SUBJECTS, Wanted, examine, is_checkout
 from mlx_conv3d.doctor.rows import FAIL, NOTE, OK, SKIP, Row, document, is_good, verdict
 
@@ -37,7 +37,7 @@ def parse(only: str, limit: float, total: float, checkout: str) -> Wanted:
     if checkout and not is_checkout(Path(checkout)):
         raise ValueError(f"--checkout {checkout} does not hold the sources and tests of this version")
     folder = str(Path(checkout).resolve()) if checkout else ""
-    return Wanted(tuple(choose("--only", only, list(SUBJECTS))), limit, total, folder)
+    return Wanted(tuple(choose("--only", only, SUBJECTS)), limit, total, folder)
 
 
 def examined(wanted: Wanted, console: Console) -> list[Row]:
@@ -75,11 +75,8 @@ def doctor(
 
     Each step runs in a process of its own for a limited time. Exits with 0 if all is good and with 1 if a check failed.
     """
-    try:
+    with told():
         wanted = parse(only, limit, total, checkout)
-    except ValueError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
     started = time.perf_counter()
     console = Console(quiet=as_json)
     rows = examined(wanted, console if console.is_terminal else Console(quiet=as_json, width=LOG_WIDTH))

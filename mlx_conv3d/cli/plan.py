@@ -8,8 +8,8 @@ import mlx.core as mx
 import typer
 
 import mlx_conv3d
-
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+from mlx_conv3d.cli.mistakes import told
+from mlx_conv3d.planning import DTYPES
 
 
 def parse_shape(name: str, text: str) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def plan(
 
     Nothing is computed. Times are modelled, not measured.
     """
-    try:
+    with told():
         x_shape, modes = parse_shape("X", x), padding_mode.split(",")
         found = mlx_conv3d.plan(
             x_shape,
@@ -103,7 +103,4 @@ def plan(
             device=device,
             workspace_limit=workspace_limit or None,
         )
-    except ValueError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
     typer.echo(str(found))

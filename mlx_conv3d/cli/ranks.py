@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mlx_conv3d.cli.mistakes import choose, told
+
 if TYPE_CHECKING:
     from mlx_conv3d.distributed.decoders import Decoder
     from mlx_conv3d.distributed.scaling import Link
@@ -18,15 +20,6 @@ def parse_ranks(text: str) -> list[int]:
         return [int(count) for count in text.split(",")]
     except ValueError:
         raise ValueError(f"--ranks must look like 1,2,4, got {text!r}") from None
-
-
-def choose(name: str, text: str, known: list[str]) -> list[str]:
-    """The names in "a,b", all that are known for an empty text."""
-    chosen = text.split(",") if text else known
-    for one in chosen:
-        if one not in known:
-            raise ValueError(f"{name} must be of {', '.join(known)}, got {one!r}")
-    return chosen
 
 
 def table_of(decoder: Decoder, ranks: list[int], links: list[Link], device: str, algorithm: str) -> Table:
@@ -79,8 +72,5 @@ def ranks(
     ] = "auto",
 ) -> None:
     """Print a model of a decoder's time and memory per rank on several Macs. Nothing is computed or measured."""
-    try:
+    with told():
         report(model, device, ranks, link, algorithm)
-    except ValueError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None

@@ -34,14 +34,21 @@ def versions() -> Finding:
     return Finding(OK, detail, data)
 
 
-def internals() -> list[str]:
-    """The keys under which nanobind keeps the types of this process, by version, ABI and domain."""
+def kept_by_extensions() -> dict[Any, Any]:
+    """What compiled extensions share in this interpreter."""
     api = ctypes.pythonapi
     api.PyInterpreterState_Get.restype = ctypes.c_void_p
-    api.PyInterpreterState_GetDict.restype = ctypes.py_object
+    # A borrowed reference, which ctypes would give back at the end as if it were its own.
+    api.PyInterpreterState_GetDict.restype = ctypes.c_void_p
     api.PyInterpreterState_GetDict.argtypes = [ctypes.c_void_p]
-    kept: dict[Any, Any] = api.PyInterpreterState_GetDict(api.PyInterpreterState_Get())
-    return sorted(key for key in kept if isinstance(key, str) and key.startswith(INTERNALS))
+    borrowed = api.PyInterpreterState_GetDict(api.PyInterpreterState_Get())
+    kept: dict[Any, Any] = ctypes.cast(borrowed, ctypes.py_object).value
+    return kept
+
+
+def internals() -> list[str]:
+    """The keys under which nanobind keeps the types of this process, by version, ABI and domain."""
+    return sorted(key for key in kept_by_extensions() if isinstance(key, str) and key.startswith(INTERNALS))
 
 
 def nanobind_abi() -> Finding:

@@ -7,8 +7,8 @@ from functools import partial
 from mlx_conv3d import _ext
 from mlx_conv3d.doctor.faults import FAMILIES
 from mlx_conv3d.doctor.items import Item
-from mlx_conv3d.doctor.problems import DTYPES
 from mlx_conv3d.doctor.rows import FAIL, OK, Finding
+from mlx_conv3d.planning import DTYPES
 
 
 def check(family: str, dtype: str) -> Finding:

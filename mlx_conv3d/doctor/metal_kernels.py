@@ -11,11 +11,13 @@ from typing import Any
 from mlx_conv3d import _ext, planning
 from mlx_conv3d.doctor.faults import FAMILIES
 from mlx_conv3d.doctor.items import Item
-from mlx_conv3d.doctor.problems import DTYPES, Problem
+from mlx_conv3d.doctor.problems import Problem
 from mlx_conv3d.doctor.rows import FAIL, OK, Finding
+from mlx_conv3d.planning import DTYPES
 
 Step = dict[str, Any]
 
+GPU = "m1"  # any: what is compiled does not depend on it
 # Tiles and frames of a chunk, output channels and depth tile, so that each block of the products is somebody's.
 CHUNKS = [
     *((tiles, frames, cols, 1) for tiles, frames in ((7, 2), (30, 4)) for cols in (32, 64, 96)),
@@ -29,29 +31,16 @@ def _winograd() -> Iterator[planning.Plan]:
         if depth == 2 and m != 2:
             continue
         problem = Problem((1, 4, 9, 11, 18), (cols, 3, 3, 3, 18), {"padding": 1})
-        yield _plan(problem, dtype, dtype, "winograd", winograd=(m, tiles, frames, cols, depth))
+        yield problem.plan(dtype, dtype, GPU, algorithm="winograd", winograd=(m, tiles, frames, cols, depth))
 
 
 def _others() -> Iterator[planning.Plan]:
     grouped = Problem((1, 3, 5, 6, 6), (4, 2, 3, 3, 3), {"padding": 1, "groups": 2})
     gathered = Problem((1, 3, 5, 6, 20), (70, 2, 3, 3, 20), {"stride": 2})
     for x_type, w_type in product(DTYPES, DTYPES):
-        yield _plan(grouped, x_type, w_type, "grouped")
+        yield grouped.plan(x_type, w_type, GPU, algorithm="grouped")
     for dtype, block in product(DTYPES, BLOCKS):
-        yield _plan(gathered, dtype, dtype, "implicit_gemm", block=block)
-
-
-def _plan(problem: Problem, x_type: str, w_type: str, algorithm: str, **chosen: Any) -> planning.Plan:
-    return planning.plan_of(
-        problem.x,
-        problem.w,
-        problem.parameters,
-        x_type=DTYPES[x_type],
-        w_type=DTYPES[w_type],
-        algorithm=algorithm,
-        gpu="m1",  # any: what is compiled does not depend on it
-        **chosen,
-    )
+        yield gathered.plan(dtype, dtype, GPU, algorithm="implicit_gemm", block=block)
 
 
 def every_kernel() -> dict[str, dict[str, Step]]:

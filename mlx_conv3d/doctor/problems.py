@@ -14,8 +14,8 @@ import mlx.core as mx
 
 from mlx_conv3d import _arguments, functional, planning
 from mlx_conv3d.doctor import exact, faults
+from mlx_conv3d.planning import DTYPES
 
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 SAME = tuple((name, name) for name in DTYPES)
 STOCK_ON_CPU = 1e-5  # in float32
 # Stock MLX on a GPU promises nothing: its results are only told from garbage.
@@ -44,7 +44,8 @@ class Problem:
     def parameters(self) -> _arguments.Parameters:
         return _arguments.parameters(len(self.x) - 2, **self.options)
 
-    def plan(self, x_type: str, w_type: str, gpu: str) -> planning.Plan:
+    def plan(self, x_type: str, w_type: str, gpu: str, **chosen: Any) -> planning.Plan:
+        """`chosen`: more arguments of `planning.plan_of`."""
         return planning.plan_of(
             self.x,
             self.w,
@@ -55,6 +56,7 @@ class Problem:
             residual=self.residual,
             lead=self.lead,
             gpu=gpu,
+            **chosen,
         )
 
     def algorithms(self, x_type: str, w_type: str, gpu: str = "") -> list[str]:

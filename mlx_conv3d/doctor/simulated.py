@@ -21,6 +21,7 @@ from mlx_conv3d.doctor import faults, problems
 from mlx_conv3d.doctor.faults import FAMILIES
 from mlx_conv3d.doctor.items import Item
 from mlx_conv3d.doctor.rows import FAIL, OK, SKIP, Finding
+from mlx_conv3d.planning import DTYPES
 
 GPU = "m1"
 SECONDS = 20  # for one dispatch, which takes milliseconds
@@ -86,7 +87,7 @@ def distance(checkout: str, case: dict[str, Any], dtype: str) -> float:
     with mx.stream(mx.cpu):
         expected = case["expected"].astype(mx.float64)
         y = faults.perturbed(y.reshape(expected.shape).astype(mx.float64), _family(program))
-        return problems.norm(y - expected) / problems.norm(expected)
+    return problems.relative_error(y, expected)
 
 
 def _family(program: Any) -> str:
@@ -143,7 +144,7 @@ def items(checkout: str) -> list[Item]:
         ]
     found = [Item("sources", partial(is_current, checkout))]
     found += [Item(name, partial(compiles, checkout, name)) for name in _ext.kernel_names()]
-    for dtype in problems.DTYPES:
-        for family in ("grouped", "gather_gemm", "winograd"):  # the one with most steps last
+    for dtype in DTYPES:
+        for family in reversed(FAMILIES):  # the one with most steps last
             found.append(Item(f"{family} {dtype}", partial(agrees, checkout, family, dtype), (family,)))
     return found

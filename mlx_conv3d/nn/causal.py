@@ -65,10 +65,8 @@ class CausalConv3d(ConvolutionLayer):
         padding_mode: PaddingMode = "zeros",
         upsample: IntOrSequence = 1,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups, bias)
-        self.stride = positive("stride", stride, 3)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, bias)
         self.padding = tuple(zip(*arguments.paddings(padding, 2), strict=True))
-        self.dilation = positive("dilation", dilation, 3)
         if time_padding not in TIME_PADDINGS:
             raise ValueError(f"time_padding must be one of {', '.join(TIME_PADDINGS)}, got {time_padding!r}")
         self.time_padding = time_padding

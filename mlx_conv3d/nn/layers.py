@@ -38,6 +38,8 @@ class ConvolutionLayer(Module):  # type: ignore[misc]
         in_channels: int,
         out_channels: int,
         kernel_size: IntOrSequence,
+        stride: IntOrSequence,
+        dilation: IntOrSequence,
         groups: int,
         bias: bool,
     ) -> None:
@@ -53,6 +55,8 @@ class ConvolutionLayer(Module):  # type: ignore[misc]
         self.weight = mx.random.uniform(-scale, scale, (outputs, *kernel, inputs // self.groups))
         if arguments.flag("bias", bias):
             self.bias = mx.zeros((outputs,))
+        self.stride = positive("stride", stride, 3)
+        self.dilation = positive("dilation", dilation, 3)
         self.keep_transforms = True
         self._transforms = TransformCache()
 
@@ -117,10 +121,8 @@ class Conv3d(ConvolutionLayer):
         padding_mode: PaddingMode = "zeros",
         upsample: IntOrSequence = 1,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups, bias)
-        self.stride = positive("stride", stride, 3)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, bias)
         self.padding = tuple(zip(*arguments.paddings(padding, 3), strict=True))
-        self.dilation = positive("dilation", dilation, 3)
         self.upsample = tuple(arguments.upsampling(upsample, 3))
         self.padding_mode = mode_names(padding_mode, 3)
 
@@ -174,10 +176,8 @@ class ConvTranspose3d(ConvolutionLayer):
         *,
         groups: int = 1,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups, bias)
-        self.stride = positive("stride", stride, 3)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, bias)
         self.padding = tuple(arguments.integers("padding", padding, 3))
-        self.dilation = positive("dilation", dilation, 3)
         self.output_padding = tuple(arguments.integers("output_padding", output_padding, 3))
 
     def _described(self) -> dict[str, Any]:

@@ -1,0 +1,11 @@
+#pragma once
+
+#include "cpu/simd/tile_kernels.h"
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+
+uint32_t split(const TileRows& rows);
+uint32_t pack(const TileWeightPanel& panel);
+void multiply(const TileProduct& product);
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
