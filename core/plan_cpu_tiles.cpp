@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its positions are listed
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
 constexpr int64_t kBlockOutputs = 384;
+/// Measured: one pixel's copies, of a group's few channels at a time.
+constexpr double kGroupPixelSeconds = 12e-9;
 
 bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
 
@@ -92,10 +94,12 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double scale = core_scale(d);
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
+  const double group_pixels = p.groups > 1 ? static_cast<double>(p.out_positions() * p.groups) : 0;
   const double cost = flops / (d.matrix_gflops * 1e9 * kTileShare[t.parts]) +
                       needs.packed_items / (kSlabItems[t.parts] * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
                       results / (1.5e9 * d.cores * scale) +
+                      group_pixels * kGroupPixelSeconds / (d.cores * scale) +
                       2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
   if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;

@@ -13,18 +13,17 @@ using namespace cpu_model;
 
 namespace {
 
-/// A product's sum over the inputs of a group is held in registers.
-constexpr int64_t kMostInputs = 128;
 constexpr int64_t kTaskChannels = 64;
+constexpr int64_t kNearBytes = 40 << 10;  ///< of a core's L1 cache
 /// Measured on AVX-512: the share of the peak of the short products, and a thread's floats a second of all
 /// transforms, in its cache.
-constexpr double kShortProductShare = 0.6, kCachedTransformFloats = 5e9, kCachedWeightFloats = 2e9;
+constexpr double kShortProductShare = 0.6, kCachedTransformFloats = 5e9, kCachedWeightFloats = 8e9;
 
 bool fits(const ConvProblem& p, const Device& d) {
   const Size3 kernel{1, 3, 3}, ones{1, 1, 1};
   return p.kernel == kernel && p.stride[kHeight] == 1 && p.stride[kWidth] == 1 && p.dilation[kHeight] == 1 &&
          p.dilation[kWidth] == 1 && p.input_dilation == ones && p.group_out() % d.vector_width == 0 &&
-         p.group_in() > 1 && p.group_in() <= kMostInputs && !p.empty();
+         p.group_in() > 1 && std::max(p.group_in(), p.group_out()) <= 4 * d.vector_width && !p.empty();
 }
 
 GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
@@ -37,17 +36,15 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
   const int64_t blocks = divide_up(p.groups, plan.groups);
   plan.pieces = std::min(tiles, divide_up(2 * d.cores, blocks));
   plan.tiles = divide_up(tiles, plan.pieces);
-  const auto bytes = [&] {
-    const GroupedWinogradSizes sizes(p, plan, d.vector_width);
-    return 4 * (sizes.inputs() + sizes.sums());
-  };
-  while (bytes() > d.cache_bytes / 2 && plan.tiles > 8) plan.tiles = divide_up(plan.tiles, 2);
+  while (GroupedWinogradSizes(p, plan, d.vector_width).tiles() * 4 > kNearBytes && plan.tiles > 4) {
+    plan.tiles = std::max<int64_t>(4, plan.tiles - 4);
+  }
   return plan;
 }
 
 int64_t workspace_of(const ConvProblem& p, const Device& d, const GroupedWinogradPlan& plan) {
   const GroupedWinogradSizes sizes(p, plan, d.vector_width);
-  return d.cores * 4 * (sizes.weights() + sizes.inputs() + sizes.sums()) + 4096;
+  return d.cores * 4 * (sizes.weights() + 2 * sizes.tiles()) + 4096;
 }
 
 struct Work {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "core/device.h"
 #include "core/integers.h"
 #include "core/problem.h"
@@ -14,7 +16,7 @@ struct GroupedWinogradPlan {
   int m = 0;           ///< outputs of a tile along an axis; 0: not used
   int64_t groups = 0;  ///< of a task
   int64_t pieces = 0;  ///< tasks of the same groups
-  int64_t tiles = 0;   ///< transformed and multiplied at a time
+  int64_t tiles = 0;   ///< of a group, transformed and multiplied at a time
 
   WinogradForm form() const { return {m, Pixels::single}; }
 };
@@ -23,28 +25,25 @@ struct GroupedWinogradPlan {
 /// of the cache's sets.
 struct GroupedWinogradSizes {
   GroupedWinogradSizes(const ConvProblem& p, const GroupedWinogradPlan& plan, int vector_width)
-      : in_pitch(round_up(plan.groups * p.group_in(), vector_width)),
-        out_pitch(plan.groups * p.group_out()),
-        products(plan.form().all_products()),
-        plan_(plan),
-        group_products_(p.group_in() * p.group_out()) {}
+      : pitch(vector_width), products(plan.form().all_products()), plan_(plan) {
+    while (pitch < std::max(p.group_in(), p.group_out())) pitch *= 2;
+    group_products_ = p.group_in() * p.group_out();
+  }
 
   int64_t weight_stride() const { return odd_lines(group_products_); }
-  int64_t input_stride() const { return odd_lines(plan_.tiles * in_pitch); }
-  int64_t sum_stride() const { return odd_lines(plan_.tiles * out_pitch); }
+  int64_t tile_stride() const { return odd_lines(plan_.tiles * pitch); }
   int64_t group_weights() const { return products * weight_stride(); }
   int64_t weights() const { return plan_.groups * group_weights(); }
-  int64_t inputs() const { return products * input_stride(); }
-  int64_t sums() const { return products * sum_stride(); }
+  int64_t tiles() const { return products * tile_stride(); }
 
-  const int64_t in_pitch, out_pitch;  ///< of a tile
+  int64_t pitch;  ///< from tile to tile
   const int64_t products;
 
  private:
   static int64_t odd_lines(int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
 
   const GroupedWinogradPlan plan_;
-  const int64_t group_products_;
+  int64_t group_products_;
 };
 
 /// Tiles of all frames.

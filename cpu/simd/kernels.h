@@ -44,6 +44,19 @@ struct WinogradOutputTile {
   const Epilogue* epilogue;
 };
 
+/// All products of one group's tiles with one panel of its weights.
+struct WinogradGroup {
+  int64_t products, tiles, channels;
+  int vectors;                                   ///< of the panel
+  int64_t pitch;                                 ///< floats from tile to tile: 1, 2 or 4 vectors
+  const float* in;                               ///< [product][tile][channel]
+  const float* weights;                          ///< [product][channel][lane]
+  float* out;                                    ///< [product][tile][lane]; may be `in`
+  int64_t in_stride, weight_stride, out_stride;  ///< floats from product to product
+  const void* const* fetch;  ///< `fetch_count` places of `fetch_bytes` that will be needed next, fetched
+  int64_t fetch_count, fetch_bytes;
+};
+
 /// Weights (O, KD, KH, KW, C), read through strides.
 struct WeightView {
   const void* data;
@@ -240,6 +253,7 @@ struct Kernels {
   void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
   /// Lane l of each vector becomes what was lane order[l].
   void (*permute_lanes)(const int32_t* order, float* data, int64_t vectors);
+  void (*winograd_group)(const WinogradGroup& group);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
