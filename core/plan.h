@@ -9,6 +9,7 @@
 #include "core/device.h"
 #include "core/integers.h"
 #include "core/plan_grouped.h"
+#include "core/plan_grouped_winograd.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -114,7 +115,8 @@ struct TilePlan {
   int64_t rows = 0, cols = 0, frames = 0;
   int64_t task_panels = 0;
   int64_t panels = 0;         ///< whose sums are held at a time
-  int64_t weight_panels = 0;  ///< whose weights are: all outputs of these come before the next ones'
+  int64_t groups = 1;         ///< whose weights are packed at a time
+  int64_t weight_panels = 0;  ///< and of these the panels: all their outputs come before the next ones'
 };
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.
@@ -157,6 +159,7 @@ struct Candidate {
   WinogradPlan winograd;
   GemmPlan gemm;
   GroupedPlan grouped;
+  GroupedWinogradPlan grouped_winograd;  ///< instead of `grouped`
 };
 
 /// "; modelled 1.50x the speed of stock", at the other's cost.

@@ -264,13 +264,7 @@ bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limi
   return true;
 }
 
-void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
-                      Candidate& c) {
-  if (consider_grouped_kernel(p, d, limit, c)) return;
-  if (!is_direct(p)) {
-    consider_gemm(p, d, limit, like, c, "one blocked product per group");
-    return;
-  }
+void consider_direct(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   const int64_t pitch = lanes(p.out_channels, d);
   c.workspace = round_up(pitch * p.taps() * p.group_in() * 4, 64) +
                 d.cores * round_up(kDirectPositions * pitch * 4, 64) + 4096;
@@ -286,6 +280,18 @@ void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, cons
   c.cost = c.flops / (d.gflops * 1e9 * share) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
   c.reason = p.group_in() == 1 && p.group_out() == 1 ? "depthwise, vectors of channels"
                                                      : "few channels per group, vectors of output channels";
+}
+
+void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                      Candidate& c) {
+  const bool kernel = consider_grouped_kernel(p, d, limit, c);
+  if (!kernel && !is_direct(p)) {
+    consider_gemm(p, d, limit, like, c, "one blocked product per group");
+  } else {
+    if (!kernel) consider_direct(p, d, limit, c);
+    if (c.legal) consider_cpu_tiles(p, d, limit, like, c);
+  }
+  if (c.legal) consider_grouped_winograd(p, d, limit, like, c);
 }
 
 void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {

@@ -16,6 +16,8 @@ constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its posit
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
 constexpr int64_t kWeightBytes = 32 << 20;                        ///< of what cores share of the last cache
 constexpr int64_t kBlockOutputs = 384, kLeastWeightPanels = 2;
+/// Measured: one pixel's copies, of a group's few channels at a time.
+constexpr double kGroupPixelSeconds = 12e-9;
 
 bool are(const ConvProblem& p, Dtype type) { return p.x_type == type && p.w_type == type; }
 
@@ -52,8 +54,9 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   }
   t.frames = p.kernel[kDepth] > 1 ? std::clamp<int64_t>(p.output(kDepth), 1, 8) : 1;
   t.task_panels = panels;
+  t.groups = p.groups;
   const auto tasks = [&] {
-    return p.batch * divide_up(p.output(kDepth), t.frames) * divide_up(height, t.rows) *
+    return t.groups * p.batch * divide_up(p.output(kDepth), t.frames) * divide_up(height, t.rows) *
            divide_up(width, t.cols) * divide_up(panels, t.task_panels);
   };
   while (tasks() < 8 * d.cores && t.frames > 1) t.frames = divide_up(t.frames, 2);
@@ -86,9 +89,10 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const bool split_phases = c.algorithm == Algorithm::transposed;
   cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
   const auto bytes = [&] {
-    return round_up(2 * needs.weight_items, 64) +
+    return round_up(2 * t.groups * needs.weight_items, 64) +
            d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
   };
+  while (bytes() > limit && t.groups > 1) t.groups = divide_up(t.groups, 2);
   // Packing the pixels once more for each slice of the weights costs less than smaller blocks do, or than
   // reading all weights from memory for each block.
   while ((bytes() > limit || 2 * needs.weight_items > kWeightBytes) && t.weight_panels > kLeastWeightPanels) {
@@ -106,11 +110,13 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
   const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
+  const double group_pixels = p.groups > 1 ? static_cast<double>(p.out_positions() * p.groups) : 0;
   const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) +
                       needs.packed_items / (slab_items * d.cores * scale) +
                       weights / (kTileWeightItems[t.parts] * d.cores * scale) +
                       results / (kTileResults * d.cores * scale) +
-                      2 * static_cast<double>(p.groups) * kStepSeconds;
+                      group_pixels * kGroupPixelSeconds / (d.cores * scale) +
+                      2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
   if (like == nullptr && cost >= c.cost) return;
   c.gemm.tile = t;
   c.cost = cost;

@@ -59,10 +59,6 @@ int64_t tasks_of(const ConvProblem& p, const GroupedPlan& plan) {
          divide_up(positions, plan.cols) * row.phases;
 }
 
-double wanted_tasks(const ConvProblem& p, const Device& d) {
-  return std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
-}
-
 /// One task into two; false if none should be.
 bool cut(const ConvProblem& p, GroupedPlan& plan) {
   const bool deep = p.kernel[kDepth] > 1, high = p.kernel[kHeight] > 1;
@@ -203,6 +199,12 @@ int64_t grouped_set_positions(int64_t out_channels, int vector_width) {
 
 bool grouped_blocks(const ConvProblem& p, int vector_width) {
   return p.kernel[kHeight] * p.kernel[kWidth] > 1 && grouped_set_positions(p.out_channels, vector_width) == 1;
+}
+
+int64_t grouped_woven(const ConvProblem& p, const GroupedKernel& k, int vector_width) {
+  const bool several = p.group_out() < vector_width && vector_width % p.group_out() == 0;
+  const bool woven = k.family == GroupedFamily::rows && several && p.group_in() > 1;
+  return woven && grouped_blocks(p, vector_width) ? vector_width / p.group_out() : 0;
 }
 
 int64_t grouped_window(const ConvProblem& p, int vector_width) {

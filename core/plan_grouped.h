@@ -40,6 +40,9 @@ inline int64_t grouped_set_vectors(int64_t out_channels, int vector_width) {
 /// Whether rows are staged in blocks: for every vector of a position its inputs of all columns, so that
 /// neighbouring taps meet neighbouring vectors. Else a row is staged as it lies in memory.
 bool grouped_blocks(const ConvProblem& problem, int vector_width);
+/// Groups whose outputs a vector has, where blocks are woven (PixelBlocks): vectors begin with a group, and
+/// each has several. Else 0.
+int64_t grouped_woven(const ConvProblem& problem, const GroupedKernel& kernel, int vector_width);
 /// Floats of one pixel in a block: whole vectors with the inputs of any vector of outputs.
 int64_t grouped_window(const ConvProblem& problem, int vector_width);
 /// Floats from one block to the next, of so many columns.

@@ -5,6 +5,7 @@
 
 #include "cpu/depthwise.h"
 #include "cpu/grouped_forward.h"
+#include "cpu/grouped_winograd.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
 #include "cpu/weight_panel.h"
@@ -131,14 +132,18 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
 
 void grouped(const ConvProblem& problem, const Candidate& plan, const Operands& operands,
              Workspace& workspace) {
+  if (plan.grouped_winograd.m > 0) {
+    return grouped_winograd(problem, plan.grouped_winograd, operands, workspace);
+  }
+  const bool kernel = plan.grouped.kernel >= 0;
+  if (!kernel && !is_direct(problem)) return blocked_products(problem, plan.gemm, operands, {}, workspace);
+  if (plan.gemm.tile.parts > 0 && tile_gemm(problem, plan.gemm.tile, operands, false, workspace)) return;
   if (plan.grouped.vectors > 0) {
     depthwise_in_place(problem, plan.grouped, operands, workspace);
-  } else if (plan.grouped.kernel >= 0) {
+  } else if (kernel) {
     grouped_by_kernel(problem, plan.grouped, operands, workspace);
-  } else if (is_direct(problem)) {
-    direct(problem, operands, workspace);
   } else {
-    blocked_products(problem, plan.gemm, operands, {}, workspace);
+    direct(problem, operands, workspace);
   }
 }
 

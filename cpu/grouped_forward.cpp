@@ -48,10 +48,11 @@ class Forward {
         tasks_(make_tasks(p, plan, operands, workspace)),
         rows_(*tasks_),
         run_(k_.grouped(plan.kernel)),
-        rotation_(k_.grouped_rotation(plan.kernel)) {
+        rotation_(rows_.woven() > 0 ? 0 : k_.grouped_rotation(plan.kernel)) {
     lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
     pack_weights(workspace);
     if (operands.epilogue.bias != nullptr) spread_bias(workspace);
+    if (rows_.woven() > 0) weave();
     // Results that are not float32, or not next to each other, go through a buffer.
     in_place_ = p.out_type == Dtype::float32;
     for (const RowPhase& phase : rows_.phases()) in_place_ = in_place_ && phase.axis.step == 1;
@@ -116,6 +117,14 @@ class Forward {
     bias_ = to;
   }
 
+  void weave() {
+    const std::vector<int32_t> order = woven_order(p_.group_out(), rows_.woven(), k_.width);
+    const int64_t vectors = lanes_ / k_.width, products = p_.taps() * p_.group_in();
+    each(vectors, products,
+         [&](int64_t v) { k_.permute_lanes(order.data(), weights_ + v * products * k_.width, products); });
+    if (bias_ != nullptr) k_.permute_lanes(order.data(), bias_, vectors);
+  }
+
   void output(const GroupedTasks::Block& block, int thread) {
     GroupedRows r = block.rows;
     const int64_t at = rows_.output_offset(block, block.begin);
@@ -157,7 +166,7 @@ class Forward {
   const int64_t rotation_;
   int64_t lanes_;
   bool in_place_;
-  const float *weights_ = nullptr, *bias_ = nullptr;
+  float *weights_ = nullptr, *bias_ = nullptr;
   std::vector<float*> sums_;
 };
 

@@ -19,4 +19,13 @@ std::vector<GroupedVector> grouped_vectors(int64_t out_channels, int64_t group_i
   return vectors;
 }
 
+std::vector<int32_t> woven_order(int64_t group_channels, int64_t groups, int64_t places) {
+  std::vector<int32_t> order;
+  for (int64_t i = 0; i < places; ++i) {
+    const bool behind = i >= group_channels * groups;
+    order.push_back(static_cast<int32_t>(behind ? i : i % groups * group_channels + i / groups));
+  }
+  return order;
+}
+
 }  // namespace mlx_conv3d::cpu

@@ -12,4 +12,8 @@ namespace mlx_conv3d::cpu {
 std::vector<GroupedVector> grouped_vectors(int64_t out_channels, int64_t group_in, int64_t group_out,
                                            int vector_width);
 
+/// Of blocks that are woven (PixelBlocks), with `groups` groups to a vector: which channel of the block is at
+/// each place, and which of a vector's channels each lane has.
+std::vector<int32_t> woven_order(int64_t group_channels, int64_t groups, int64_t places);
+
 }  // namespace mlx_conv3d::cpu

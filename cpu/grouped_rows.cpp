@@ -14,6 +14,7 @@ StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Oper
       plan_(plan),
       in_place_(in_place && p.x_type == Dtype::float32),
       blocked_(grouped_blocks(p, k_.width)),
+      woven_(in_place ? grouped_woven(p, kGroupedKernels.at[plan.kernel], k_.width) : 0),
       pixel_(blocked_ ? grouped_window(p, k_.width) : p.in_channels),
       frames_(p.batch * divide_up(d_.count, plan.frames)),
       bands_(divide_up(h_.count, plan.band)),
@@ -23,6 +24,7 @@ StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Oper
     if (blocks_.empty() || blocks_.back() != vector.in) blocks_.push_back(vector.in);
     block_of_.push_back(static_cast<int64_t>(blocks_.size()) - 1);
   }
+  if (woven_ > 0) order_ = woven_order(p.group_in(), woven_, pixel_);
   for (size_t i = 0; i < phases_.size(); ++i) make_pieces(static_cast<int64_t>(i));
   threads_.resize(static_cast<size_t>(thread_count()));
   for (Thread& t : threads_) {
@@ -141,8 +143,8 @@ void StagedRows::stage_run(const Piece& piece, const Run& run, const char* from,
       std::memset(to + b * pitch(piece), 0, static_cast<size_t>(run.count * pixel_) * sizeof(float));
     }
   } else if (blocked_) {
-    k_.stage_blocks(p_.x_type,
-                    {from, col_stride, run.count, channels, parts, blocks_.data(), pixel_, to, pitch(piece)});
+    k_.stage_blocks(p_.x_type, {from, col_stride, run.count, channels, parts, blocks_.data(), pixel_,
+                                woven_ > 0 ? order_.data() : nullptr, to, pitch(piece)});
   } else if (col_stride == channels * input_.item()) {
     k_.to_float(p_.x_type, from, to, run.count * channels);
   } else {
@@ -174,6 +176,7 @@ void StagedRows::run(int64_t i, int thread, const Body& f) {
   r.col_taps = phase.axis.tap_count();
   r.col_offsets = piece.offsets.data();
   r.spacing = phase.stride == 1 && phase.dilation % set_ == 0 ? phase.dilation / set_ : 0;
+  r.woven = woven_ > 0;
   for (int64_t od = d_.count * part / per_batch; od < d_.count * (part + 1) / per_batch; ++od) {
     find_frames(piece, n, od, t);
     for (int64_t oh = first; oh < last; ++oh) {

@@ -13,13 +13,14 @@ namespace mlx_conv3d::cpu {
 /// strip by strip, so that the positions' inputs are neighbours at every tap.
 class StagedRows final : public GroupedTasks {
  public:
-  /// With `in_place`, rows that lie in the input as they would be staged
-  /// are read there; what follows them is then not zero.
+  /// With `in_place`, rows that lie in the input as they would be staged are read there; what follows them is
+  /// then not zero. Without it blocks are not woven.
   StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, bool in_place,
              Workspace& workspace);
 
   int64_t count() const override { return frames_ * bands_ * static_cast<int64_t>(pieces_.size()); }
   void run(int64_t i, int thread, const Body& f) override;
+  int64_t woven() const override { return woven_; }
 
  private:
   /// Staged columns that follow each other in the stored row too, or that are all zeros.
@@ -58,10 +59,12 @@ class StagedRows final : public GroupedTasks {
   const GroupedPlan plan_;
   const bool in_place_;
   const bool blocked_;
+  const int64_t woven_;
   const int64_t pixel_;  ///< floats from one staged column to the next
   int64_t frames_, bands_, row_floats_, band_rows_;
   std::vector<int32_t> blocks_;    ///< first input channel of each
   std::vector<int64_t> block_of_;  ///< [vector]
+  std::vector<int32_t> order_;     ///< of a woven block
   std::vector<Piece> pieces_;
   std::vector<Thread> threads_;
 };

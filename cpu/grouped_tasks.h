@@ -26,6 +26,9 @@ class GroupedTasks {
   /// Reads or stages what task i needs and calls f for all of its rows in turn.
   virtual void run(int64_t i, int thread, const Body& f) = 0;
 
+  /// Groups of a woven block (PixelBlocks), or 0.
+  virtual int64_t woven() const { return 0; }
+
   const std::vector<RowPhase>& phases() const { return phases_; }
   const std::vector<GroupedVector>& vectors() const { return vectors_; }
   std::vector<int64_t> weight_offsets(const RowPhase& phase, const WeightView& w) const {

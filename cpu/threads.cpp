@@ -55,6 +55,7 @@ class Pool {
     if (static_cast<uint64_t>(count) > kMostItems) throw std::length_error("parallel_for: too many items");
     std::lock_guard<std::mutex> turn(turn_);
     start();
+    keep_off_this_cpu();
     body_ = &body;
     end_ = count;
     done_.store(0, std::memory_order_relaxed);
@@ -72,7 +73,28 @@ class Pool {
  private:
   void start() {
     if (!workers_.empty() || count_ == 1) return;
-    for (int i = 1; i < count_; ++i) workers_.emplace_back([this, i] { wait_and_work(i); }).detach();
+    for (int i = 1; i < count_; ++i) {
+      workers_.emplace_back([this, i] { wait_and_work(i); });
+      handles_.push_back(workers_.back().native_handle());
+      workers_.back().detach();
+    }
+  }
+
+  /// A worker that wakes up on the caller's CPU waits for it, although another is idle: of few, the system
+  /// takes milliseconds to notice.
+  void keep_off_this_cpu() {
+#if defined(__linux__)
+    constexpr int kFewCpus = 8;
+    const int here = sched_getcpu();
+    if (count_ > kFewCpus || here < 0 || here == kept_off_) return;
+    kept_off_ = here;
+    cpu_set_t others;
+    CPU_ZERO(&others);
+    if (sched_getaffinity(0, sizeof(others), &others) != 0) return;
+    CPU_CLR(here, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    for (const auto handle : handles_) pthread_setaffinity_np(handle, sizeof(others), &others);
+#endif
   }
 
   uint64_t loop_number() const { return ticket_.load(std::memory_order_acquire) / (kMostItems + 1); }
@@ -114,6 +136,8 @@ class Pool {
 
   const int count_;
   std::vector<std::thread> workers_;
+  std::vector<std::thread::native_handle_type> handles_;
+  [[maybe_unused]] int kept_off_ = -1;  ///< the CPU that the workers leave to the caller
   std::mutex turn_, sleep_;
   std::condition_variable wake_;
   std::atomic<uint64_t> ticket_{0};

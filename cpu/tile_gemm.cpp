@@ -135,24 +135,26 @@ class TileGemm {
   }
 
   bool run() {
-    for (int64_t g = 0; g < p_.groups; ++g) {
+    for (int64_t first = 0; first < p_.groups; first += plan_.groups) {
+      const int64_t groups = std::min(plan_.groups, p_.groups - first);
       for (first_panel_ = 0; first_panel_ < panels_; first_panel_ = end_panel_) {
         end_panel_ = std::min(panels_, first_panel_ + plan_.weight_panels);
-        if (!run_slice(g)) return false;
+        if (!run_slice(first, groups)) return false;
       }
     }
     return true;
   }
 
  private:
-  /// The outputs of the panels from first_panel_ to end_panel_.
-  bool run_slice(int64_t g) {
-    if (!pack_weights(g)) return false;
+  /// Of some groups, the outputs of the panels from first_panel_ to end_panel_.
+  bool run_slice(int64_t first_group, int64_t groups) {
+    if (!pack_weights(first_group, groups)) return false;
     const int64_t row_chunks = divide_up(phase_.h.count, rows_),
                   col_chunks = divide_up(phase_.w.count, cols_);
     const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
     const int64_t out_chunks = divide_up(end_panel_ - first_panel_, plan_.task_panels);
-    parallel_for(p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks, [&](int64_t i, int thread) {
+    const int64_t tasks = groups * p_.batch * frame_chunks * row_chunks * col_chunks * out_chunks;
+    parallel_for(tasks, [&](int64_t i, int thread) {
       if (unfit_.load(std::memory_order_relaxed)) return;
       const auto part = [&](int64_t count) {
         const int64_t at = i % count;
@@ -166,8 +168,9 @@ class TileGemm {
       const auto [col, col_end] = range(phase_.w.count, part(col_chunks), col_chunks);
       const auto [row, row_end] = range(phase_.h.count, part(row_chunks), row_chunks);
       const auto [frame, frame_end] = range(phase_.d.count, part(frame_chunks), frame_chunks);
-      task(g, i, frame, frame_end, {row, row_end - row, col, col_end - col}, first_panel_ + panel,
-           first_panel_ + panel_end, thread);
+      const int64_t n = part(p_.batch);
+      task(first_group + i, n, frame, frame_end, {row, row_end - row, col, col_end - col},
+           first_panel_ + panel, first_panel_ + panel_end, thread);
     });
     return !unfit_.load() && tiles_hold(largest_.load());
   }
@@ -177,17 +180,20 @@ class TileGemm {
     return static_cast<int>(
         std::min<int64_t>(kPanelTiles, divide_up(p_.group_out(), kTileSide) - panel * kPanelTiles));
   }
-  uint16_t* panel_weights(int64_t panel) const {
-    return weights_ + (panel - first_panel_) * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
+  uint16_t* panel_weights(int64_t g, int64_t panel) const {
+    const int64_t at = g % plan_.groups * (end_panel_ - first_panel_) + panel - first_panel_;
+    return weights_ + at * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
   }
 
-  bool pack_weights(int64_t g) {
+  bool pack_weights(int64_t first_group, int64_t groups) {
     const std::vector<int64_t> offsets = phase_.weight_offsets(p_, operands_.w);
     constexpr int64_t kPiece = 64;
     const int64_t pieces = divide_up(step_count(), kPiece);
     std::atomic<uint32_t> largest{0};
-    parallel_for((end_panel_ - first_panel_) * pieces, [&](int64_t i, int) {
-      const int64_t panel = first_panel_ + i / pieces, piece = i % pieces;
+    const int64_t panels = end_panel_ - first_panel_;
+    parallel_for(groups * panels * pieces, [&](int64_t i, int) {
+      const int64_t g = first_group + i / pieces / panels, panel = first_panel_ + i / pieces % panels;
+      const int64_t piece = i % pieces;
       const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
       const int64_t channel = panel * kPanelColumns;
       TileWeightPanel out{};
@@ -199,7 +205,7 @@ class TileGemm {
       out.out_channels = p_.group_out() - channel;
       out.tiles = panel_tiles(panel);
       out.parts = plan_.parts;
-      out.out = panel_weights(panel) + tile_panel_items(first, plan_.parts, out.tiles);
+      out.out = panel_weights(g, panel) + tile_panel_items(first, plan_.parts, out.tiles);
       raise_to(largest, k_.tiles->pack(out));
     });
     return tiles_hold(largest.load());
@@ -226,7 +232,7 @@ class TileGemm {
       make_steps(frame, steps, ends);
       for (int64_t from = panel; from < panel_end; from += plan_.panels) {
         const int64_t to = std::min(panel_end, from + plan_.panels);
-        multiply(block, from, to, steps, ends, thread);
+        multiply(g, block, from, to, steps, ends, thread);
         store(g, n, frame, block, from, to, thread);
       }
     }
@@ -253,8 +259,8 @@ class TileGemm {
     }
   }
 
-  void multiply(const Slab::Block& block, int64_t from, int64_t to, const std::vector<TileStep>& steps,
-                const std::vector<size_t>& ends, int thread) const {
+  void multiply(int64_t g, const Slab::Block& block, int64_t from, int64_t to,
+                const std::vector<TileStep>& steps, const std::vector<size_t>& ends, int thread) const {
     TileProduct product{};
     product.parts = plan_.parts;
     product.half = plan_.half;
@@ -271,14 +277,14 @@ class TileGemm {
       product.accumulate = begin > 0;
       for (int64_t panel = from; panel < to; ++panel) {
         product.tiles = panel_tiles(panel);
-        product.b = panel_weights(panel);
+        product.b = panel_weights(g, panel);
         // The next panel's block, or this block's successor of the first one.
         const bool turn = panel + 1 == to;
         const int64_t next = turn ? from : panel + 1;
         const size_t step = turn ? end : begin;
         product.next =
             step < steps.size()
-                ? panel_weights(next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
+                ? panel_weights(g, next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
                 : nullptr;
         product.c = sums_[thread] + (panel - from) * kPanelColumns;
         k_.tiles->multiply(product);
@@ -349,7 +355,7 @@ bool tile_gemm(const ConvProblem& p, const TilePlan& plan, const Operands& opera
                Workspace& workspace) {
   return for_each_phase(p, plan, split_phases, [&](const TilePhase& phase) {
     const int64_t mark = workspace.used();
-    auto* weights = static_cast<uint16_t*>(workspace.bytes(weight_items(p, plan, phase) * 2));
+    auto* weights = static_cast<uint16_t*>(workspace.bytes(plan.groups * weight_items(p, plan, phase) * 2));
     const bool done = TileGemm(p, plan, operands, phase, weights, workspace).run();
     workspace.release_to(mark);
     return done;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "core/winograd_form.h"
 #include "cpu/geometry.h"
 
@@ -11,7 +13,12 @@ class WinogradTiles {
   static constexpr int64_t kMostSide = 8, kMostPixels = kMostSide * kMostSide;
 
   WinogradTiles(const ConvProblem& p, const WinogradForm& form)
-      : p_(p), form_(form), rows_(p, form, kHeight), cols_(p, form, kWidth) {}
+      : p_(p),
+        form_(form),
+        rows_(p, form, kHeight),
+        cols_(p, form, kWidth),
+        row_sources_(sources(rows_, kHeight)),
+        col_sources_(sources(cols_, kWidth)) {}
 
   int64_t count() const { return p_.batch * rows_.tiles * cols_.tiles; }
 
@@ -28,24 +35,32 @@ class WinogradTiles {
   /// Of a tile in `frame`, side*side pointers to its pixels; those of padding are `zeros`.
   void find_pixels(const Place& tile, const Frame& frame, const char* zeros, const void** pixels) const {
     const int64_t side = form_.side();
-    const char* columns[kMostSide];
-    for (int64_t j = 0; j < side; ++j) {
-      const int64_t col = winograd_source(p_, form_, kWidth, tile.col, j);
-      columns[j] = col < 0 ? nullptr : frame.data + col * frame.col_stride;
-    }
-    for (int64_t i = 0; i < side; ++i) {
-      const int64_t row = winograd_source(p_, form_, kHeight, tile.row, i);
-      for (int64_t j = 0; j < side; ++j) {
-        const bool zero = row < 0 || columns[j] == nullptr;
-        pixels[i * side + j] = zero ? zeros : columns[j] + row * frame.row_stride;
-      }
+    const int64_t* rows = row_sources_.data() + (tile.row - rows_.first) / form_.m * side;
+    const int64_t* cols = col_sources_.data() + (tile.col - cols_.first) / form_.m * side;
+    int64_t columns[kMostSide];
+    for (int64_t j = 0; j < side; ++j) columns[j] = cols[j] * frame.col_stride;
+    for (int64_t i = 0; i < side; ++i, pixels += side) {
+      const char* row = frame.data + rows[i] * frame.row_stride;
+      for (int64_t j = 0; j < side; ++j) pixels[j] = rows[i] < 0 || cols[j] < 0 ? zeros : row + columns[j];
     }
   }
 
  private:
+  /// [tile][pixel] along an axis, -1 for a zero.
+  std::vector<int64_t> sources(const WinogradAxis& along, int axis) const {
+    std::vector<int64_t> found;
+    for (int64_t tile = 0; tile < along.tiles; ++tile) {
+      for (int64_t i = 0; i < form_.side(); ++i) {
+        found.push_back(winograd_source(p_, form_, axis, along.first + tile * form_.m, i));
+      }
+    }
+    return found;
+  }
+
   const ConvProblem& p_;
   const WinogradForm form_;
   const WinogradAxis rows_, cols_;
+  const std::vector<int64_t> row_sources_, col_sources_;
 };
 
 }  // namespace mlx_conv3d::cpu

@@ -3,6 +3,9 @@ gradients against float64."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -100,13 +103,16 @@ def problem_for(name: str, **given: object) -> Problem:
     taps = tuple(k or 3 for k in kernel["taps"])[-rank:]
     sizes = (4, 5, 39)[-rank:]
     padding = tuple((k // 2, k - 1) for k in taps)
+    if rank == 2 and c > 1:
+        given["stride"] = (2, 1)  # of stride 1, Winograd may have it
     return of((2, *sizes, groups * c), (groups * o, *taps, c), padding=padding, groups=groups, **given)
 
 
 def kernel_of(problem: Problem) -> str:
-    """The kernel by which the plan runs the problem as grouped; empty if by none."""
+    """The kernel by which the plan runs the problem as grouped, or what a matrix unit cannot hold of it;
+    empty if by none."""
     reason = operands.plan_of(problem, "grouped").reason
-    return reason.removeprefix("forced: kernel ") if "kernel " in reason else ""
+    return reason.removeprefix("forced: kernel ").split(",")[0] if "kernel " in reason else ""
 
 
 def test_table() -> None:
@@ -131,6 +137,21 @@ def test_every_kernel(name: str) -> None:
     check_problem(replace(problem, x_type="float16", w_type="float16", extra_type="float16", residual=True))
     if problem.products <= 4 * MOST_PRODUCTS:
         check_gradients(replace(problem, bias=False))
+
+
+def test_every_kernel_without_a_matrix_unit() -> None:
+    """In a process of its own: the instruction set is chosen once."""
+    if _ext.isa() != "amx":
+        return
+    select = "every_kernel and not matrix or picked or drawn_problems"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", select],
+        env={**os.environ, "MLX_CONV3D_ISA": "avx512", "HYPOTHESIS_PROFILE": "quick"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ SIMD_INLINE void block(const GroupedRows& r, int64_t v, int64_t group_in, int64_
       }
     }
   }
+  L::template order<P>(sums);
   finish<P>(r, r.vector[v].out + set * r.out_step, hop * r.out_step, sums);
 }
 
@@ -107,6 +108,13 @@ SIMD_INLINE int64_t whole_blocks(const GroupedRows& r, int64_t v) {
 
 template <int Rank, int C, int O>
 void grouped(const GroupedRows& r) {
+  if constexpr (Rank != 0 && Woven<C, O>::kPossible) {
+    constexpr int kLarge = SIMD_REGISTERS == 32 ? 14 : 8;
+    if (r.woven) {
+      for (int64_t v = 0; v < r.vectors; ++v) vector_of_outputs<Woven<C, O>, Rank, kLarge>(r, v, C);
+      return;
+    }
+  }
   for (int64_t v = 0; v < r.vectors; ++v) {
     with_phase<C, O, 0>(r.vector[v].out % O, [&](auto lanes) __attribute__((always_inline)) {
       using L = typename ForwardLanes<decltype(lanes)>::Type;

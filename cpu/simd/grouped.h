@@ -6,6 +6,7 @@
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
 void stage_blocks(Dtype type, const PixelBlocks& pixels);
+void permute_lanes(const int32_t* order, float* data, int64_t vectors);
 GroupedFunction grouped_function(int kernel);
 int grouped_rotation(int kernel);
 GroupedGradientFunction grouped_gradient_function(int kernel);
@@ -50,6 +51,9 @@ struct Lanes {
       return Vec{x[source(L)]...};
     }
   }
+  /// Sums to the order of the outputs' channels.
+  template <int P>
+  SIMD_INLINE void order(Vec*) {}
   /// The input of every lane's group, where `x` is that of lane 0's.
   SIMD_INLINE Vec pick(const float* x) { return pick(x, std::make_index_sequence<kWidth>()); }
 
@@ -75,6 +79,8 @@ struct Lanes {
 /// (Kernels::grouped_rotation).
 template <int C>
 struct RotatedLanes {
+  template <int P>
+  SIMD_INLINE void order(Vec*) {}
   struct Input {
     int64_t c;
     IVec index;
@@ -98,8 +104,60 @@ struct ForwardLanes<Lanes<C, O, Phase>> {
   using Type = std::conditional_t<kRotation != 0, RotatedLanes<C>, Lanes<C, O, Phase>>;
 };
 
+/// The same K floats again and again.
+template <int K>
+SIMD_INLINE Vec repeat(const float* x) {
+  if constexpr (K == 1) {
+    return splat(*x);
+  } else if constexpr (K == kWidth) {
+    return load(x);
+#if defined(__AVX512F__)
+  } else if constexpr (K == 2) {
+    return (Vec)_mm512_broadcastsd_pd(_mm_load_sd((const double*)x));
+  } else if constexpr (K == 4) {
+    return (Vec)_mm512_broadcast_f32x4(_mm_loadu_ps(x));
+  } else {
+    return (Vec)_mm512_castpd_ps(_mm512_broadcast_f64x4(_mm256_loadu_pd((const double*)x)));
+#elif defined(__AVX2__)
+  } else if constexpr (K == 2) {
+    return (Vec)_mm256_castpd_ps(_mm256_broadcast_sd((const double*)x));
+  } else {
+    return (Vec)_mm256_broadcast_ps((const __m128*)x);
+#else
+  } else {
+    return Vec{x[0], x[1], x[0], x[1]};
+#endif
+  }
+}
+
+/// Rows that are woven: kGroups groups of C inputs and O outputs in a vector.
+template <int C, int O>
+struct Woven {
+  static constexpr int kGroups = kWidth / O;
+  static constexpr bool kPossible = O < kWidth && kWidth % O == 0 && C > 1;
+
+  struct Input {
+    const int64_t c;
+    explicit Input(int64_t channel) __attribute__((always_inline)) : c(channel) {}
+    Vec operator()(const float* x) const __attribute__((always_inline)) {
+      return repeat<kGroups>(x + c * kGroups);
+    }
+  };
+  template <int P>
+  SIMD_INLINE void order(Vec* sums) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) sums[p] = ordered(sums[p], std::make_index_sequence<kWidth>());
+  }
+  template <size_t... L>
+  SIMD_INLINE Vec ordered(Vec v, std::index_sequence<L...>) {
+    return __builtin_shufflevector(v, v, (L % O * kGroups + L / O)...);
+  }
+};
+
 /// Any number of inputs, whole vectors of one group's outputs.
 struct OneGroup {
+  template <int P>
+  SIMD_INLINE void order(Vec*) {}
   SIMD_INLINE Vec pick(const float* x) { return splat(*x); }
   struct Input {
     int64_t c;

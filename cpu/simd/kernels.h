@@ -55,6 +55,19 @@ struct WinogradOutputTile {
   const Epilogue* epilogue;
 };
 
+/// All products of one group's tiles with one panel of its weights.
+struct WinogradGroup {
+  int64_t products, tiles, channels;
+  int vectors;                                   ///< of the panel
+  int64_t pitch;                                 ///< floats from tile to tile: 1, 2 or 4 vectors
+  const float* in;                               ///< [product][tile][channel]
+  const float* weights;                          ///< [product][channel][lane]
+  float* out;                                    ///< [product][tile][lane]; may be `in`
+  int64_t in_stride, weight_stride, out_stride;  ///< floats from product to product
+  const void* const* fetch;  ///< `fetch_count` places of `fetch_bytes` that will be needed next, fetched
+  int64_t fetch_count, fetch_bytes;
+};
+
 /// Weights (O, KD, KH, KW, C), read through strides.
 struct WeightView {
   const void* data;
@@ -148,6 +161,7 @@ struct GroupedRows {
   int64_t spacing;  ///< sets from one column tap to the next, or 0 where that is not a whole number
   int64_t sets, in_step, out_step;  ///< floats from one set to the next
   int64_t group_in;                 ///< C/groups
+  bool woven;                       ///< rows, weights and bias are: see PixelBlocks
   int64_t vectors;                  ///< in a set
   const GroupedVector* vector;
   const float* weights;  ///< [vector][tap][c in group][lane]
@@ -207,6 +221,10 @@ struct PixelBlocks {
   int64_t blocks;
   const int32_t* first;
   int64_t window;  ///< whole vectors; channels that do not exist are zeros
+  /// Null, or which channel of the block goes to each place of the window: woven, the first inputs of all its
+  /// groups, then the second ones. So all lanes' inputs are few floats, repeated, and lane l has output
+  /// l / K of group l % K, where a vector has the outputs of K groups.
+  const int32_t* order;
   float* to;
   int64_t pitch;  ///< floats from one block to the next
 };
@@ -277,6 +295,9 @@ struct Kernels {
   void (*direct_gradient)(Dtype type, const DirectRow& row, const float* dy, float* sums);
 
   void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
+  /// Lane l of each vector becomes what was lane order[l].
+  void (*permute_lanes)(const int32_t* order, float* data, int64_t vectors);
+  void (*winograd_group)(const WinogradGroup& group);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   /// C where that kernel's weight [tap][c][lane] is that of input (c + lane) % C of the group, 0 where it is

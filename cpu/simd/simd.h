@@ -45,6 +45,7 @@ inline constexpr int kWidth = SIMD_WIDTH;
 typedef float Vec __attribute__((vector_size(SIMD_WIDTH * 4)));
 typedef float VecUnaligned __attribute__((vector_size(SIMD_WIDTH * 4), aligned(4), may_alias));
 typedef int32_t IVec __attribute__((vector_size(SIMD_WIDTH * 4)));
+typedef int32_t IVecUnaligned __attribute__((vector_size(SIMD_WIDTH * 4), aligned(4), may_alias));
 typedef uint32_t UVec __attribute__((vector_size(SIMD_WIDTH * 4)));
 typedef uint16_t HalfBits __attribute__((vector_size(SIMD_WIDTH * 2)));
 typedef uint16_t HalfBitsUnaligned __attribute__((vector_size(SIMD_WIDTH * 2), aligned(2), may_alias));

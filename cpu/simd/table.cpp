@@ -9,6 +9,7 @@
 #include "cpu/simd/taps.h"
 #include "cpu/simd/winograd.h"
 #include "cpu/simd/winograd_gradient.h"
+#include "cpu/simd/winograd_group.h"
 
 namespace mlx_conv3d::cpu {
 
@@ -29,6 +30,8 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::direct,
     SIMD_NAMESPACE::direct_gradient,
     SIMD_NAMESPACE::stage_blocks,
+    SIMD_NAMESPACE::permute_lanes,
+    SIMD_NAMESPACE::winograd_group,
     SIMD_NAMESPACE::grouped_function,
     SIMD_NAMESPACE::grouped_rotation,
     SIMD_NAMESPACE::grouped_gradient_function,

@@ -1,0 +1,93 @@
+// Winograd of grouped convolutions on a CPU: how it is cut into tasks and what it costs.
+
+#include "core/plan_grouped_winograd.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/cpu_model.h"
+
+namespace mlx_conv3d {
+
+using namespace cpu_model;
+
+namespace {
+
+constexpr int64_t kTaskChannels = 64;
+constexpr int64_t kNearBytes = 40 << 10;  ///< of a core's L1 cache
+/// Measured on AVX-512: the share of the peak of the short products, and a thread's floats a second of all
+/// transforms, in its cache.
+constexpr double kShortProductShare = 0.6, kCachedTransformFloats = 5e9, kCachedWeightFloats = 8e9;
+
+bool fits(const ConvProblem& p, const Device& d) {
+  const Size3 kernel{1, 3, 3}, ones{1, 1, 1};
+  return p.kernel == kernel && p.stride[kHeight] == 1 && p.stride[kWidth] == 1 && p.dilation[kHeight] == 1 &&
+         p.dilation[kWidth] == 1 && p.input_dilation == ones && p.group_out() % d.vector_width == 0 &&
+         p.group_in() > 1 && std::max(p.group_in(), p.group_out()) <= 4 * d.vector_width && !p.empty();
+}
+
+GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
+  GroupedWinogradPlan plan{m, 1, 1, 1};
+  const int64_t most_tasks = 4 * d.cores, channels = std::max(p.group_in(), p.group_out());
+  while (2 * plan.groups * channels <= kTaskChannels && divide_up(p.groups, 2 * plan.groups) >= most_tasks) {
+    plan.groups *= 2;
+  }
+  const int64_t tiles = grouped_winograd_tiles(p, plan.form());
+  const int64_t blocks = divide_up(p.groups, plan.groups);
+  plan.pieces = std::min(tiles, divide_up(2 * d.cores, blocks));
+  plan.tiles = divide_up(tiles, plan.pieces);
+  while (GroupedWinogradSizes(p, plan, d.vector_width).tiles() * 4 > kNearBytes && plan.tiles > 4) {
+    plan.tiles = std::max<int64_t>(4, plan.tiles - 4);
+  }
+  return plan;
+}
+
+int64_t workspace_of(const ConvProblem& p, const Device& d, const GroupedWinogradPlan& plan) {
+  const GroupedWinogradSizes sizes(p, plan, d.vector_width);
+  return d.cores * 4 * (sizes.weights() + 2 * sizes.tiles()) + 4096;
+}
+
+struct Work {
+  double product_flops, transformed, weights;  ///< the latter two in floats
+};
+Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
+  const double products = plan.form().all_products();
+  const double tiles = static_cast<double>(grouped_winograd_tiles(p, plan.form()));
+  const double in = static_cast<double>(p.in_channels), out = static_cast<double>(p.out_channels);
+  return {2.0 * products * tiles * out * static_cast<double>(p.group_in()), products * tiles * (in + out),
+          products * out * static_cast<double>(p.group_in() * plan.pieces)};
+}
+
+}  // namespace
+
+int64_t grouped_winograd_tiles(const ConvProblem& p, const WinogradForm& form) {
+  return p.batch * p.output(kDepth) * WinogradAxis(p, form, kHeight).tiles *
+         WinogradAxis(p, form, kWidth).tiles;
+}
+
+void consider_grouped_winograd(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                               Candidate& c) {
+  if (!fits(p, d) || (like != nullptr && like->grouped_winograd.m == 0)) return;
+  for (int m : {2, 4}) {
+    if (like != nullptr && like->grouped_winograd.m != m) continue;
+    const GroupedWinogradPlan plan = plan_of(p, d, m);
+    const int64_t workspace = workspace_of(p, d, plan);
+    if (workspace > limit) continue;
+    const Work work = work_of(p, plan);
+    const double scale = d.gflops * 1e9 / d.cores / kCoreFlops;
+    const double cost = work.product_flops / (d.gflops * 1e9 * kShortProductShare) +
+                        work.transformed / (kCachedTransformFloats * d.cores * scale) +
+                        work.weights / (kCachedWeightFloats * d.cores * scale) + kStepSeconds;
+    if (like == nullptr && cost >= c.cost) continue;
+    c.grouped_winograd = plan;
+    c.gemm.tile = {};
+    c.cost = cost;
+    c.flops = work.product_flops + 4.0 * (m + 1) * (work.transformed + work.weights);
+    c.bytes = p.operand_bytes();
+    c.workspace = workspace;
+    const std::string side = std::to_string(m);
+    c.reason = "F(" + side + "x" + side + ", 3x3) of each group";
+  }
+}
+
+}  // namespace mlx_conv3d

@@ -1,0 +1,9 @@
+#pragma once
+
+#include "cpu/simd/simd.h"
+
+namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
+
+void winograd_group(const WinogradGroup& group);
+
+}  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -1,0 +1,134 @@
+"""Winograd of grouped convolutions on the CPU: which problems it is for, and its results and gradients
+against float64. Four vectors of any CPU hold 16 channels of a group, those of AVX-512 hold 64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import operands
+import problems
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from problems import DTYPES, Family, Problem, of
+from test_gradients import MOST_PRODUCTS, away_from_relu_corner, check_gradients, exact_of
+from test_parity import check_problem
+
+from mlx_conv3d import _ext
+
+WIDTH = {"sse2": 4, "neon": 4, "avx2": 8}.get(_ext.isa(), 16)
+PICKED = {
+    "one tile": of((1, 4, 4, 32), (32, 3, 3, 16), padding=1, groups=2),
+    "ragged tiles": of((1, 7, 13, 64), (64, 3, 3, 16), padding=1, groups=4, bias=True),
+    "several chunks of tiles": of((3, 23, 29, 32), (32, 3, 3, 16), padding=1, groups=2),
+    "few inputs": of((2, 9, 14, 8), (64, 3, 3, 2), padding=1, groups=4),
+    "ragged inputs": of((1, 11, 9, 33), (48, 3, 3, 11), padding=1, groups=3),
+    "groups that do not divide among tasks": of((1, 12, 12, 112), (112, 3, 3, 16), padding=1, groups=7),
+    "uneven padding": of((1, 8, 9, 32), (32, 3, 3, 16), padding=((3, 0), (0, 2)), groups=2),
+    "only padding": of((1, 1, 1, 32), (32, 3, 3, 16), padding=4, groups=2),
+    "mirrored": of((1, 9, 10, 32), (32, 3, 3, 16), padding=1, modes="reflect", groups=2),
+    "frames": of((2, 5, 9, 8, 32), (32, 1, 3, 3, 16), padding=(2, 1, 1), stride=(2, 1, 1), groups=2),
+    "lead frames": of((1, 3, 9, 8, 32), (32, 1, 3, 3, 16), padding=(0, 1, 1), groups=2, lead=2),
+    "a view": of((1, 9, 8, 32), (32, 3, 3, 16), padding=1, groups=2, layout="sliced"),
+    "weights in a view": of((1, 9, 8, 32), (32, 3, 3, 16), padding=1, groups=2, w_layout="channels_first"),
+    "upsampled": of((1, 5, 6, 32), (32, 3, 3, 16), padding=1, groups=2, upsample=2),
+    "epilogue": of(
+        (2, 9, 8, 32), (32, 3, 3, 16), padding=1, groups=2, bias=True, activation="silu", residual=True
+    ),
+}
+LONG = {
+    "two vectors": of((1, 14, 14, 96), (96, 3, 3, 32), padding=1, groups=3),
+    "two panels": of((2, 14, 9, 128), (128, 3, 3, 64), padding=1, groups=2, bias=True),
+    "more outputs than inputs": of((1, 9, 9, 34), (96, 3, 3, 17), padding=1, groups=2),
+    "more inputs than outputs": of((1, 9, 9, 80), (32, 3, 3, 40), padding=1, groups=2),
+}
+SHAPES = ((2, 16, 16), (3, 5, 16), (2, 2, 16), (5, 16, 16), (2, 32, 32), (2, 20, 48), (2, 64, 16))
+FAMILIES = {
+    "grouped 3x3": Family(
+        ((3, 3),),
+        modes=("zeros", "zeros", "edge", "reflect"),
+        upsamples=(1, 1, 1, 2),
+        types=DTYPES,
+        groups=SHAPES,
+        layouts=("contiguous", "contiguous", "sliced", "channels_first"),
+        reach=16,
+    ),
+    "grouped 1x3x3": Family(
+        ((1, 3, 3),),
+        depth_strides=(1, 2),
+        modes=("zeros", "zeros", "edge", "reflect"),
+        types=DTYPES,
+        groups=SHAPES,
+        lead=(0, 0, 1, 2),
+        layouts=("contiguous", "stepped", "reversed"),
+        reach=9,
+    ),
+    "grouped 3x3, flipped": Family(((3, 3), (1, 3, 3)), flips=(True,), groups=SHAPES, reach=12),
+}
+
+
+def tile_of(problem: Problem) -> str:
+    """The tile of Winograd's by which the plan runs the problem as grouped; empty if by none."""
+    reason = operands.plan_of(problem, "grouped").reason.removeprefix("forced: ")
+    return reason.split(",")[0] if reason.startswith("F(") else ""
+
+
+def check_with_gradients(problem: Problem) -> None:
+    check_problem(problem)
+    if problem.products <= MOST_PRODUCTS:
+        check_gradients(problem)
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_picked_problems(name: str) -> None:
+    assert tile_of(PICKED[name]) or WIDTH < 16
+    check_with_gradients(PICKED[name])
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_wide_groups(name: str) -> None:
+    problem = LONG[name]
+    widest = max(problem.w[0], problem.x[-1]) // problem.groups
+    assert bool(tile_of(problem)) == (widest <= 4 * WIDTH)
+    check_with_gradients(problem)
+
+
+@pytest.mark.parametrize("types", [("float16", "float16"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")])
+def test_types(types: tuple[str, str]) -> None:
+    problem = replace(PICKED["ragged tiles"], x_type=types[0], w_type=types[1])
+    assert tile_of(problem) or WIDTH < 16
+    check_problem(problem)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stride": (1, 2)},
+        {"dilation": (2, 1)},
+        {"w": (32, 3, 5, 16)},
+        {"x": (1, 9, 9, 2), "w": (32, 3, 3, 1)},
+        {"w": (34, 3, 3, 16)},
+        {"x": (1, 9, 9, 160), "w": (32, 3, 3, 80)},
+    ],
+    ids=str,
+)
+def test_what_it_is_not_for(given: dict[str, Any]) -> None:
+    problem = of(**({"x": (1, 9, 9, 32), "w": (32, 3, 3, 16), "padding": 1, "groups": 2} | given))
+    assert not tile_of(problem)
+    check_problem(problem)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data())
+def test_drawn_problems(family: str, data: st.DataObject) -> None:
+    check_problem(data.draw(problems.problems(FAMILIES[family]), label=family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=max(5, settings.default.max_examples // 5))
+@given(data=st.data())
+def test_drawn_gradients(family: str, data: st.DataObject) -> None:
+    problem = problems.smaller(data.draw(problems.problems(FAMILIES[family]), label=family), MOST_PRODUCTS)
+    assume(away_from_relu_corner(problem, exact_of(problem)))
+    check_gradients(problem)
