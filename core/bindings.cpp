@@ -7,6 +7,8 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <numeric>
+
 #include "core/apple_devices.h"
 #include "core/bindings_gpu.h"
 #include "core/bindings_metal.h"
@@ -74,16 +76,20 @@ mx::Shape lift(const mx::Shape& shape, int dims) {
   return lifted;
 }
 
-/// (N, ..., C) with `dims` spatial axes to N, D, H, W, C.
-mx::array lift(const mx::array& a, int dims, mx::StreamOrDevice s) {
-  mx::array lifted = a;
-  for (int i = dims; i < 3; ++i) lifted = mx::expand_dims(lifted, 1, s);
-  return lifted;
+/// The axes that `dims` spatial axes lack.
+std::vector<int> lacking(int dims) {
+  std::vector<int> axes(static_cast<size_t>(3 - dims));
+  std::iota(axes.begin(), axes.end(), 1);
+  return axes;
 }
 
-mx::array lower(mx::array a, int dims, mx::StreamOrDevice s) {
-  for (int i = dims; i < 3; ++i) a = mx::squeeze(a, 1, s);
-  return a;
+/// (N, ..., C) with `dims` spatial axes to N, D, H, W, C.
+mx::array lift(const mx::array& a, int dims, mx::StreamOrDevice s) {
+  return dims == 3 ? a : mx::expand_dims(a, lacking(dims), s);
+}
+
+mx::array lower(const mx::array& a, int dims, mx::StreamOrDevice s) {
+  return dims == 3 ? a : mx::squeeze(a, lacking(dims), s);
 }
 
 std::optional<Algorithm> parse_algorithm(const std::string& name) {

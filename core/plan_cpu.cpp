@@ -244,11 +244,13 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const C
 
 /// By one of kGroupedKernels; false where there is none, or its workspace is too large.
 bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
-  c.grouped = make_grouped_plan(p, d);
+  c.grouped = make_grouped_forward_plan(p, d);
   if (c.grouped.kernel < 0) return false;
-  const ConvProblem folded = fold_rows(p);
-  c.workspace = std::max(grouped_workspace(p, d, c.grouped),
-                         grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+  c.workspace = grouped_workspace(p, d, c.grouped);
+  if (!c.grouped.joined) {
+    const ConvProblem folded = fold_rows(p);
+    c.workspace = std::max(c.workspace, grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+  }
   if (c.workspace > limit) {
     c.grouped = {};
     return false;

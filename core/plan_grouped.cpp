@@ -3,6 +3,7 @@
 #include "core/plan_grouped.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/integers.h"
@@ -70,6 +71,25 @@ bool cut(const ConvProblem& p, GroupedPlan& plan) {
     return false;
   }
   return true;
+}
+
+/// Floats that a thread may stage.
+int64_t most_staged(const Device& d) { return d.cache_bytes / 2 / 4; }
+
+int64_t wanted_tasks(const ConvProblem& p, const Device& d) {
+  const auto worth = static_cast<int64_t>(std::ceil(p.direct_flops() / kTaskFlops));
+  return std::clamp<int64_t>(worth, 1, 2 * d.cores);
+}
+
+/// No tap and no padding tells a frame's pixels apart.
+bool pixelwise(const ConvProblem& p, int axis) {
+  return p.kernel[axis] == 1 && p.stride[axis] == 1 && !p.padded(axis) && p.input_dilation[axis] == 1 &&
+         p.upsample[axis] == 1;
+}
+
+bool joins_frames(const ConvProblem& p) {
+  return p.kernel[kDepth] > 1 && p.stride[kDepth] == 1 && p.input_dilation[kDepth] == 1 &&
+         p.upsample[kDepth] == 1 && pixelwise(p, kHeight) && pixelwise(p, kWidth);
 }
 
 }  // namespace
@@ -178,15 +198,26 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
   plan.frames = std::max<int64_t>(1, p.output(kDepth));
   plan.band = std::max<int64_t>(1, p.output(kHeight));
   plan.cols = std::max<int64_t>(1, divide_up(p.output(kWidth), RowSteps(p).phases));
-  const int64_t most = d.cache_bytes / 2 / 4;
+  const int64_t most = most_staged(d);
   while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.band > 2) {
     plan.band = divide_up(plan.band, 2);
   }
   while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.cols > 16) {
     plan.cols = divide_up(plan.cols, 2);
   }
-  const double wanted = std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
-  while (static_cast<double>(tasks_of(p, plan)) < wanted && cut(p, plan)) {
+  while (tasks_of(p, plan) < wanted_tasks(p, d) && cut(p, plan)) {
+  }
+  return plan;
+}
+
+GroupedPlan make_grouped_forward_plan(const ConvProblem& p, const Device& d) {
+  if (!joins_frames(p)) return make_grouped_plan(p, d);
+  GroupedPlan plan{grouped_kernel(p, d.vector_width), 1, 1, 1, true};
+  if (plan.kernel < 0) return plan;
+  const int64_t positions = std::max<int64_t>(1, p.out_positions());
+  plan.cols = std::max(std::min(positions, kLeastCols), divide_up(positions, wanted_tasks(p, d)));
+  while (grouped_staged_floats(p, d.vector_width, plan) > most_staged(d) && plan.cols > 16) {
+    plan.cols = divide_up(plan.cols, 2);
   }
   return plan;
 }
@@ -209,15 +240,11 @@ int64_t grouped_gradient_workspace(const ConvProblem& p, const Device& d, const 
 }
 
 ConvProblem fold_rows(const ConvProblem& p) {
-  const auto plain = [&](int axis) {
-    return p.kernel[axis] == 1 && p.stride[axis] == 1 && !p.padded(axis) && p.input_dilation[axis] == 1 &&
-           p.upsample[axis] == 1;
-  };
   ConvProblem folded = p;
-  if (!plain(kHeight) || !plain(kWidth)) return folded;
+  if (!pixelwise(p, kHeight) || !pixelwise(p, kWidth)) return folded;
   folded.input[kWidth] *= folded.input[kHeight];
   folded.input[kHeight] = 1;
-  if (p.lead > 0 || !plain(kDepth)) return folded;
+  if (p.lead > 0 || !pixelwise(p, kDepth)) return folded;
   folded.input[kWidth] *= folded.input[kDepth] * folded.batch;
   folded.input[kDepth] = folded.batch = 1;
   return folded;

@@ -13,6 +13,8 @@ namespace mlx_conv3d {
 struct GroupedPlan {
   int kernel = -1;  ///< index in kGroupedKernels, or -1: the direct kernels or blocked products
   int64_t frames = 0, band = 0, cols = 0;
+  /// The positions of all frames are one long row (cpu/joined_frames.h), and tasks are `cols` of them.
+  bool joined = false;
 };
 
 std::string name_of(const GroupedKernel& kernel);
@@ -22,7 +24,10 @@ std::string constraints_of(const GroupedKernel& kernel);
 
 /// Index of the kernel for this problem, or -1.
 int grouped_kernel(const ConvProblem& problem, int vector_width);
+/// By staged rows, as dL/dw walks them.
 GroupedPlan make_grouped_plan(const ConvProblem& problem, const Device& device);
+/// The same, or by joined frames where taps along depth are the only ones.
+GroupedPlan make_grouped_forward_plan(const ConvProblem& problem, const Device& device);
 
 /// Positions of a set: 1 where vectors of outputs fill a position well, else what fills whole vectors.
 int64_t grouped_set_positions(int64_t out_channels, int vector_width);

@@ -5,6 +5,17 @@
 
 namespace mlx_conv3d::cpu {
 
+int64_t pixel_stride(const TensorView& view, const int64_t (&sizes)[4], int first, int64_t alone) {
+  int64_t pixel = alone, next = -1;
+  for (int axis = 3; axis >= first; --axis) {
+    if (sizes[axis] == 1) continue;
+    if (next < 0) pixel = view.stride[axis];
+    if (next >= 0 && view.stride[axis] != next) return 0;
+    next = view.stride[axis] * sizes[axis];
+  }
+  return pixel;
+}
+
 std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases, bool with_sources) {
   const int64_t out = p.output(axis), dilation = p.input_dilation[axis];
   const int64_t period = split_phases ? dilation / std::gcd(p.stride[axis], dilation) : 1;

@@ -14,6 +14,10 @@ struct TensorView {
   int64_t stride[4] = {0, 0, 0, 0};  ///< n, d, h, w
 };
 
+/// Elements from one pixel to the next, where all pixels of the axes from `first` on are as far apart; else
+/// 0. `sizes` are those of n, d, h, w; `alone` is for a single pixel.
+int64_t pixel_stride(const TensorView& view, const int64_t (&sizes)[4], int first, int64_t alone);
+
 /// What a run reads and writes. The output and the residual are contiguous.
 struct Operands {
   TensorView x;

@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "cpu/grouped_forward.h"
-#include "cpu/grouped_layout.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
+#include "cpu/weight_panel.h"
 
 namespace mlx_conv3d::cpu {
 namespace {

@@ -1,30 +1,43 @@
 #include "cpu/grouped_forward.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "core/device.h"
 #include "core/integers.h"
 #include "cpu/grouped_rows.h"
+#include "cpu/joined_frames.h"
 #include "cpu/threads.h"
+#include "cpu/weight_panel.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
-
-/// Whether pixels `axis` apart continue the axis after it.
-bool continues(const TensorView& t, const int64_t* sizes, int axis) {
-  return sizes[axis] == 1 || t.stride[axis] == sizes[axis + 1] * t.stride[axis + 1];
-}
 
 /// The problem with rows joined to longer ones, where they lie so.
 ConvProblem folded(const ConvProblem& p, Operands& operands) {
   const ConvProblem joined = fold_rows(p);
   if (joined == p) return p;
-  const int64_t sizes[] = {p.batch, p.input[kDepth], p.input[kHeight], p.input[kWidth]};
-  const bool rows = continues(operands.x, sizes, 2) && (p.lead == 0 || continues(operands.lead, sizes, 2));
-  const bool frames = continues(operands.x, sizes, 1) && continues(operands.x, sizes, 0);
-  const bool all_joined = joined.input[kDepth] * joined.batch != p.input[kDepth] * p.batch;
-  return rows && (frames || !all_joined) ? joined : p;
+  const bool all = joined.input[kDepth] * joined.batch != p.input[kDepth] * p.batch;
+  const int first = all ? 0 : kHeight + 1;
+  const auto join = [&](TensorView& view, int64_t frames) {
+    const int64_t sizes[] = {p.batch, frames, p.input[kHeight], p.input[kWidth]};
+    view.stride[3] = pixel_stride(view, sizes, first, p.in_channels);
+    return view.stride[3] != 0;
+  };
+  Operands given = operands;
+  if (join(given.x, p.input[kDepth]) && (p.lead == 0 || join(given.lead, p.lead))) {
+    operands = given;
+    return joined;
+  }
+  return p;
+}
+
+std::unique_ptr<GroupedTasks> make_tasks(const ConvProblem& p, const GroupedPlan& plan,
+                                         const Operands& operands, Workspace& workspace) {
+  if (plan.joined) return std::make_unique<JoinedFrames>(p, plan, operands, workspace);
+  const int together = kGroupedKernels.at[plan.kernel].rows;
+  return std::make_unique<StagedRows>(p, plan, operands, together, true, workspace);
 }
 
 class Forward {
@@ -33,8 +46,10 @@ class Forward {
       : p_(p),
         operands_(operands),
         k_(kernels()),
-        rows_(p, plan, operands, kGroupedKernels.at[plan.kernel].rows, true, workspace) {
-    run_ = k_.grouped(plan.kernel);
+        tasks_(make_tasks(p, plan, operands, workspace)),
+        rows_(*tasks_),
+        run_(k_.grouped(plan.kernel)),
+        rotation_(k_.grouped_rotation(plan.kernel)) {
     lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
     pack_weights(workspace);
     if (operands.epilogue.bias != nullptr) spread_bias(workspace);
@@ -47,7 +62,7 @@ class Forward {
 
   void run() {
     parallel_for(rows_.count(), [&](int64_t i, int thread) {
-      rows_.run(i, thread, [&](const StagedRows::Block& block) { output(block, thread); });
+      rows_.run(i, thread, [&](const GroupedTasks::Block& block) { output(block, thread); });
     });
   }
 
@@ -61,7 +76,7 @@ class Forward {
                    table + phase.first_weight * round_up(p_.out_channels, width));
     }
     weights_ = table;
-    if (lanes_ == p_.out_channels) return;
+    if (lanes_ == p_.out_channels && rotation_ == 0) return;
     float* spread = workspace.floats(lanes_ * products);
     for (const RowPhase& phase : rows_.phases()) {
       const int64_t count = phase.axis.tap_count() * p_.taps() / p_.kernel[kWidth] * p_.group_in();
@@ -71,11 +86,17 @@ class Forward {
         for (int64_t l = 0; l < width; ++l) {
           const int64_t o = rows_.channel(v, static_cast<int>(l));
           const float* column = from + o / width * count * width + o % width;
-          for (int64_t i = 0; i < count; ++i) to[(v * count + i) * width + l] = column[i * width];
+          float* lane = to + v * count * width + l;
+          for (int64_t i = 0; i < count; ++i) lane[i * width] = column[rotated(i, o) * width];
         }
       });
     }
     weights_ = spread;
+  }
+
+  /// The product that stands at the place of product i (see Kernels::grouped_rotation).
+  int64_t rotated(int64_t i, int64_t channel) const {
+    return rotation_ == 0 ? i : i / rotation_ * rotation_ + (i + channel) % rotation_;
   }
 
   /// A parallel loop, where the work is worth one.
@@ -96,7 +117,7 @@ class Forward {
     bias_ = to;
   }
 
-  void output(const StagedRows::Block& block, int thread) {
+  void output(const GroupedTasks::Block& block, int thread) {
     GroupedRows r = block.rows;
     const int64_t at = rows_.output_offset(block, block.begin);
     r.weights = weights_ + rows_.phases()[static_cast<size_t>(block.phase)].first_weight * lanes_;
@@ -119,7 +140,7 @@ class Forward {
   }
 
   /// One row of sums, bias included, from the buffer to the output.
-  void store(const StagedRows::Block& block, int64_t at, const float* sums) const {
+  void store(const GroupedTasks::Block& block, int64_t at, const float* sums) const {
     const int64_t item = item_size(p_.out_type);
     const int64_t step = rows_.phases()[static_cast<size_t>(block.phase)].axis.step;
     const int64_t count = block.end - block.begin, steps = step == 1 ? 1 : count;
@@ -135,8 +156,10 @@ class Forward {
   const ConvProblem& p_;
   const Operands& operands_;
   const Kernels& k_;
-  StagedRows rows_;
-  GroupedFunction run_;
+  const std::unique_ptr<GroupedTasks> tasks_;
+  GroupedTasks& rows_;
+  const GroupedFunction run_;
+  const int64_t rotation_;
   int64_t lanes_;
   bool in_place_;
   const float *weights_ = nullptr, *bias_ = nullptr;
@@ -147,6 +170,10 @@ class Forward {
 
 void grouped_by_kernel(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
                        Workspace& workspace) {
+  if (plan.joined) {
+    Forward(problem, plan, operands, workspace).run();
+    return;
+  }
   Operands joined = operands;
   const ConvProblem p = folded(problem, joined);
   Forward(p, p == problem ? plan : make_grouped_plan(p, cpu_device()), joined, workspace).run();

@@ -34,14 +34,14 @@ class Gradient {
 
   void run(void* dw) {
     parallel_for(rows_.count(), [&](int64_t i, int thread) {
-      rows_.run(i, thread, [&](const StagedRows::Block& block) { add(block, thread); });
+      rows_.run(i, thread, [&](const GroupedTasks::Block& block) { add(block, thread); });
     });
     for (size_t t = 1; t < sums_.size(); ++t) k_.add(sums_[t], sums_[0], size_);
     finish(dw);
   }
 
  private:
-  void add(const StagedRows::Block& block, int thread) {
+  void add(const GroupedTasks::Block& block, int thread) {
     const RowPhase& phase = rows_.phases()[static_cast<size_t>(block.phase)];
     const int64_t count = block.end - block.begin, at = rows_.output_offset(block, block.begin);
     const int64_t steps = phase.axis.step == 1 ? 1 : count, length = count / steps * p_.out_channels;

@@ -12,8 +12,4 @@ namespace mlx_conv3d::cpu {
 std::vector<GroupedVector> grouped_vectors(int64_t out_channels, int64_t group_in, int64_t group_out,
                                            int vector_width);
 
-/// One phase's weights as [vector of output channels][product][lane], lanes without a channel zero; `offsets`
-/// are the products' weight element offsets.
-void pack_vectors(const WeightView& w, int64_t out_channels, const std::vector<int64_t>& offsets, float* out);
-
 }  // namespace mlx_conv3d::cpu

@@ -10,24 +10,16 @@ namespace mlx_conv3d::cpu {
 
 StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, int together,
                        bool in_place, Workspace& workspace)
-    : p_(p),
+    : GroupedTasks(p, operands),
       plan_(plan),
       together_(together),
-      k_(kernels()),
-      input_(p, operands),
       in_place_(in_place && p.x_type == Dtype::float32),
-      d_(axis_phases(p, kDepth, false).front()),
-      h_(axis_phases(p, kHeight, false).front()),
-      phases_(row_phases(p, d_, h_)),
-      set_(grouped_set_positions(p.out_channels, k_.width)),
-      slack_(grouped_slack(p, k_.width)),
       blocked_(grouped_blocks(p, k_.width)),
       pixel_(blocked_ ? grouped_window(p, k_.width) : p.in_channels),
       frames_(p.batch * divide_up(d_.count, plan.frames)),
       bands_(divide_up(h_.count, plan.band)),
       row_floats_(grouped_row_floats(p, k_.width, plan.cols)),
-      band_rows_(grouped_band_rows(p, plan.band)),
-      vectors_(grouped_vectors(p.out_channels, p.group_in(), p.group_out(), k_.width)) {
+      band_rows_(grouped_band_rows(p, plan.band)) {
   for (const GroupedVector& vector : vectors_) {
     if (blocks_.empty() || blocks_.back() != vector.in) blocks_.push_back(vector.in);
     block_of_.push_back(static_cast<int64_t>(blocks_.size()) - 1);
@@ -161,7 +153,7 @@ void StagedRows::stage_run(const Piece& piece, const Run& run, const char* from,
   }
 }
 
-void StagedRows::run(int64_t i, int thread, const std::function<void(const Block&)>& f) {
+void StagedRows::run(int64_t i, int thread, const Body& f) {
   const int64_t pieces = static_cast<int64_t>(pieces_.size()), per_batch = frames_ / p_.batch;
   const Piece& piece = pieces_[static_cast<size_t>(i % pieces)];
   const int64_t band = i / pieces % bands_, part = i / pieces / bands_ % per_batch,
@@ -177,20 +169,12 @@ void StagedRows::run(int64_t i, int thread, const std::function<void(const Block
   block.phase = piece.phase;
   block.begin = piece.begin;
   block.end = piece.end;
+  block.rows = rows_of(piece.end - piece.begin, pixel_, piece.vectors);
   GroupedRows& r = block.rows;
   r.rows = t.rows.data();
-  r.depth_taps = d_.tap_count();
-  r.row_taps = h_.tap_count();
   r.col_taps = phase.axis.tap_count();
   r.col_offsets = piece.offsets.data();
   r.spacing = phase.stride == 1 && phase.dilation % set_ == 0 ? phase.dilation / set_ : 0;
-  r.sets = divide_up(piece.end - piece.begin, set_);
-  r.in_step = set_ * pixel_;
-  r.out_step = set_ * p_.out_channels;
-  r.group_in = p_.group_in();
-  r.vectors = static_cast<int64_t>(piece.vectors.size());
-  r.vector = piece.vectors.data();
-  r.out_floats = (piece.end - piece.begin) * p_.out_channels;
   for (int64_t od = d_.count * part / per_batch; od < d_.count * (part + 1) / per_batch; ++od) {
     find_frames(piece, n, od, t);
     for (int64_t oh = first; oh < last; oh += r.out_rows) {

@@ -1,11 +1,8 @@
 #pragma once
 
-#include <functional>
 #include <vector>
 
-#include "core/plan_grouped.h"
-#include "cpu/grouped_layout.h"
-#include "cpu/row_phase.h"
+#include "cpu/grouped_tasks.h"
 #include "cpu/workspace.h"
 
 namespace mlx_conv3d::cpu {
@@ -14,37 +11,15 @@ namespace mlx_conv3d::cpu {
 /// output rows meets: as float32, padding written out, in blocks or pixel by pixel (grouped_blocks). Going
 /// through its output frames it keeps the frames that are met again. Columns of a strided row are staged
 /// strip by strip, so that the positions' inputs are neighbours at every tap.
-class StagedRows {
+class StagedRows final : public GroupedTasks {
  public:
   /// Of `together` output rows at a time. With `in_place`, rows that lie in the input as they would be staged
   /// are read there; what follows them is then not zero.
   StagedRows(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands, int together,
              bool in_place, Workspace& workspace);
 
-  /// One or more output rows of one phase, as the kernels take them, but for weights and outputs.
-  struct Block {
-    GroupedRows rows;
-    int64_t phase;
-    int64_t begin, end;  ///< positions of the phase
-    int64_t row;         ///< output row over (N, D, H)
-  };
-
-  int64_t count() const { return frames_ * bands_ * static_cast<int64_t>(pieces_.size()); }
-  /// Stages what task i needs and calls f for all of its output rows in turn.
-  void run(int64_t i, int thread, const std::function<void(const Block&)>& f);
-
-  const std::vector<RowPhase>& phases() const { return phases_; }
-  const std::vector<GroupedVector>& vectors() const { return vectors_; }
-  std::vector<int64_t> weight_offsets(const RowPhase& phase, const WeightView& w) const {
-    return cpu::weight_offsets(p_, d_, h_, phase, w);
-  }
-  /// Output channel of a lane.
-  int64_t channel(int64_t vector, int lane) const { return (vectors_[vector].out + lane) % p_.out_channels; }
-  /// Element offset of a phase's position in the output.
-  int64_t output_offset(const Block& block, int64_t position) const {
-    const AxisPhase& w = phases_[block.phase].axis;
-    return (block.row * p_.output(kWidth) + w.first + position * w.step) * p_.out_channels;
-  }
+  int64_t count() const override { return frames_ * bands_ * static_cast<int64_t>(pieces_.size()); }
+  void run(int64_t i, int thread, const Body& f) override;
 
  private:
   /// Staged columns that follow each other in the stored row too, or that are all zeros.
@@ -80,21 +55,14 @@ class StagedRows {
   const float* stage_row(const Piece& piece, const char* row, int64_t col_stride, float* to) const;
   bool lies_staged(const Piece& piece, int64_t col_stride) const;
 
-  const ConvProblem& p_;
   const GroupedPlan plan_;
   const int together_;
-  const Kernels& k_;
-  const Input input_;
   const bool in_place_;
-  const AxisPhase d_, h_;
-  const std::vector<RowPhase> phases_;
-  const int64_t set_, slack_;
   const bool blocked_;
   const int64_t pixel_;  ///< floats from one staged column to the next
   int64_t frames_, bands_, row_floats_, band_rows_;
-  const std::vector<GroupedVector> vectors_;  ///< with places in a set of the input
-  std::vector<int32_t> blocks_;               ///< first input channel of each
-  std::vector<int64_t> block_of_;             ///< [vector]
+  std::vector<int32_t> blocks_;    ///< first input channel of each
+  std::vector<int64_t> block_of_;  ///< [vector]
   std::vector<Piece> pieces_;
   std::vector<Thread> threads_;
 };

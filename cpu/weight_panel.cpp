@@ -1,7 +1,13 @@
 #include "cpu/weight_panel.h"
 
+#include "core/integers.h"
+#include "cpu/threads.h"
+
 namespace mlx_conv3d::cpu {
 namespace {
+
+/// Weights that are worth a parallel loop.
+constexpr int64_t kLeastPacked = 1 << 16;
 
 void pack_narrow(const ConvProblem& p, const WeightView& w, int64_t g, const std::vector<int64_t>& offsets,
                  float* block) {
@@ -31,6 +37,25 @@ void pack_weight_panel(const ConvProblem& p, const WeightView& w, int64_t g, con
   out.vectors = panels.vectors(panel);
   out.out = block + lane * out.k;
   k.pack_weight(out);
+}
+
+void pack_vectors(const WeightView& w, int64_t out_channels, const std::vector<int64_t>& offsets,
+                  float* out) {
+  const Kernels& k = kernels();
+  const int64_t count = static_cast<int64_t>(offsets.size()), vectors = divide_up(out_channels, k.width);
+  const auto pack = [&](int64_t v, int) {
+    GemmWeightPanel panel{};
+    panel.w = w;
+    panel.w.data = static_cast<const char*>(w.data) + v * k.width * w.stride[0] * item_size(w.type);
+    panel.offsets = offsets.data();
+    panel.k = count;
+    panel.out_channels = out_channels - v * k.width;
+    panel.vectors = 1;
+    panel.out = out + v * k.width * count;
+    k.pack_weight(panel);
+  };
+  const OneThread one(vectors * count * k.width <= kLeastPacked);
+  parallel_for(vectors, pack);
 }
 
 }  // namespace mlx_conv3d::cpu

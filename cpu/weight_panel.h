@@ -14,4 +14,8 @@ namespace mlx_conv3d::cpu {
 void pack_weight_panel(const ConvProblem& problem, const WeightView& w, int64_t g, const Panels& panels,
                        int64_t panel, const std::vector<int64_t>& offsets, float* block);
 
+/// One phase's weights as [vector of output channels][product][lane], lanes without a channel zero; `offsets`
+/// are the products' weight element offsets.
+void pack_vectors(const WeightView& w, int64_t out_channels, const std::vector<int64_t>& offsets, float* out);
+
 }  // namespace mlx_conv3d::cpu

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from mlx_conv3d import _ext
@@ -47,12 +48,17 @@ class Parameters:
     per_frame: bool = False  # an output frame's bits do not depend on the number of frames
     odd_frame: bool = False  # and an odd number of them was computed before
 
-    def for_core(self) -> _ext.Parameters:
-        return _ext.Parameters(**self.__dict__)
+    @cached_property
+    def core(self) -> _ext.Parameters:
+        return _ext.Parameters(**self._values())
 
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """The same, hashable."""
-        return tuple(tuple(v) if isinstance(v, list) else v for v in self.__dict__.values())
+        return tuple(tuple(v) if isinstance(v, list) else v for v in self._values().values())
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _integer(name: str, value: Any) -> int:

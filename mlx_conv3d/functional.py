@@ -50,7 +50,7 @@ def run(
     return _ext.conv(
         x,
         w,
-        parameters.for_core(),
+        parameters.core,
         bias=bias,
         residual=residual,
         lead=lead,

@@ -112,7 +112,7 @@ def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.arr
             raise _Fallback(f"type {a.dtype}")
     if _ext.disabled():
         raise _Fallback("MLX_CONV3D_DISABLE")
-    algorithm, reason = _ext.choose(x, w, parameters.for_core(), stream=stream)
+    algorithm, reason = _ext.choose(x, w, parameters.core, stream=stream)
     if algorithm == "stock":
         raise _Fallback(reason)
     y = functional.run(x, w, parameters, stream=stream)

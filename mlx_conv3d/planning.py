@@ -160,7 +160,7 @@ def plan_of(
     d = _ext.plan(
         list(x_shape),
         list(w_shape),
-        parameters.for_core(),
+        parameters.core,
         x_type=x_type,
         w_type=w_type,
         out_type=promote(x_type, w_type) if out_type is None else out_type,

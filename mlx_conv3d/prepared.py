@@ -91,7 +91,7 @@ class PreparedWeight:
         from mlx_conv3d.planning import plan_of
 
         x_shape = tuple(x.shape)
-        options = parameters.key(), lead, out_type, algorithm, _ext.workspace_limit()
+        options = parameters.key, lead, out_type, algorithm, _ext.workspace_limit()
         key = (x_shape, x.dtype, *options)
         if key not in self._forms:
             if len(self._forms) >= MOST_FORMS:

@@ -225,6 +225,11 @@ def test_a_run_is_held_to_narrower_instructions_or_says_that_it_cannot_be(isa: s
     assert said in done.stdout.replace("\n", " ")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the linker's options are those of Linux")
+def test_the_native_benchmarks_kernels_need_nothing_of_the_rest_of_the_library(tmp_path: Path) -> None:
+    assert native.compiled(tmp_path / "kernels.so", ["-O0", "-shared", "-fPIC", "-Wl,-z,defs"]) == ""
+
+
 def test_native_ratios_are_of_medians_and_held_against_their_own_targets() -> None:
     times = {
         "kernel/conv1x1/8x8/G2": [10.0, 30.0, 20.0],

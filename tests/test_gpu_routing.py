@@ -314,7 +314,7 @@ def composed_gradient(case, x, dy, lead=None):
     return _ext.stock_weight_gradient(
         x,
         dy,
-        case.parameters().for_core(),
+        case.parameters().core,
         w_shape=list(case.w),
         w_type=getattr(mx, case.w_dtype or case.dtype),
         lead=lead,

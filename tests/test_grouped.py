@@ -65,6 +65,16 @@ FAMILIES = {
         layouts=("contiguous", "contiguous", "stepped", "reversed"),
         reach=9,
     ),
+    "grouped kernels, joined frames": Family(
+        tuple((k, 1, 1) for k in (2, 3, 3, 5)),
+        dilations=(1, 1, 2, 3),
+        modes=("zeros", "zeros", "edge", "reflect"),
+        types=DTYPES,
+        groups=GROUPS,
+        lead=(0, 1, 2, 5),
+        layouts=("contiguous", "contiguous", *problems.VIEWS),
+        reach=9,
+    ),
     "grouped kernels, input dilated": Family(
         ((3, 3, 3), (2, 2, 2), (1, 3, 3), (3, 3), (4, 4), (3,), (4,)),
         strides=(1, 1, 2),
@@ -167,6 +177,34 @@ PICKED = {
     "rows joined": of((2, 5, 4, 11, 24), (24, 3, 1, 1, 1), padding=((2, 0), 0, 0), groups=24),
     "rows joined, lead": of((2, 3, 4, 11, 24), (24, 3, 1, 1, 1), groups=24, lead=2),
     "rows not joined in a view": of((2, 3, 4, 11, 24), (24, 3, 1, 1, 1), groups=24, layout="sliced"),
+    "frames joined, taps apart": of(
+        (2, 64, 1, 1, 16),
+        (16, 3, 1, 1, 4),
+        dilation=(512, 1, 1),
+        groups=4,
+        lead=1024,
+        bias=True,
+        activation="tanh",
+    ),
+    "frames joined, each tap through padding, lead and x": of(
+        (2, 40, 1, 3, 16), (16, 3, 1, 1, 4), padding=((9, 4), 0, 0), dilation=(7, 1, 1), groups=4, lead=6
+    ),
+    "frames joined, cropped": of(
+        (2, 40, 2, 3, 16), (16, 3, 1, 1, 2), padding=((-3, -2), 0, 0), groups=8, lead=5
+    ),
+    "frames joined, edge": of(
+        (1, 9, 3, 5, 24),
+        (24, 3, 1, 1, 1),
+        padding=((5, 3), 0, 0),
+        groups=24,
+        modes=("edge", "zeros", "zeros"),
+    ),
+    "frames joined, read where they are but for the end": of(
+        (2, 4001, 1, 1, 16), (16, 2, 1, 1, 4), padding=((1, 0), 0, 0), groups=4, residual=True
+    ),
+    "frames joined, in pieces": of((1, 700, 9, 9, 16), (16, 2, 1, 1, 1), groups=16, x_type="float16"),
+    "frames joined, batch stride 0": of((3, 200, 1, 1, 8), (8, 3, 1, 1, 2), groups=4, layout="broadcast"),
+    "rows joined, one column each": of((2, 5, 40, 1, 8), (8, 1, 1, 1, 2), groups=4, layout="stepped"),
     "256 channels, one cache set": of((1, 6, 16, 256), (256, 3, 3, 8), padding=1, groups=32),
     "64 outputs of a group": of((1, 6, 15, 40), (128, 3, 3, 20), padding=1, groups=2),
     "no batch": of((0, 9, 9, 32), (32, 3, 3, 1), padding=1, groups=32),

@@ -23,8 +23,8 @@ from ..harness import geometric_mean
 from ..report import RESULTS
 
 ROOT = Path(__file__).parents[2]
-SOURCES = (
-    "benchmarks/native/grouped.cpp",
+MAIN = "benchmarks/native/grouped.cpp"
+KERNELS = (
     "cpu/grouped_layout.cpp",
     "cpu/simd/convert.cpp",
     "cpu/simd/grouped.cpp",
@@ -33,7 +33,7 @@ SOURCES = (
     "core/problem.cpp",
 )
 # As cpu/CMakeLists.txt compiles them; Eigen's products are compiled with the same.
-FLAGS = ("-std=c++20", "-O3", "-DNDEBUG", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O3", "-DNDEBUG", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 ISA_FLAGS = {
     "sse42": ("-march=x86-64-v2",),
     "avx2": ("-march=x86-64-v3",),
@@ -100,29 +100,23 @@ def command(
 
 def build(program: Path) -> str:
     """Compiles the benchmark for the instruction set that mlx_conv3d uses here. What went wrong, or ''."""
+    includes = [f"-isystem{path}" for path in EIGEN if Path(path).is_dir()]
+    return compiled(program, [*FLAGS, *includes, str(ROOT / MAIN), "-lbenchmark", "-pthread"])
+
+
+def compiled(to: Path, options: list[str]) -> str:
+    """Compiles the kernels with these options and sources besides. What went wrong, or ''."""
     from mlx_conv3d import _ext
 
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
         return "No C++ compiler was found: set CXX to one."
-    isa = _ext.isa()
-    includes = [f"-isystem{path}" for path in EIGEN if Path(path).is_dir()]
-    built = [
-        compiler,
-        *FLAGS,
-        *ISA_FLAGS[isa],
-        f"-DSIMD_ISA={isa}",
-        "-w",
-        f"-I{ROOT}",
-        *includes,
-        *(str(ROOT / source) for source in SOURCES),
-        "-o",
-        str(program),
-        "-lbenchmark",
-        "-pthread",
-    ]
-    done = subprocess.run(built, capture_output=True, text=True)
+    # A matrix unit has no part in these kernels.
+    isa = "avx512" if _ext.isa() == "amx" else _ext.isa()
+    sources = [str(ROOT / source) for source in KERNELS]
+    built = [compiler, "-std=c++20", *ISA_FLAGS[isa], f"-DSIMD_ISA={isa}", "-w", f"-I{ROOT}"]
+    done = subprocess.run([*built, *sources, *options, "-o", str(to)], capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stderr[-2000:]
 
 

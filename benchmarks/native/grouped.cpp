@@ -85,12 +85,14 @@ class Layer {
   void prepare() {
     const int64_t set = grouped_set_positions(s_.channels, kVector);
     vectors_ = cpu::grouped_vectors(s_.channels, s_.per_group(), s_.per_group(), kVector);
+    const int kernel = find_kernel(), rotation = simd::grouped_rotation(kernel);
+    run_ = simd::grouped_function(kernel);
     for (const auto& vector : vectors_) {
       for (int k = 0; k < s_.taps; ++k) {
         for (int c = 0; c < s_.per_group(); ++c) {
           for (int l = 0; l < kVector; ++l) {
             const int n = s_.per_group(), o = (vector.out + l) % s_.channels;
-            packed_.push_back(weights_[k](o, o / n * n + c));
+            packed_.push_back(weights_[k](o, o / n * n + (rotation == 0 ? c : (c + o) % rotation)));
           }
         }
       }
@@ -115,18 +117,19 @@ class Layer {
     rows_.out_rows = 1;
     rows_.out = ours_.data();
     rows_.out_floats = kFrames * s_.channels;
+  }
+
+  int find_kernel() const {
     const GroupedFamily family = s_.taps == 1 ? GroupedFamily::pointwise : GroupedFamily::rows;
     for (int i = 0; i < GroupedKernels::kCount; ++i) {
       const GroupedKernel& k = kGroupedKernels.at[i];
       if (k.family == family && k.rank == 1 && k.group_in == s_.per_group() &&
           k.group_out == s_.per_group()) {
-        run_ = simd::grouped_function(i);
+        return i;
       }
     }
-    if (run_ == nullptr) {
-      std::fprintf(stderr, "%s: no kernel\n", s_.name().c_str());
-      std::exit(1);
-    }
+    std::fprintf(stderr, "%s: no kernel\n", s_.name().c_str());
+    std::exit(1);
   }
 
   static constexpr int kHalfPage = 512, kRegion = 4096;  // floats

@@ -109,9 +109,10 @@ template <int Rank, int C, int O>
 void grouped(const GroupedRows& r) {
   for (int64_t v = 0; v < r.vectors; ++v) {
     with_phase<C, O, 0>(r.vector[v].out % O, [&](auto lanes) __attribute__((always_inline)) {
+      using L = typename ForwardLanes<decltype(lanes)>::Type;
       int64_t done = 0;
-      if constexpr (Rank == 0 && C <= 8) done = whole_blocks<decltype(lanes), C>(r, v);
-      vector_of_outputs<decltype(lanes), Rank, 8>(r, v, C, done);
+      if constexpr (Rank == 0 && C <= 8) done = whole_blocks<L, C>(r, v);
+      vector_of_outputs<L, Rank, 8>(r, v, C, done);
     });
   }
 }
@@ -182,12 +183,24 @@ constexpr GroupedFunction function() {
   }
 }
 
+template <size_t I>
+constexpr int rotation() {
+  constexpr GroupedKernel k = kGroupedKernels.at[I];
+  if constexpr (k.family == GroupedFamily::pointwise || k.family == GroupedFamily::rows) {
+    return ForwardLanes<Lanes<k.group_in, k.group_out, 0>>::kRotation;
+  } else {
+    return 0;
+  }
+}
+
 template <class Indices>
 struct Table;
 template <size_t... I>
 struct Table<std::index_sequence<I...>> {
   static constexpr GroupedFunction at[] = {function<I>()...};
+  static constexpr int rotations[] = {rotation<I>()...};
 };
+using AllKernels = Table<std::make_index_sequence<GroupedKernels::kCount>>;
 
 }  // namespace
 
@@ -200,8 +213,8 @@ void finish(const GroupedRows& r, int row, int64_t at, int64_t step, const float
   }
 }
 
-GroupedFunction grouped_function(int kernel) {
-  return Table<std::make_index_sequence<GroupedKernels::kCount>>::at[kernel];
-}
+GroupedFunction grouped_function(int kernel) { return AllKernels::at[kernel]; }
+
+int grouped_rotation(int kernel) { return AllKernels::rotations[kernel]; }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

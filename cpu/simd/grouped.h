@@ -7,6 +7,7 @@ namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
 void stage_blocks(Dtype type, const PixelBlocks& pixels);
 GroupedFunction grouped_function(int kernel);
+int grouped_rotation(int kernel);
 GroupedGradientFunction grouped_gradient_function(int kernel);
 
 /// The kernels whose taps are all known: kDepthwise[i].
@@ -75,6 +76,34 @@ struct Lanes {
   };
 };
 
+/// As many inputs as outputs of a group: product c of lane l is with input (l + c) % C of its group, so that
+/// one product's inputs are a vector as it lies in memory. The weights' order follows
+/// (Kernels::grouped_rotation).
+template <int C>
+struct RotatedLanes {
+  struct Input {
+    int64_t c;
+    IVec index;
+    explicit Input(int64_t channel) __attribute__((always_inline)) : c(channel) {
+      const IVec lane = Lanes<1, 1, 0>().sources(std::make_index_sequence<kWidth>());
+      index = (lane & -C) + ((lane + static_cast<int32_t>(c)) & (C - 1));
+    }
+    Vec operator()(const float* x) const __attribute__((always_inline)) {
+      return c == 0 ? load(x) : permute(load(x), index);
+    }
+  };
+};
+
+/// The lanes by which forward kernels run.
+template <class L>
+struct ForwardLanes;
+template <int C, int O, int Phase>
+struct ForwardLanes<Lanes<C, O, Phase>> {
+  static constexpr bool kPower = (C & (C - 1)) == 0;
+  static constexpr int kRotation = C == O && kPower && Lanes<C, O, Phase>::Input::kPermuted ? C : 0;
+  using Type = std::conditional_t<kRotation != 0, RotatedLanes<C>, Lanes<C, O, Phase>>;
+};
+
 /// Any number of inputs, whole vectors of one group's outputs.
 struct OneGroup {
   SIMD_INLINE Vec pick(const float* x) { return splat(*x); }
@@ -99,7 +128,7 @@ constexpr int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(
 template <int O>
 inline constexpr int kPhaseStep = common_divisor(O, kWidth);
 
-/// f(Lanes of that phase), for the vector that starts at output `out`.
+/// f(Lanes of that phase), for the vector that starts at output `phase` of its group.
 template <int C, int O, int Phase, class F>
 SIMD_INLINE void with_phase(int phase, const F& f) {
   // All of a vector in one group: every such phase is the same.

@@ -248,6 +248,9 @@ struct Kernels {
   void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
+  /// C where that kernel's weight [tap][c][lane] is that of input (c + lane) % C of the group, 0 where it is
+  /// that of input c.
+  int (*grouped_rotation)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);

@@ -29,6 +29,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::direct_gradient,
     SIMD_NAMESPACE::stage_blocks,
     SIMD_NAMESPACE::grouped_function,
+    SIMD_NAMESPACE::grouped_rotation,
     SIMD_NAMESPACE::grouped_gradient_function,
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,

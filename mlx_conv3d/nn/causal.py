@@ -80,14 +80,14 @@ class CausalConv3d(ConvolutionLayer):
     @property
     def reach(self) -> int:
         """How many frames before its own input frame an output frame reads."""
-        return int(self.dilation[0] * (self.weight.shape[1] - 1))
+        return int(self["dilation"][0] * (self["weight"].shape[1] - 1))
 
     def __call__(
         self, x: mx.array, *, activation: str | None = None, residual: mx.array | None = None
     ) -> mx.array:
         """activation(conv(x) + bias) + residual for a whole clip (N, D, H, W, C)."""
-        x = self._checked(x, None)
-        return self._outputs(x, self._start(), activation, residual)
+        x, at = self._checked(x, None), self._start()
+        return self._outputs(x, at, self._frames_out(at, x.shape[1]), activation, residual)
 
     def step(
         self,
@@ -115,8 +115,9 @@ class CausalConv3d(ConvolutionLayer):
         """
         at = self._start() if state is None else StreamState(*state)
         x = self._checked(chunk, at.frames)
-        y = self._outputs(x, at, activation, residual)
-        after = self._advanced(at, x)
+        outputs = self._frames_out(at, x.shape[1])
+        y = self._outputs(x, at, outputs, activation, residual)
+        after = self._advanced(at, x, outputs)
         if after.frames is not None and after.frames is not at.frames and not _ext.is_tracer(y):
             # Evaluated together: frames left for later would keep all of the chunk in memory.
             y = mx.depends(y, after.frames)
@@ -131,11 +132,12 @@ class CausalConv3d(ConvolutionLayer):
             raise TypeError(f"x must be an mx.array, got {type(x).__name__}")
         if x.ndim != 5:
             raise ValueError(f"x must have 5 dimensions (N, D, H, W, C), got shape {tuple(x.shape)}")
-        if held is not None and (
-            (held.shape[0], *held.shape[2:]) != (x.shape[0], *x.shape[2:]) or held.dtype != x.dtype
-        ):
+        if held is None:
+            return x
+        before, here = held.shape, x.shape
+        if before[0] != here[0] or before[2:] != here[2:] or held.dtype != x.dtype:
             raise ValueError(
-                f"state holds frames {tuple(held.shape)} of {held.dtype}, which a chunk {tuple(x.shape)} of "
+                f"state holds frames {tuple(before)} of {held.dtype}, which a chunk {tuple(here)} of "
                 f"{x.dtype} cannot follow"
             )
         return x
@@ -143,12 +145,12 @@ class CausalConv3d(ConvolutionLayer):
     def _frames_out(self, at: StreamState, frames: int) -> int:
         """Output frames that `frames` more input frames complete."""
         there = at.padding + _held(at) + frames - at.skipped
-        return max(0, (there - self.reach - 1) // self.stride[0] + 1)
+        return max(0, (there - self.reach - 1) // int(self["stride"][0]) + 1)
 
     def _outputs(
-        self, x: mx.array, at: StreamState, activation: str | None, residual: mx.array | None
+        self, x: mx.array, at: StreamState, outputs: int, activation: str | None, residual: mx.array | None
     ) -> mx.array:
-        if self._frames_out(at, x.shape[1]) > 0:
+        if outputs > 0:
             x = x[:, at.skipped :] if at.skipped else x
             return self._convolve(x, at.frames, at.padding, activation, residual, second=at.second)
         # Built for its shape and type, and for what it refuses; never evaluated.
@@ -170,25 +172,25 @@ class CausalConv3d(ConvolutionLayer):
         residual: mx.array | None,
         second: bool = True,
     ) -> mx.array:
+        # As items: a module's attributes that are tuples are found only after others have been looked for.
         parameters = arguments.parameters(
             3,
-            stride=self.stride,
-            padding=((padding, 0), *self.padding),
-            dilation=self.dilation,
+            stride=self["stride"],
+            padding=((padding, 0), *self["padding"]),
+            dilation=self["dilation"],
             groups=self.groups,
-            padding_mode=(self.time_padding, *self.padding_mode),
+            padding_mode=(self.time_padding, *self["padding_mode"]),
             activation=activation,
-            upsample=(1, *self.upsample),
+            upsample=(1, *self["upsample"]),
             per_frame=True,
             odd_frame=second,
         )
         return functional.run(x, self._weight(), parameters, bias=self._bias(), residual=residual, lead=lead)
 
-    def _advanced(self, at: StreamState, x: mx.array) -> StreamState:
+    def _advanced(self, at: StreamState, x: mx.array, outputs: int) -> StreamState:
         frames = x.shape[1]
         # From the first position of the next output's window to its end: below zero it lies after this chunk.
-        outputs = self._frames_out(at, frames)
-        passed = outputs * self.stride[0] - at.padding
+        passed = outputs * self["stride"][0] - at.padding
         kept = _held(at) + frames - at.skipped - max(0, passed)
         second = at.second != (outputs % 2 == 1)
         return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept), second)
