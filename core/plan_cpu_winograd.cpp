@@ -139,10 +139,11 @@ WinogradChunk fit_winograd_chunk(int64_t tiles, int64_t all_frames, int depth_m,
       t = divide_up(t, 2);
     }
   }
-  // Tiles first: neighbouring chunks of frames both transform the frames that they share.
+  // Tiles first: neighbouring chunks of frames both transform the frames that they share. In small steps: each
+  // chunk meets all weights.
   while (chunk_bytes(t, f) > room && (t > 1 || f > depth_m)) {
     if (t > kFewTiles || f <= depth_m) {
-      t = divide_up(t, 2);
+      t -= divide_up(t, 8);
     } else {
       f = halved(f);
     }
