@@ -259,7 +259,8 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, const Parameters& 
                             winograd.size() > 5 ? static_cast<int>(winograd.at(5)) : 0,
                             winograd.size() > 6 && winograd.at(6) != 0,
                             0,
-                            winograd.size() > 7 && winograd.at(7) != 0};
+                            winograd.size() > 7 && winograd.at(7) != 0,
+                            winograd.size() > 8 && winograd.at(8) != 0};
   }
   if (!block.empty()) {
     plan.chosen.gemm.rows = block.at(0);

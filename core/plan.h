@@ -53,6 +53,7 @@ struct WinogradPlan {
   bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
   int parts = 0;           ///< see WinogradForm
   bool fused = false;      ///< along depth alone: only the weights are in scratch, and a slice is one chunk
+  bool float24 = false;    ///< tiles and products have 24 bits in scratch; only on Metal
 
   bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts}; }

@@ -69,7 +69,8 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double transforms =
       (tile_floats * flops.input + product_floats * flops.output) / static_cast<double>(frequencies) +
       weight_floats * times_made * flops.weight /
-          static_cast<double>(frequencies * metal::winograd_depth_values(p, plan));
+          static_cast<double>(frequencies * metal::winograd_depth_values(p, plan)) +
+      products / 2 / static_cast<double>(block.cols) * metal::winograd_staging_flops(plan);
   const double groups =
       rows / chunks / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
   const double busy = busy_share(groups, d);
@@ -94,12 +95,14 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const bool chunk_fits = static_cast<double>(scratch.tiles + scratch.products) <= cache;
   const double pass = static_cast<double>(scratch.weights + (plan.tile_rows ? scratch.tiles : 0));
   const bool pass_fits = plan.weight_rows > 0 && (all_fits || (!chunk_fits && pass <= cache));
+  const double value_bytes =
+      2.0 * static_cast<double>(metal::winograd_value_bytes(plan));  // written and read
   double staged = 0, in_cache = 0;
-  (chunk_fits ? in_cache : staged) += 8.0 * product_floats;
-  (chunk_fits || (plan.tile_rows && pass_fits) ? in_cache : staged) += 8.0 * tile_floats;
+  (chunk_fits ? in_cache : staged) += value_bytes * product_floats;
+  (chunk_fits || (plan.tile_rows && pass_fits) ? in_cache : staged) += value_bytes * tile_floats;
   (pass_fits ? in_cache : staged) += weights_written;
   (pass_fits || all_fits ? in_cache : staged) += weights_read;
-  const double share = product_share(metal::flops_per_byte(block, planes));
+  const double share = product_share(metal::flops_per_byte(block, plan));
   const double steps = plan.weight_rows == 0
                            ? 3 * chunks + static_cast<double>(slices)
                            : chunks * static_cast<double>(plan.tile_rows ? 1 + 3 * passes : 2 + 2 * passes);
@@ -219,13 +222,17 @@ std::vector<Candidate> plans_in_space(const ConvProblem& p, const Device& d, int
     const bool fits = depth_m == 1 || fits_depth_winograd(p);
     for (int m : {2, 4, 6}) {
       if (!fits || !is_exact(p, m)) continue;
-      WinogradPlan plan{m, 1, depth_m, p.out_channels, depth_m};
-      add_plans(p, d, limit, plan, base, plans);
-      for (int rows : {1, 2, 4}) {
-        for (bool tile_rows : {false, true}) {
-          plan.weight_rows = rows;
-          plan.tile_rows = tile_rows;
-          add_plans(p, d, limit, plan, base, plans);
+      for (bool float24 : {false, true}) {
+        if (float24 && !metal::takes_float24(p)) continue;
+        WinogradPlan plan{m, 1, depth_m, p.out_channels, depth_m};
+        plan.float24 = float24;
+        add_plans(p, d, limit, plan, base, plans);
+        for (int rows : {1, 2, 4}) {
+          for (bool tile_rows : {false, true}) {
+            plan.weight_rows = rows;
+            plan.tile_rows = tile_rows;
+            add_plans(p, d, limit, plan, base, plans);
+          }
         }
       }
     }
@@ -272,7 +279,7 @@ std::string transforms_of(const WinogradPlan& plan) {
   return "F(" + m + "x" + m + ", 3x3) with " +
          (plan.depth_m > 1 ? "F(2, 3) along depth fused into the product"
                            : "the depth taps summed in the transform domain") +
-         passes_of(plan);
+         passes_of(plan) + (plan.float24 ? ", tiles and products of 24 bits" : "");
 }
 
 }  // namespace

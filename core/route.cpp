@@ -20,7 +20,8 @@ std::string reason_for_stock(const Plan& plan, const ConvProblem& p, const Devic
   for (const Candidate& c : plan.candidates) {
     const KernelFamily family = family_of(p, c.algorithm);
     const bool is_off = c.algorithm != Algorithm::stock && (device.switched_off & bit(family)) != 0;
-    if (is_off && illegal_reason(p, c.algorithm, device.kind).empty() && off.find(name_of(family)) == std::string::npos) {
+    if (is_off && illegal_reason(p, c.algorithm, device.kind).empty() &&
+        off.find(name_of(family)) == std::string::npos) {
       off += (off.empty() ? "" : ", ") + std::string(name_of(family));
     }
   }

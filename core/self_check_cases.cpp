@@ -62,6 +62,9 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p, con
       for (int depth_m : {1, 2}) {
         found.push_back(c);
         found.back().winograd = {m, m == 2 ? 7 : 2, 2, 32, depth_m};
+        if (!metal::takes_float24(p)) continue;
+        found.push_back(found.back());
+        found.back().winograd.float24 = true;
       }
     }
   }

@@ -30,6 +30,8 @@ namespace mlx_conv3d::metal {
 #define MLX_CONV3D_FIRST_ROW 20  // rows of Winograd's (m + 2) x (m + 2) frequencies that a transform makes
 #define MLX_CONV3D_ROWS 21
 
+#define MLX_CONV3D_FLOAT24 22  // tiles and products have 24 bits in scratch: see transformed.h
+
 /// A padding mode besides those of PadMode: no position lies outside the input.
 #define MLX_CONV3D_UNPADDED 3
 #define MLX_CONV3D_PAD_MODES 4
@@ -55,7 +57,7 @@ struct InputArrays {
 /// tiles[frequency][frame][tile][channel] from x.
 struct WinogradInput {
   InputArrays input;
-  int64_t frequency_stride;
+  int64_t frequency_stride, count;  ///< count: of all values in tiles
   int32_t first_depth;  ///< position of the chunk's first frame; negative in the padding
   int32_t pad_top, pad_left;
   int32_t first_tile, tiles, tile_rows, tile_cols;
@@ -75,6 +77,7 @@ struct WinogradWeight {
 /// products[frequency][frame * tiles + tile][output] = sum over taps and channels of tiles * weights.
 struct WinogradGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
+  int64_t tiles_count, products_count;  ///< of all values
   int64_t frame_step, tap_step;  ///< in tiles: from one output frame, or one depth tap, to the next
   int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t rows, tiles;
@@ -86,6 +89,7 @@ struct WinogradGemm {
 /// tile][output].
 struct WinogradDepthGemm {
   int64_t tiles_frequency_stride, weights_frequency_stride, products_frequency_stride;
+  int64_t tiles_count, products_count;  ///< of all values
   int64_t plane_stride;  ///< from the pairs' first frames to their second ones
   int32_t first_tiles, first_products;  ///< frequencies of these that meet the first of `weights`
   int32_t tiles;
@@ -111,7 +115,7 @@ struct WinogradFramesGemm {
 
 /// y[n][frame][row][col][output] from products, whose frame f lies in plane f % planes.
 struct WinogradOutput {
-  int64_t frequency_stride, plane_stride;
+  int64_t frequency_stride, plane_stride, count;  ///< count: of all values in products
   int32_t planes;
   int32_t first_frame, frames, height, width;  ///< of y
   int32_t first_tile, tiles, tile_rows, tile_cols;

@@ -12,6 +12,7 @@
 using namespace metal;
 
 #include "gemm.h"
+#include "transformed_matrix.h"
 
 constexpr constant int kProducts = 4, kPair = 2;
 
@@ -86,14 +87,15 @@ struct PairBlock {
     }
   }
 
-  METAL_FUNC void store(device float* first, int64_t frame_stride, int64_t pitch) const thread {
+  METAL_FUNC void store(TransformedOutput to, int64_t first, int64_t frame_stride, int64_t pitch,
+                        uint lane) const thread {
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
 #pragma unroll
       for (int j = 0; j < cols; ++j) {
-        device float* to = first + i * 8 * pitch + j * 8;
-        simdgroup_store(kept[0][i][j], to, pitch);
-        simdgroup_store(Blocked ? kept[extra - 1][i][j] : now.sums[i][j], to + frame_stride, pitch);
+        const int64_t at = first + i * 8 * pitch + j * 8;
+        store_matrix(kept[0][i][j], to, at, pitch, lane);
+        store_matrix(Blocked ? kept[extra - 1][i][j] : now.sums[i][j], to, at + frame_stride, pitch, lane);
       }
     }
   }
@@ -104,7 +106,7 @@ template <int BM, int BN, bool Blocked>
     const device float* tiles [[buffer(0)]], const device float* weights [[buffer(1)]],
     device float* products [[buffer(2)]], constant WinogradDepthGemm& p [[buffer(3)]],
     uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   constexpr int quads = kDepth / 4;
   constexpr int a_loads = (BM * quads + kThreads - 1) / kThreads, b_loads = kDepth * (BN / 4) / kThreads;
   constexpr int lda = kDepth + kSkew, ldb = BN + kSkew;
@@ -112,12 +114,14 @@ template <int BM, int BN, bool Blocked>
   threadgroup float b_tiles[2 * kDepth * ldb];
 
   const int first_row = group.y * BM, first_col = group.x * BN;
-  tiles += (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
+  const TransformedInput from_tiles{tiles, p.tiles_count};
+  const int64_t first_tile = (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
   weights += group.z * p.weights_frequency_stride + first_col;
 
-  float4 a_next[a_loads], a_other[a_loads], b_next[b_loads];
+  Quad a_next[a_loads], a_other[a_loads];
+  float4 b_next[b_loads];
   int64_t a_offset[a_loads], other_offset[a_loads];
-  const device float* a = tiles;
+  int64_t a = first_tile;
   const device float* b = weights;
   float sign = 1.0f;
   PairBlock<BM, BN, Blocked> block;
@@ -132,7 +136,8 @@ template <int BM, int BN, bool Blocked>
       for (int i = 0; i < a_loads; ++i) {
         const int at = thread_index + i * kThreads;
         if (BM * quads % kThreads != 0 && at >= BM * quads) break;
-        *(threadgroup float4*)(a_tile + at / quads * lda + at % quads * 4) = a_next[i] + sign * a_other[i];
+        *(threadgroup float4*)(a_tile + at / quads * lda + at % quads * 4) =
+            a_next[i].values() + sign * a_other[i].values();
       }
 #pragma unroll
       for (int i = 0; i < b_loads; ++i) {
@@ -146,7 +151,7 @@ template <int BM, int BN, bool Blocked>
         const Phase next = phase_at(s / p.steps);
         left = p.steps;
         sign = next.sign;
-        a = tiles;
+        a = first_tile;
         b = weights + int64_t(next.weights) * p.channel_pitch * p.out_pitch;
 #pragma unroll
         for (int i = 0; i < a_loads; ++i) {
@@ -161,8 +166,8 @@ template <int BM, int BN, bool Blocked>
 #pragma unroll
       for (int i = 0; i < a_loads; ++i) {
         if (BM * quads % kThreads != 0 && thread_index + i * kThreads >= BM * quads) break;
-        a_next[i] = *(const device float4*)(a + a_offset[i]);
-        a_other[i] = *(const device float4*)(a + other_offset[i]);
+        a_next[i] = from_tiles.quad(a + a_offset[i]);
+        a_other[i] = from_tiles.quad(a + other_offset[i]);
       }
 #pragma unroll
       for (int i = 0; i < b_loads; ++i) {
@@ -185,10 +190,12 @@ template <int BM, int BN, bool Blocked>
       }
     }
   }
-  block.store(products + (p.first_products + int(group.z)) * p.products_frequency_stride +
+  const TransformedOutput to{products, p.products_count};
+  block.store(to,
+              (p.first_products + int(group.z)) * p.products_frequency_stride +
                   (first_row + int64_t(simdgroup / 2) * (BM / 2)) * p.out_pitch + first_col +
                   simdgroup % 2 * (BN / 2),
-              p.plane_stride, p.out_pitch);
+              p.plane_stride, p.out_pitch, lane);
 }
 
 #define INSTANTIATE(BM, BN, Blocked, suffix)                        \

@@ -7,13 +7,14 @@
 using namespace metal;
 
 #include "gemm.h"
+#include "transformed_matrix.h"
 
 template <int BM, int BN, bool Blocked>
 [[kernel, max_total_threads_per_threadgroup(128)]] void winograd_gemm(
     const device float* tiles [[buffer(0)]], const device float* weights [[buffer(1)]],
     device float* products [[buffer(2)]], constant WinogradGemm& p [[buffer(3)]],
     uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   constexpr int quads = kDepth / 4;
   constexpr int a_loads = BM * quads / kThreads, b_loads = kDepth * (BN / 4) / kThreads;
   constexpr int lda = kDepth + kSkew, ldb = BN + kSkew;
@@ -21,7 +22,7 @@ template <int BM, int BN, bool Blocked>
   threadgroup float b_tiles[2 * kDepth * ldb];
 
   const int first_row = group.y * BM, first_col = group.x * BN;
-  tiles += (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
+  const TransformedInput from_tiles{tiles, p.tiles_count};
   const device float* b = weights + group.z * p.weights_frequency_stride + first_col;
   int64_t a_offset[a_loads];
 #pragma unroll
@@ -31,10 +32,11 @@ template <int BM, int BN, bool Blocked>
     a_offset[i] = (row / p.tiles * p.frame_step + row % p.tiles) * p.channel_pitch + at % quads * 4;
   }
 
-  float4 a_next[a_loads], b_next[b_loads];
+  Quad a_next[a_loads];
+  float4 b_next[b_loads];
   Block<BM, BN, Blocked> block;
   block.clear();
-  const device float* a = tiles;
+  int64_t a = (p.first_tiles + int(group.z)) * p.tiles_frequency_stride;
   int left_in_tap = p.steps_per_tap;
   for (int s = 0; s <= p.steps; ++s) {
     if (s > 0) {
@@ -43,7 +45,7 @@ template <int BM, int BN, bool Blocked>
 #pragma unroll
       for (int i = 0; i < a_loads; ++i) {
         const int at = thread_index + i * kThreads;
-        *(threadgroup float4*)(a_tile + at / quads * lda + at % quads * 4) = a_next[i];
+        *(threadgroup float4*)(a_tile + at / quads * lda + at % quads * 4) = a_next[i].values();
       }
 #pragma unroll
       for (int i = 0; i < b_loads; ++i) {
@@ -54,7 +56,7 @@ template <int BM, int BN, bool Blocked>
     }
     if (s < p.steps) {
 #pragma unroll
-      for (int i = 0; i < a_loads; ++i) a_next[i] = *(const device float4*)(a + a_offset[i]);
+      for (int i = 0; i < a_loads; ++i) a_next[i] = from_tiles.quad(a + a_offset[i]);
 #pragma unroll
       for (int i = 0; i < b_loads; ++i) {
         const int at = thread_index + i * kThreads;
@@ -75,18 +77,19 @@ template <int BM, int BN, bool Blocked>
   }
   if (Blocked) block.collect();
 
-  device float* c = products + (p.first_products + int(group.z)) * p.products_frequency_stride +
+  const TransformedOutput to{products, p.products_count};
+  const int64_t c = (p.first_products + int(group.z)) * p.products_frequency_stride +
                     (first_row + int64_t(simdgroup / 2) * (BM / 2)) * p.out_pitch + first_col +
                     simdgroup % 2 * (BN / 2);
 #pragma unroll
   for (int i = 0; i < BM / 16; ++i) {
 #pragma unroll
     for (int j = 0; j < BN / 16; ++j) {
-      device float* to = c + i * 8 * int64_t(p.out_pitch) + j * 8;
+      const int64_t at = c + i * 8 * int64_t(p.out_pitch) + j * 8;
       if (Blocked) {
-        simdgroup_store(block.totals[Blocked ? i : 0][Blocked ? j : 0], to, p.out_pitch);
+        store_matrix(block.totals[Blocked ? i : 0][Blocked ? j : 0], to, at, p.out_pitch, lane);
       } else {
-        simdgroup_store(block.sums[i][j], to, p.out_pitch);
+        store_matrix(block.sums[i][j], to, at, p.out_pitch, lane);
       }
     }
   }

@@ -1,4 +1,4 @@
-// Winograd, pass 1: every M x M tile's (M + 2)^2 input values of one channel to the transform domain, in fp32.
+// Winograd, pass 1: every M x M tile's (M + 2)^2 input values of one channel to the transform domain.
 // A thread has one channel of one tile of one frame, so that neighbouring lanes read and write neighbouring channels.
 // Some rows of the frequencies at a time where all would outgrow the cache: what they do not need is not computed.
 
@@ -6,6 +6,7 @@
 using namespace metal;
 
 #include "input.h"
+#include "transformed.h"
 #include "winograd_matrices.h"
 
 constant int first_row [[function_constant(MLX_CONV3D_FIRST_ROW)]];
@@ -18,11 +19,12 @@ template <typename T, int M>
                                uint3 at [[thread_position_in_grid]]) {
   constexpr int size = M + 2;
   const int c = at.x, tile = at.y, frame = at.z;
-  device float* out = tiles + (int64_t(frame) * p.tiles + tile) * p.channel_pitch + c;
+  const TransformedOutput out{tiles, p.count};
+  const int64_t first = (int64_t(frame) * p.tiles + tile) * p.channel_pitch + c;
   const int d = source_index(p.first_depth + frame, p.input.size[0], depth_mode);
   // Padding in time, and the channels that round the pitch up.
   if (d < 0 || c >= p.channels) {
-    for (int i = 0; i < row_count * size; ++i) out[i * p.frequency_stride] = 0.0f;
+    for (int i = 0; i < row_count * size; ++i) out.store(first + i * p.frequency_stride, 0.0f);
     return;
   }
   const int index = p.first_tile + tile;
@@ -49,7 +51,7 @@ template <typename T, int M>
     float row[size];
     Winograd<M>::template input<1>(columns + i * size, row);
 #pragma unroll
-    for (int j = 0; j < size; ++j) out[(to * size + j) * p.frequency_stride] = row[j];
+    for (int j = 0; j < size; ++j) out.store(first + (to * size + j) * p.frequency_stride, row[j]);
   }
 }
 

@@ -4,6 +4,7 @@
 using namespace metal;
 
 #include "epilogue.h"
+#include "transformed.h"
 #include "winograd_matrices.h"
 
 template <typename T, int M>
@@ -13,14 +14,15 @@ template <typename T, int M>
                                 constant WinogradOutput& p [[buffer(4)]], uint3 at [[thread_position_in_grid]]) {
   constexpr int size = M + 2;
   const int tile = at.y, frame = at.z;
-  const device float* from = products + frame % p.planes * p.plane_stride +
-                             (int64_t(frame / p.planes) * p.tiles + tile) * p.out_pitch + at.x;
+  const TransformedInput from{products, p.count};
+  const int64_t first_value =
+      frame % p.planes * p.plane_stride + (int64_t(frame / p.planes) * p.tiles + tile) * p.out_pitch + at.x;
   float columns[M * size];
 #pragma unroll
   for (int j = 0; j < size; ++j) {
     float values[size];
 #pragma unroll
-    for (int i = 0; i < size; ++i) values[i] = from[(i * size + j) * p.frequency_stride];
+    for (int i = 0; i < size; ++i) values[i] = from.value(first_value + (i * size + j) * p.frequency_stride);
     Winograd<M>::template output<size>(values, columns + j);
   }
   const int o = p.first_out + at.x;

@@ -27,8 +27,11 @@ struct GemmBlock {
 };
 GemmBlock winograd_block(const ConvProblem& problem, const WinogradPlan& plan);
 
-/// FLOPs of such a block's products per byte that it loads. `planes`: output frames of a row.
-double flops_per_byte(const GemmBlock& block, int64_t planes);
+/// FLOPs of such a block's products per byte that it loads.
+double flops_per_byte(const GemmBlock& block, const WinogradPlan& plan);
+
+/// FLOPs for an input that such a block stages: of a pair the sum of two, of 24 bits two instructions each.
+double winograd_staging_flops(const WinogradPlan& plan);
 
 /// The same with the transforms in the product: the input is loaded as it is.
 double fused_flops_per_byte(const ConvProblem& problem, const WinogradPlan& plan);
@@ -40,6 +43,10 @@ bool has_grouped_kernel(const ConvProblem& problem);
 std::string depth_tile_obstacle(const ConvProblem& problem, const WinogradPlan& plan);
 /// Whether the product of a 3x1x1 kernel has an instance with the transforms in it.
 bool fuses_transforms(const ConvProblem& problem);
+/// Whether 24 bits in the transform domain leave a result the rms error of its own rounding.
+inline bool takes_float24(const ConvProblem& problem) { return problem.out_type == Dtype::bfloat16; }
+/// Bytes of a tile's or a product's value in scratch.
+inline int64_t winograd_value_bytes(const WinogradPlan& plan) { return plan.float24 ? 3 : 4; }
 /// Products per tile, each with matrices of its own: (m + 2)^2, or depth_m + 2 along depth alone.
 inline int64_t winograd_frequencies(const WinogradPlan& plan) {
   return plan.along_depth() ? plan.depth_m + 2 : (plan.m + 2) * (plan.m + 2);

@@ -37,6 +37,7 @@ class Lowering {
         tile_rows_(divide_up(p.output(kHeight), plan.m)),
         tile_cols_(divide_up(p.output(kWidth), plan.m)),
         channel_pitch_(winograd_tile_pitch(p.in_channels)),
+        value_bytes_(static_cast<double>(winograd_value_bytes(plan))),
         flops_(winograd_transform_flops(p, plan)),
         block_(winograd_block(p, plan)) {
     const WinogradScratch sizes = winograd_scratch(p, plan);
@@ -90,6 +91,10 @@ class Lowering {
   int64_t tiles_stride(const Chunk& c) const { return c.tile_frames * c.tiles * channel_pitch_; }
   int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
   int64_t products_stride(const Chunk& c) const { return winograd_planes(plan_) * plane_stride(c); }
+  int64_t products_count(const Chunk& c) const { return frequencies_ * products_stride(c); }
+  int64_t tiles_count(const Chunk& c) const {
+    return (plan_.tile_rows ? plan_.weight_rows * columns_ : frequencies_) * tiles_stride(c);
+  }
 
   /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
   void multiply(const Chunk& c) {
@@ -133,6 +138,7 @@ class Lowering {
     WinogradInput a{};
     a.input = b_.input_arrays();
     a.frequency_stride = tiles_stride(c);
+    a.count = tiles_count(c);
     a.first_depth = static_cast<int32_t>(c.first_frame * p_.stride[kDepth] - p_.pad_lo[kDepth]);
     a.pad_top = static_cast<int32_t>(p_.pad_lo[kHeight]);
     a.pad_left = static_cast<int32_t>(p_.pad_lo[kWidth]);
@@ -145,8 +151,9 @@ class Lowering {
     step.arguments = {argument(3, a)};
     step.discards = {tiles_};
     step.nbytes = read_pixels(c) * static_cast<double>(p_.in_channels * item_size(p_.x_type)) +
-                  4.0 * static_cast<double>(rows * columns_ * tiles_stride(c));
+                  value_bytes_ * static_cast<double>(rows * columns_ * tiles_stride(c));
     set_rows(step, first_row, rows);
+    set_float24(step);
     step.flops = static_cast<double>(c.tile_frames * c.tiles * p_.in_channels) * flops_.input * share(rows);
     b_.add(std::move(step));
   }
@@ -164,13 +171,14 @@ class Lowering {
     if (first == 0) step.discards = {products_};
     // Frames that a depth stride or dilation leaves out are not read.
     const int64_t frames_read = std::min(c.tile_frames, c.frames * p_.kernel[kDepth]);
-    step.nbytes = 4.0 * static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ +
-                                                           weights_stride() + products_stride(c)));
+    step.nbytes =
+        value_bytes_ *
+            static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ + products_stride(c))) +
+        4.0 * static_cast<double>(frequencies * weights_stride());
+    set_float24(step);
     step.flops = 2.0 * static_cast<double>(frequencies * plane_stride(c)) * static_cast<double>(depth);
-    // Each staged input is a sum of two frames.
-    if (winograd_planes(plan_) > 1) {
-      step.flops += 2.0 * static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
-    }
+    step.flops += winograd_staging_flops(plan_) *
+                  static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
     b_.add(std::move(step));
   }
 
@@ -182,6 +190,8 @@ class Lowering {
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
+    a.tiles_count = tiles_count(c);
+    a.products_count = products_count(c);
     a.frame_step = p_.stride[kDepth] * c.tiles;
     a.tap_step = p_.dilation[kDepth] * c.tiles;
     a.rows = static_cast<int32_t>(c.rows());
@@ -205,6 +215,8 @@ class Lowering {
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
+    a.tiles_count = tiles_count(c);
+    a.products_count = products_count(c);
     a.plane_stride = plane_stride(c);
     a.tiles = static_cast<int32_t>(c.tiles);
     a.frames = static_cast<int32_t>(c.tile_frames);
@@ -221,6 +233,7 @@ class Lowering {
   void transform_output(const Chunk& c) {
     WinogradOutput a{};
     a.frequency_stride = products_stride(c);
+    a.count = products_count(c);
     a.plane_stride = plane_stride(c);
     a.planes = static_cast<int32_t>(winograd_planes(plan_));
     a.first_frame = static_cast<int32_t>(c.first_frame);
@@ -240,7 +253,8 @@ class Lowering {
                            static_cast<double>(p_.batch * tile_rows_ * tile_cols_);
     const double tiles = static_cast<double>(step.grid[2] * c.tiles * out_channels_);
     const double outputs = written * static_cast<double>(c.frames * c.tiles * out_channels_);
-    step.nbytes = 4.0 * static_cast<double>(frequencies_) * tiles +
+    set_float24(step);
+    step.nbytes = value_bytes_ * static_cast<double>(frequencies_) * tiles +
                   outputs * static_cast<double>(item_size(p_.out_type)) * (p_.residual ? 2 : 1) +
                   (p_.bias ? 4.0 * static_cast<double>(out_channels_) : 0.0);
     step.flops = tiles * flops_.output;
@@ -265,6 +279,9 @@ class Lowering {
     if (plan_.along_depth()) return;
     step.constants.push_back({MLX_CONV3D_FIRST_ROW, static_cast<int>(first)});
     step.constants.push_back({MLX_CONV3D_ROWS, static_cast<int>(rows)});
+  }
+  void set_float24(Step& step) const {
+    if (step.source != "winograd_frames.metal") step.constants.push_back({MLX_CONV3D_FLOAT24, plan_.float24});
   }
   /// Of a transform's operations that these rows of its frequencies take.
   double share(int64_t rows) const { return static_cast<double>(rows) / static_cast<double>(rows_); }
@@ -338,6 +355,7 @@ class Lowering {
   Builder& b_;
   const int64_t frequencies_, rows_, columns_;  ///< rows of columns of frequencies
   const int64_t tile_rows_, tile_cols_, channel_pitch_;
+  const double value_bytes_;
   const TransformFlops flops_;
   const GemmBlock block_;
   int weights_ = -1, tiles_ = -1, products_ = -1;
@@ -353,6 +371,7 @@ std::string depth_tile_obstacle(const ConvProblem& p, const WinogradPlan& plan) 
   if (plan.along_depth() != flat)
     return flat ? "a 3x1x1 kernel has tiles of one position" : "tiles are 2, 4 or 6";
   if (flat && plan.weight_rows > 0) return "a 3x1x1 kernel has its weights made at once";
+  if (plan.float24 && (flat || !takes_float24(p))) return "24 bits are for bf16 results of 3x3 kernels";
   if (plan.fused && !flat) return "only a 3x1x1 kernel has its transforms in the product";
   if (plan.fused && !fuses_transforms(p)) return "the product has transforms for 16-bit operands and results";
   if (plan.depth_m == 1 && !flat) return "";
@@ -420,10 +439,16 @@ GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
   return best;
 }
 
-double flops_per_byte(const GemmBlock& block, int64_t planes) {
+double flops_per_byte(const GemmBlock& block, const WinogradPlan& plan) {
   const double rows = static_cast<double>(block.rows), cols = static_cast<double>(block.cols);
   // Per product staged; an input of a pair is a sum of two.
-  return 2 * rows * cols / (4 * (rows * static_cast<double>(planes) + cols));
+  const double row_bytes = static_cast<double>(winograd_planes(plan) * winograd_value_bytes(plan));
+  return 2 * rows * cols / (rows * row_bytes + 4 * cols);
+}
+
+double winograd_staging_flops(const WinogradPlan& plan) {
+  const int64_t planes = winograd_planes(plan);
+  return static_cast<double>(2 * (planes - 1) + (plan.float24 ? 4 * planes : 0));
 }
 
 double fused_flops_per_byte(const ConvProblem& p, const WinogradPlan& plan) {
@@ -442,9 +467,10 @@ WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan)
   const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
   s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
   if (plan.fused) return s;
-  s.tiles =
-      4 * (plan.tile_rows ? held : frequencies) * winograd_tile_frames(p, plan, frames) * plan.tiles * pitch;
-  s.products = 4 * frequencies * winograd_planes(plan) * round_up(rows, block.rows) * out_pitch;
+  s.tiles = winograd_value_bytes(plan) * (plan.tile_rows ? held : frequencies) *
+            winograd_tile_frames(p, plan, frames) * plan.tiles * pitch;
+  s.products = winograd_value_bytes(plan) * frequencies * winograd_planes(plan) * round_up(rows, block.rows) *
+               out_pitch;
   return s;
 }
 

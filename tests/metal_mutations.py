@@ -150,6 +150,16 @@ FOCUSED: dict[str, list[GpuProblem]] = {
         ),
         winograd((1, 8, 5, 5, 16), (8, 3, 1, 1, 16), (1, 1, 1, 8, 6, 0, 0, 1), dtype="float16"),
         winograd(
+            (1, 5, 7, 11, 20),
+            (40, *CUBE, 20),
+            (2, 24, 4, 40, 2, 0, 0, 0, 1),
+            padding=((2, 0), (1, 1), (1, 2)),
+            dtype="bfloat16",
+        ),
+        winograd(
+            (1, 3, 8, 9, 18), (40, *CUBE, 18), (6, 4, 1, 40, 1, 3, 1, 0, 1), padding=1, dtype="bfloat16"
+        ),
+        winograd(
             (1, 4, 4, 5, 6),
             (8, *CUBE, 6),
             (4, 9, 4, 8, 1, 4, 1),

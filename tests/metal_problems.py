@@ -154,6 +154,8 @@ def winograd_chunks(draw: st.DrawFn, problem: Problem) -> tuple[int, ...]:
         draw(st.integers(1, 2)) if pairs_frames(problem) else 1,
         draw(st.sampled_from((0, 2, 3))),
         draw(st.integers(0, 1)),
+        0,
+        draw(st.integers(0, 1)) if problem.dtype == "bfloat16" else 0,
     )
 
 
