@@ -39,7 +39,7 @@ PICKED = {
 }
 LONG = {
     "two vectors": of((1, 14, 14, 96), (96, 3, 3, 32), padding=1, groups=3),
-    "two panels": of((2, 14, 9, 128), (128, 3, 3, 64), padding=1, groups=2, bias=True),
+    "two panels": of((1, 11, 12, 256), (256, 3, 3, 64), padding=1, groups=4, bias=True),
     "more outputs than inputs": of((1, 9, 9, 34), (96, 3, 3, 17), padding=1, groups=2),
     "more inputs than outputs": of((1, 9, 9, 80), (32, 3, 3, 40), padding=1, groups=2),
 }
