@@ -59,10 +59,6 @@ int64_t tasks_of(const ConvProblem& p, const GroupedPlan& plan) {
          divide_up(positions, plan.cols) * row.phases;
 }
 
-double wanted_tasks(const ConvProblem& p, const Device& d) {
-  return std::clamp(p.direct_flops() / kTaskFlops, 1.0, 2.0 * d.cores);
-}
-
 /// One task into two; false if none should be.
 bool cut(const ConvProblem& p, GroupedPlan& plan) {
   const bool deep = p.kernel[kDepth] > 1, high = p.kernel[kHeight] > 1;

@@ -8,9 +8,10 @@
 #include <vector>
 
 #include "core/integers.h"
-#include "cpu/grouped_layout.h"
+#include "cpu/geometry.h"
 #include "cpu/row_phase.h"
 #include "cpu/threads.h"
+#include "cpu/weight_panel.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
