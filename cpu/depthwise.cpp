@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/integers.h"
+#include "cpu/geometry.h"
 #include "cpu/row_phase.h"
 #include "cpu/threads.h"
 #include "cpu/weight_panel.h"
