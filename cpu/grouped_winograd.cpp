@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "core/integers.h"
@@ -65,27 +64,21 @@ class Runner {
   struct Thread {
     int64_t first_group = -1;  ///< of those whose weights it holds
     float *weights, *inputs, *sums;
-    Chunk chunk, next;
+    Chunk chunk;
   };
 
   /// Chunk after chunk of tiles, and of each one group after another, whose pixels are neighbours.
   void task(int64_t first_group, int64_t last_group, int64_t first, int64_t last, Thread& t) const {
-    const int64_t chunks = divide_up(last - first, plan_.tiles), groups = last_group - first_group;
-    const auto start = [&](int64_t chunk) { return first + (last - first) * chunk / chunks; };
-    if (chunks > 0) find(first_group, start(0), start(1), t.next);
-    for (int64_t i = 0; i < chunks * groups; ++i) {
-      std::swap(t.chunk, t.next);
-      const int64_t following = (i + 1) / groups;
-      if ((i + 1) % groups > 0) {
-        next_group(t.chunk, t.next);
-      } else if (following < chunks) {
-        find(first_group, start(following), start(following + 1), t.next);
-      } else {
-        t.next.pixels.clear();
+    const int64_t chunks = divide_up(last - first, plan_.tiles);
+    for (int64_t i = 0; i < chunks; ++i) {
+      find(first_group, first + (last - first) * i / chunks, first + (last - first) * (i + 1) / chunks,
+           t.chunk);
+      for (int64_t group = first_group; group < last_group; ++group) {
+        transform_inputs(t);
+        multiply(group - first_group, t);
+        transform_outputs(t);
+        next_group(t.chunk);
       }
-      transform_inputs(t);
-      multiply(t.chunk.group - first_group, t);
-      transform_outputs(t);
     }
   }
 
@@ -136,13 +129,10 @@ class Runner {
   }
 
   /// The same tiles of the next group. The zeros are as many as a pixel's channels.
-  void next_group(const Chunk& chunk, Chunk& next) const {
-    next.group = chunk.group + 1;
-    next.tiles = chunk.tiles;
-    next.pixels.resize(chunk.pixels.size());
+  void next_group(Chunk& chunk) const {
+    ++chunk.group;
     const int64_t bytes = group_bytes();
-    std::transform(chunk.pixels.begin(), chunk.pixels.end(), next.pixels.begin(),
-                   [bytes](const void* pixel) { return static_cast<const char*>(pixel) + bytes; });
+    for (const void*& pixel : chunk.pixels) pixel = static_cast<const char*>(pixel) + bytes;
   }
 
   int64_t group_bytes() const { return p_.group_in() * input_.item(); }
@@ -167,15 +157,11 @@ class Runner {
     part.in = t.inputs;
     part.in_stride = part.out_stride = sizes_.tile_stride();
     part.weight_stride = sizes_.weight_stride();
-    part.fetch = t.next.pixels.data();
-    part.fetch_count = static_cast<int64_t>(t.next.pixels.size());
-    part.fetch_bytes = group_bytes();
     for (int64_t panel = 0; panel < panels_.count(); ++panel) {
       part.vectors = panels_.vectors(panel);
       part.weights = panel_weights(group, panel, t);
       part.out = t.sums + panels_.first_vector(panel) * k_.width;
       k_.winograd_group(part);
-      part.fetch_count = 0;
     }
   }
 

@@ -64,8 +64,6 @@ struct WinogradGroup {
   const float* weights;                          ///< [product][channel][lane]
   float* out;                                    ///< [product][tile][lane]; may be `in`
   int64_t in_stride, weight_stride, out_stride;  ///< floats from product to product
-  const void* const* fetch;  ///< `fetch_count` places of `fetch_bytes` that will be needed next, fetched
-  int64_t fetch_count, fetch_bytes;
 };
 
 /// Weights (O, KD, KH, KW, C), read through strides.

@@ -38,13 +38,7 @@ constexpr Blocks kBlocks;
 void winograd_group(const WinogradGroup& g) {
   const Block* table = kBlocks.table[g.pitch == kWidth ? 0 : g.pitch == 2 * kWidth ? 1 : 2][g.vectors];
   const int64_t most = kRows[g.vectors], blocks = (g.tiles + most - 1) / most;
-  const int64_t fetches = (g.fetch_count + g.products - 1) / g.products;
-  int64_t fetched = 0;
   for (int64_t product = 0; product < g.products; ++product) {
-    for (int64_t i = 0; i < fetches && fetched < g.fetch_count; ++i, ++fetched) {
-      const char* line = static_cast<const char*>(g.fetch[fetched]);
-      for (int64_t byte = 0; byte < g.fetch_bytes; byte += 64) __builtin_prefetch(line + byte, 0, 2);
-    }
     int64_t tile = 0;
     for (int64_t left = blocks; left > 0; --left) {
       const int64_t rows = (g.tiles - tile + left - 1) / left;
