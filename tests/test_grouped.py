@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 import operands
 import problems
 import pytest
@@ -18,6 +19,7 @@ from problems import DTYPES, Family, Problem, of
 from test_gradients import MOST_PRODUCTS, away_from_relu_corner, check_gradients, exact_of
 from test_parity import check_problem
 
+import mlx_conv3d
 from mlx_conv3d import _ext
 
 KERNELS: dict[str, dict[str, Any]] = {kernel["name"]: kernel for kernel in _ext.cpu_kernels()}
@@ -287,6 +289,14 @@ def test_depthwise_in_place(name: str) -> None:
         check_problem(replace(problem, x_type=t, w_type=t, extra_type=t, residual=True))
     if problem.products <= MOST_PRODUCTS:
         check_gradients(problem)
+
+
+def test_lead_frames_and_x_of_other_pixel_strides() -> None:
+    x = mx.random.normal((1, 3, 4, 8, 66), key=mx.random.key(0))[..., :33]
+    lead = mx.random.normal((1, 2, 4, 8, 33), key=mx.random.key(1))
+    w = mx.random.normal((33, 3, 3, 3, 1), key=mx.random.key(2))
+    joined = mlx_conv3d.conv3d(mx.concatenate([lead, x], axis=1), w, padding=(0, 1, 1), groups=33)
+    assert mx.array_equal(mlx_conv3d.conv3d(x, w, padding=(0, 1, 1), groups=33, lead=lead), joined)
 
 
 @pytest.mark.parametrize("name", PICKED)
