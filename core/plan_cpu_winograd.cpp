@@ -139,8 +139,8 @@ WinogradChunk fit_winograd_chunk(int64_t tiles, int64_t all_frames, int depth_m,
       t = divide_up(t, 2);
     }
   }
-  // Tiles first: neighbouring chunks of frames both transform the frames that they share. In small steps: each
-  // chunk meets all weights.
+  // Tiles first: neighbouring chunks of frames both transform the frames that they share. In small steps:
+  // each chunk meets all weights.
   while (chunk_bytes(t, f) > room && (t > 1 || f > depth_m)) {
     if (t > kFewTiles || f <= depth_m) {
       t -= divide_up(t, 8);

@@ -13,7 +13,7 @@ struct Prefetch {
   int64_t step;  ///< bytes
 };
 
-struct Operands {
+struct Matrices {
   const float* a;
   int64_t lda;
   const float* b;
@@ -24,7 +24,7 @@ struct Operands {
 
 /// `count` blocks of R rows, one below the other. Short sums would be dominated by a call for each.
 template <int R, int V, bool Transposed>
-void block(int64_t count, int64_t k, const Operands& of, bool accumulate, const Segments& segments,
+void block(int64_t count, int64_t k, const Matrices& of, bool accumulate, const Segments& segments,
            Prefetch next) {
   const int64_t a_step = Transposed ? 1 : of.lda;
   for (int64_t n = 0; n < count; ++n) {
@@ -42,7 +42,7 @@ void block(int64_t count, int64_t k, const Operands& of, bool accumulate, const 
   }
 }
 
-using Block = void (*)(int64_t, int64_t, const Operands&, bool, const Segments&, Prefetch);
+using Block = void (*)(int64_t, int64_t, const Matrices&, bool, const Segments&, Prefetch);
 
 struct Blocks {
   Block table[kMaxPanelVectors + 1][2][kMaxRows + 1] = {};
