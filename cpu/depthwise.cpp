@@ -29,7 +29,7 @@ class Depthwise {
         d_(axis_phases(p, kDepth, false).front()),
         h_(axis_phases(p, kHeight, false).front()),
         w_(row_phases(p, d_, h_).front()),
-        run_(k_.depthwise(plan.kernel, p.stride[kWidth], p.x_type)),
+        run_(k_.depthwise(p.kernel[kWidth], p.stride[kWidth], p.x_type)),
         parts_(divide_up(d_.count, plan.frames)),
         bands_(divide_up(h_.count, plan.band)) {
     slices_ = divide_up(divide_up(p.out_channels, k_.width), plan.vectors);

@@ -28,7 +28,6 @@ KERNELS = (
     "cpu/grouped_layout.cpp",
     "cpu/simd/convert.cpp",
     "cpu/simd/grouped.cpp",
-    "cpu/simd/grouped_depthwise.cpp",
     "core/plan_grouped.cpp",
     "core/problem.cpp",
 )

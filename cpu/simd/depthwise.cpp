@@ -208,8 +208,8 @@ DepthwiseFunction of_stride(int64_t stride, Dtype type) {
 
 }  // namespace
 
-DepthwiseFunction depthwise_function(int kernel, int64_t stride, Dtype type) {
-  return kGroupedKernels.at[kernel].taps[2] == 3 ? of_stride<3>(stride, type) : of_stride<5>(stride, type);
+DepthwiseFunction depthwise_function(int64_t side, int64_t stride, Dtype type) {
+  return side == 3 ? of_stride<3>(stride, type) : of_stride<5>(stride, type);
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

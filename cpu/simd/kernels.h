@@ -302,8 +302,8 @@ struct Kernels {
   /// that of input c.
   int (*grouped_rotation)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
-  /// Of a depthwise kernel with two spatial taps or more; the spatial stride is 1 or 2.
-  DepthwiseFunction (*depthwise)(int kernel, int64_t stride, Dtype x_type);
+  /// Of 3x3 or 5x5 spatial taps; the spatial stride is 1 or 2.
+  DepthwiseFunction (*depthwise)(int64_t side, int64_t stride, Dtype x_type);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);
