@@ -119,7 +119,7 @@ def test_a_run_without_tests_fails_where_they_are_required(
 ) -> None:
     for required in ("0", "1"):
         monkeypatch.setenv("MLX_CONV3D_REQUIRE_MACOS", required)
-        code, output = run_tests(tmp_path, required, "-o", "testpaths=tests/test_benchmarks.py")
+        code, output = run_tests(tmp_path, required, "-o", "testpaths=tests/test_threads.py")
         assert (code != 0) == (required == "1"), output
         for name in ("Metal", "macOS"):
             assert (f"not all {name} tests ran" in output) == (required == "1")
