@@ -230,6 +230,16 @@ def test_the_native_benchmarks_kernels_need_nothing_of_the_rest_of_the_library(t
     assert native.compiled(tmp_path / "kernels.so", ["-O0", "-shared", "-fPIC", "-Wl,-z,defs"]) == ""
 
 
+@pytest.mark.skipif(
+    not (Path("/usr/include/benchmark").is_dir() and any(Path(p).is_dir() for p in native.EIGEN)),
+    reason="needs Google Benchmark and Eigen (apt-get install libeigen3-dev libbenchmark-dev)",
+)
+def test_the_native_benchmark_is_for_the_kernels_that_there_are(tmp_path: Path) -> None:
+    assert (
+        native.compiled(tmp_path / "grouped", ["-O0", *native.own_sources(), "-lbenchmark", "-pthread"]) == ""
+    )
+
+
 def test_native_ratios_are_of_medians_and_held_against_their_own_targets() -> None:
     times = {
         "kernel/conv1x1/8x8/G2": [10.0, 30.0, 20.0],

@@ -99,8 +99,12 @@ def command(
 
 def build(program: Path) -> str:
     """Compiles the benchmark for the instruction set that mlx_conv3d uses here. What went wrong, or ''."""
-    includes = [f"-isystem{path}" for path in EIGEN if Path(path).is_dir()]
-    return compiled(program, [*FLAGS, *includes, str(ROOT / MAIN), "-lbenchmark", "-pthread"])
+    return compiled(program, [*FLAGS, *own_sources(), "-lbenchmark", "-pthread"])
+
+
+def own_sources() -> list[str]:
+    """What the compiler takes for the benchmark beside the kernels."""
+    return [*(f"-isystem{path}" for path in EIGEN if Path(path).is_dir()), str(ROOT / MAIN)]
 
 
 def compiled(to: Path, options: list[str]) -> str:

@@ -114,7 +114,6 @@ class Layer {
     rows_.weights = packed_.data();
     rows_.bias = spread_bias_.data();
     rows_.activation = Activation::none;
-    rows_.out_rows = 1;
     rows_.out = ours_.data();
     rows_.out_floats = kFrames * s_.channels;
   }

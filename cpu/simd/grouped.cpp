@@ -106,14 +106,17 @@ SIMD_INLINE int64_t whole_blocks(const GroupedRows& r, int64_t v) {
   return sets;
 }
 
+/// Apart from `grouped`, whose loops it would cost registers.
+template <int Rank, int C, int O>
+__attribute__((noinline)) void woven(const GroupedRows& r) {
+  constexpr int kLarge = SIMD_REGISTERS == 32 ? 14 : 8;
+  for (int64_t v = 0; v < r.vectors; ++v) vector_of_outputs<Woven<C, O>, Rank, kLarge>(r, v, C);
+}
+
 template <int Rank, int C, int O>
 void grouped(const GroupedRows& r) {
   if constexpr (Rank != 0 && Woven<C, O>::kPossible) {
-    constexpr int kLarge = SIMD_REGISTERS == 32 ? 14 : 8;
-    if (r.woven) {
-      for (int64_t v = 0; v < r.vectors; ++v) vector_of_outputs<Woven<C, O>, Rank, kLarge>(r, v, C);
-      return;
-    }
+    if (r.woven) return woven<Rank, C, O>(r);
   }
   for (int64_t v = 0; v < r.vectors; ++v) {
     with_phase<C, O, 0>(r.vector[v].out % O, [&](auto lanes) __attribute__((always_inline)) {
