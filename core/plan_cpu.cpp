@@ -247,8 +247,8 @@ bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limi
   c.grouped = make_grouped_forward_plan(p, d);
   if (c.grouped.kernel < 0) return false;
   c.workspace = grouped_workspace(p, d, c.grouped);
-  if (!c.grouped.joined) {
-    const ConvProblem folded = fold_rows(p);
+  const ConvProblem folded = fold_rows(p);
+  if (!c.grouped.joined && folded != p) {
     c.workspace = std::max(c.workspace, grouped_workspace(folded, d, make_grouped_plan(folded, d)));
   }
   if (c.workspace > limit) {

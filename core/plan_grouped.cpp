@@ -82,9 +82,16 @@ bool cut(const ConvProblem& p, GroupedPlan& plan) {
 /// Floats that a thread may stage.
 int64_t most_staged(const Device& d) { return d.cache_bytes / 2 / 4; }
 
-int64_t wanted_tasks(const ConvProblem& p, const Device& d) {
-  const auto worth = static_cast<int64_t>(std::ceil(p.direct_flops() / kTaskFlops));
-  return std::clamp<int64_t>(worth, 1, 2 * d.cores);
+/// `work` is how many tasks' worth there is.
+int64_t wanted_tasks(double work, const Device& d) {
+  return std::clamp<int64_t>(static_cast<int64_t>(std::ceil(work)), 1, 2 * d.cores);
+}
+
+/// Fewer columns, until a thread's rows fit.
+void fit_columns(const ConvProblem& p, const Device& d, GroupedPlan& plan) {
+  while (grouped_staged_floats(p, d.vector_width, plan) > most_staged(d) && plan.cols > 16) {
+    plan.cols = divide_up(plan.cols, 2);
+  }
 }
 
 /// No tap and no padding tells a frame's pixels apart.
@@ -131,8 +138,7 @@ GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel
     plan.band = divide_up(plan.band, 2);
   }
   const auto tasks = [&] { return tasks_of(p, plan) * divide_up(vectors, plan.vectors); };
-  const auto worth = static_cast<int64_t>(std::ceil(p.operand_bytes() / kTaskBytes));
-  const int64_t wanted = std::clamp<int64_t>(worth, 1, 2 * d.cores);
+  const int64_t wanted = wanted_tasks(p.operand_bytes() / kTaskBytes, d);
   while (tasks() < wanted && cut_in_place(p, plan)) {
   }
   return plan;
@@ -252,14 +258,12 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
   plan.frames = std::max<int64_t>(1, p.output(kDepth));
   plan.band = std::max<int64_t>(1, p.output(kHeight));
   plan.cols = std::max<int64_t>(1, divide_up(p.output(kWidth), RowSteps(p).phases));
-  const int64_t most = most_staged(d);
-  while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.band > 2) {
+  while (grouped_staged_floats(p, d.vector_width, plan) > most_staged(d) && plan.band > 2) {
     plan.band = divide_up(plan.band, 2);
   }
-  while (grouped_staged_floats(p, d.vector_width, plan) > most && plan.cols > 16) {
-    plan.cols = divide_up(plan.cols, 2);
-  }
-  while (tasks_of(p, plan) < wanted_tasks(p, d) && cut(p, plan)) {
+  fit_columns(p, d, plan);
+  const int64_t wanted = wanted_tasks(p.direct_flops() / kTaskFlops, d);
+  while (tasks_of(p, plan) < wanted && cut(p, plan)) {
   }
   return plan;
 }
@@ -270,10 +274,9 @@ GroupedPlan make_grouped_forward_plan(const ConvProblem& p, const Device& d) {
   if (kernel < 0 || !joins_frames(p)) return make_grouped_plan(p, d);
   GroupedPlan plan{kernel, 1, 1, 1, true};
   const int64_t positions = std::max<int64_t>(1, p.out_positions());
-  plan.cols = std::max(std::min(positions, kLeastCols), divide_up(positions, wanted_tasks(p, d)));
-  while (grouped_staged_floats(p, d.vector_width, plan) > most_staged(d) && plan.cols > 16) {
-    plan.cols = divide_up(plan.cols, 2);
-  }
+  const int64_t wanted = wanted_tasks(p.direct_flops() / kTaskFlops, d);
+  plan.cols = std::max(std::min(positions, kLeastCols), divide_up(positions, wanted));
+  fit_columns(p, d, plan);
   return plan;
 }
 

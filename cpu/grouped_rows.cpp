@@ -10,7 +10,7 @@ namespace mlx_conv3d::cpu {
 
 StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, bool in_place,
                        Workspace& workspace)
-    : GroupedTasks(p, operands),
+    : GroupedTasks(p, operands, true),
       plan_(plan),
       in_place_(in_place && p.x_type == Dtype::float32),
       blocked_(grouped_blocks(p, k_.width)),

@@ -4,11 +4,11 @@
 
 namespace mlx_conv3d::cpu {
 
-GroupedTasks::GroupedTasks(const ConvProblem& p, const Operands& operands)
+GroupedTasks::GroupedTasks(const ConvProblem& p, const Operands& operands, bool with_sources)
     : p_(p),
       k_(kernels()),
       input_(p, operands),
-      d_(axis_phases(p, kDepth, false).front()),
+      d_(axis_phases(p, kDepth, false, with_sources).front()),
       h_(axis_phases(p, kHeight, false).front()),
       phases_(row_phases(p, d_, h_)),
       set_(grouped_set_positions(p.out_channels, k_.width)),

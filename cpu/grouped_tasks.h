@@ -43,7 +43,8 @@ class GroupedTasks {
   }
 
  protected:
-  GroupedTasks(const ConvProblem& problem, const Operands& operands);
+  /// Without `with_sources` the depth axis lists no sources.
+  GroupedTasks(const ConvProblem& problem, const Operands& operands, bool with_sources);
 
   /// A block of `positions` positions, `pixel` floats from one staged column to the next; rows and column
   /// taps are left to fill in.

@@ -166,7 +166,6 @@ class Runner {
   }
 
   void transform_outputs(const Thread& t) const {
-    const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
     const int64_t channel = t.chunk.group * p_.group_out();
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += channel;
@@ -175,15 +174,11 @@ class Runner {
     tile.next = sizes_.pitch;
     tile.channels = p_.group_out();
     tile.out = operands_.y;
-    tile.row_stride = width * p_.out_channels;
-    tile.pixel_stride = p_.out_channels;
     tile.epilogue = &epilogue;
     for (int64_t i = 0; i < t.chunk.count(); ++i) {
       const WinogradTiles::Place& at = t.chunk.tiles[static_cast<size_t>(i)];
       tile.in = t.sums + i * sizes_.pitch;
-      tile.first = ((at.n * height + at.row) * width + at.col) * p_.out_channels + channel;
-      tile.row_end = static_cast<int>(std::min<int64_t>(plan_.m, height - at.row));
-      tile.col_end = static_cast<int>(std::min<int64_t>(plan_.m, width - at.col));
+      tiles_.find_outputs(at.n, at, channel, tile);
       k_.winograd_output(form_, tile);
     }
   }

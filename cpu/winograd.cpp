@@ -154,8 +154,6 @@ class Runner {
     const WinogradTiles::Place at = tiles_.at(chunk.first_tile + t);
     const int64_t tiles = chunk.tiles, row = frame * tiles + t;
     const int64_t lanes = panels.vectors_total() * k_.width;
-    const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
-    const int64_t m = plan_.m;
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += o;
     WinogradOutputTile tile{};
@@ -164,16 +162,7 @@ class Runner {
     tile.next = lanes;
     tile.channels = out_channels;
     tile.out = operands_.y;
-    tile.first =
-        (((at.n * p_.output(kDepth) + chunk.first_frame + frame) * height + at.row) * width + at.col) *
-            p_.out_channels +
-        o;
-    tile.row_stride = width * p_.out_channels;
-    tile.pixel_stride = p_.out_channels;
-    tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
-    tile.row_end = static_cast<int>(std::min(m, height - at.row));
-    tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
-    tile.col_end = static_cast<int>(std::min(m, width - at.col));
+    tiles_.find_outputs(at.n * p_.output(kDepth) + chunk.first_frame + frame, at, o, tile);
     tile.epilogue = &epilogue;
     k_.winograd_output(form_, tile);
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "core/winograd_form.h"
@@ -43,6 +44,18 @@ class WinogradTiles {
       const char* row = frame.data + rows[i] * frame.row_stride;
       for (int64_t j = 0; j < side; ++j) pixels[j] = rows[i] < 0 || cols[j] < 0 ? zeros : row + columns[j];
     }
+  }
+
+  /// Where a tile's outputs are, from `channel` on, and which of them exist. `frame` is one over (N, D).
+  void find_outputs(int64_t frame, const Place& at, int64_t channel, WinogradOutputTile& tile) const {
+    const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
+    tile.first = ((frame * height + at.row) * width + at.col) * p_.out_channels + channel;
+    tile.row_stride = width * p_.out_channels;
+    tile.pixel_stride = p_.out_channels;
+    tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
+    tile.row_end = static_cast<int>(std::min<int64_t>(form_.m, height - at.row));
+    tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
+    tile.col_end = static_cast<int>(std::min<int64_t>(form_.m, width - at.col));
   }
 
  private:

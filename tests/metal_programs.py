@@ -12,6 +12,7 @@ import metal_sim
 import mlx.core as mx
 import numpy as np
 import reference
+from hypothesis import strategies as st
 from metal_sim import Program, Schedule, bfloat16_bits, bfloat16_floats
 
 from mlx_conv3d import _arguments, planning
@@ -104,6 +105,31 @@ class Case:
 
     def program(self, device: str = "m3-max") -> Program:
         return Program.from_dict(self.plan(device).program)
+
+
+def drawn_case(
+    draw: st.DrawFn, x: tuple[int, ...], w: tuple[int, ...], dtype: str, chunks: tuple[int, ...]
+) -> Case:
+    """Winograd in these chunks; all that does not change its plan is drawn."""
+
+    def up_to(most: int) -> int:
+        return draw(st.integers(0, most))
+
+    size = x[1:4]
+    return Case(
+        x=x,
+        w=w,
+        dtype=dtype,
+        padding=tuple((up_to(min(2, n - 1)), up_to(min(2, n - 1))) for n in size),
+        modes=tuple(draw(st.sampled_from(("zeros", "edge", "reflect"))) for _ in size),
+        flip=draw(st.booleans()),
+        activation=draw(st.sampled_from([None, "relu"])),
+        bias=draw(st.booleans()),
+        residual=draw(st.booleans()),
+        lead=up_to(2),
+        chunks=chunks,
+        seed=draw(st.integers(1, 99)),
+    )
 
 
 def stored(values: np.ndarray, dtype: str) -> np.ndarray:

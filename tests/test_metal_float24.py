@@ -131,7 +131,7 @@ def test_declared_bytes(m: int, depth: int) -> None:
     )
     program = case.program()
     steps = run(case)[0].check().steps
-    counted = [sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in steps]
+    counted = [s.touched for s in steps]
     assert [s.nbytes for s in program.steps] == pytest.approx(counted, rel=0.1)
     whole = {b.name: b.nbytes for b in replace(case, chunks=case.chunks[:-1]).program().buffers}
     assert all(

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metal_programs import KERNELS, Case, check, floats, mutated_kernels, operands, run, solution, stored
+from metal_programs import (
+    KERNELS,
+    Case,
+    check,
+    drawn_case,
+    floats,
+    mutated_kernels,
+    operands,
+    run,
+    solution,
+    stored,
+)
 from metal_sim import SCHEDULES
 from metal_sim.support import needs_metal_sim
 
@@ -104,26 +115,14 @@ def cases(draw: st.DrawFn) -> Case:
     channels, outs = axis(19), axis(35)
     dtype = draw(st.sampled_from(DTYPES))
     size = (axis(7, 3), axis(10, 3), axis(10, 3))
-    return Case(
-        x=(axis(2), *size, channels),
-        w=(outs, 3, 3, 3, channels),
-        dtype=dtype,
-        padding=tuple((axis(2, 0), axis(2, 0)) for _ in size),
-        modes=tuple(draw(st.sampled_from(MODES)) for _ in size),
-        flip=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu"])),
-        bias=draw(st.booleans()),
-        residual=draw(st.booleans()),
-        lead=axis(2, 0),
-        chunks=(
-            draw(st.sampled_from([m for m in TILES if usable(m, dtype)])),
-            axis(12),
-            axis(7),
-            draw(st.sampled_from([32, outs])),
-            2,
-        ),
-        seed=axis(99),
+    chunks = (
+        draw(st.sampled_from([m for m in TILES if usable(m, dtype)])),
+        axis(12),
+        axis(7),
+        draw(st.sampled_from([32, outs])),
+        2,
     )
+    return drawn_case(draw, (axis(2), *size, channels), (outs, 3, 3, 3, channels), dtype, chunks)
 
 
 @settings(max_examples=40)
@@ -195,7 +194,7 @@ def test_declared_bytes(m: int, x: tuple[int, ...], outs: int, dtype: str) -> No
     case = Case(x=x, w=(outs, 3, 3, 3, x[-1]), dtype=dtype, chunks=(m, 16, 4, outs, 2))
     program = case.program()
     result = run(case)[0].check()
-    counted = sum(sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in result.steps)
+    counted = sum(s.touched for s in result.steps)
     assert sum(s.nbytes for s in program.steps) == pytest.approx(counted, rel=0.1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metal_programs import Case, check, mutated_kernels, run
+from metal_programs import Case, check, drawn_case, mutated_kernels, run
 from metal_sim import SCHEDULES, Program
 from metal_sim.support import needs_metal_sim
 
@@ -109,19 +109,12 @@ def cases(draw: st.DrawFn) -> Case:
     dtype = draw(st.sampled_from(DTYPES))
     m = draw(st.sampled_from([m for m in GROUPS if usable(m, dtype)]))
     size = (axis(12, 3), axis(5), axis(5))
-    return Case(
-        x=(axis(2), *size, channels),
-        w=(outs, 3, 1, 1, channels),
-        dtype=dtype,
-        padding=tuple((axis(min(2, n - 1), 0), axis(min(2, n - 1), 0)) for n in size),
-        modes=tuple(draw(st.sampled_from(MODES)) for _ in size),
-        flip=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu"])),
-        bias=draw(st.booleans()),
-        residual=draw(st.booleans()),
-        lead=axis(2, 0),
-        chunks=chunks(m, axis(40, 8), axis(12), draw(st.sampled_from([32, outs]))),
-        seed=axis(99),
+    return drawn_case(
+        draw,
+        (axis(2), *size, channels),
+        (outs, 3, 1, 1, channels),
+        dtype,
+        chunks(m, axis(40, 8), axis(12), draw(st.sampled_from([32, outs]))),
     )
 
 
@@ -159,7 +152,7 @@ def test_declared_bytes(m: int, x: tuple[int, ...], outs: int, dtype: str) -> No
     case = Case(x=x, w=(outs, 3, 1, 1, x[-1]), dtype=dtype, padding=NONE, chunks=chunks(m, 32, 8, outs))
     declared = [s.nbytes for s in case.program().steps]
     steps = run(case)[0].check().steps
-    counted = [sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in steps]
+    counted = [s.touched for s in steps]
     assert declared == pytest.approx(counted, rel=0.1)
 
 

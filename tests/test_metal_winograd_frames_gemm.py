@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metal_programs import Case, check, mutated_kernels, run
+from metal_programs import Case, check, drawn_case, mutated_kernels, run
 from metal_sim import SCHEDULES, Program
 from metal_sim.support import needs_metal_sim
 
@@ -83,19 +83,12 @@ def cases(draw: st.DrawFn) -> Case:
 
     channels, outs = axis(35), axis(80)
     size = (axis(12, 3), axis(6), axis(6))
-    return Case(
-        x=(axis(2), *size, channels),
-        w=(outs, 3, 1, 1, channels),
-        dtype=draw(st.sampled_from(DTYPES)),
-        padding=tuple((axis(min(2, n - 1), 0), axis(min(2, n - 1), 0)) for n in size),
-        modes=tuple(draw(st.sampled_from(MODES)) for _ in size),
-        flip=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu"])),
-        bias=draw(st.booleans()),
-        residual=draw(st.booleans()),
-        lead=axis(2, 0),
-        chunks=fused(draw(st.sampled_from(GROUPS)), draw(st.sampled_from([min(32, outs), outs]))),
-        seed=axis(99),
+    return drawn_case(
+        draw,
+        (axis(2), *size, channels),
+        (outs, 3, 1, 1, channels),
+        draw(st.sampled_from(DTYPES)),
+        fused(draw(st.sampled_from(GROUPS)), draw(st.sampled_from([min(32, outs), outs]))),
     )
 
 
@@ -125,7 +118,7 @@ def test_declared_bytes(m: int, given_case: Case) -> None:
     case = replace(given_case, bias=True, residual=True, chunks=fused(m, given_case.w[0]))
     program = case.program()
     steps = run(case)[0].check().steps
-    counted = [sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in steps]
+    counted = [s.touched for s in steps]
     assert [s.nbytes for s in program.steps] == pytest.approx(counted, rel=0.1)
     assert [b.name for b in program.buffers if b.role == "scratch"] == ["weights"]
 

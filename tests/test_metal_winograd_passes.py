@@ -58,7 +58,7 @@ def test_scratch_and_declared_bytes(depth: int, tiles_too: bool) -> None:
     for name, shrinks in (("weights", True), ("tiles", tiles_too), ("products", False)):
         assert whole.buffer(name).nbytes == program.buffer(name).nbytes * (4 if shrinks else 1)
     result = check(case)
-    counted = sum(sum(s.touched_loaded.values()) + sum(s.touched_stored.values()) for s in result.steps)
+    counted = sum(s.touched for s in result.steps)
     assert sum(s.nbytes for s in program.steps) == pytest.approx(counted, rel=0.1)
     assert sum(s.flops for s in program.steps if "gemm" in s.kernel) == sum(
         s.flops for s in whole.steps if "gemm" in s.kernel

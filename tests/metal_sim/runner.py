@@ -58,6 +58,11 @@ class StepCounters:
     atomics: int = 0
     outcome: Outcome | None = None
 
+    @property
+    def touched(self) -> int:
+        """Different bytes of all buffers, loaded and stored."""
+        return sum(self.touched_loaded.values()) + sum(self.touched_stored.values())
+
     def traffic(self) -> list[LineTraffic]:
         """Bytes by line of source, most first."""
         if self.outcome is None:
