@@ -4,7 +4,6 @@ benchmarks/results."""
 from __future__ import annotations
 
 import enum
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,7 +106,7 @@ def _command(name: str, subject: Any) -> Callable[..., None]:
             effort=Effort(trials=trials, repeats=repeats),
         )
         limited = f"{name}-{isa.value}" if isa else name
-        report = Report(limited, subject.TITLE, _typed_command(), threads, console)
+        report = Report(limited, subject.TITLE, machine.typed_command(), threads, console)
         try:
             if isa:
                 report.say(sides.limit_instruction_set(isa.value))
@@ -124,10 +123,6 @@ def _command(name: str, subject: Any) -> Callable[..., None]:
 
     command.__doc__ = subject.__doc__
     return command
-
-
-def _typed_command() -> str:
-    return " ".join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
 def _measure(subject: Any, run: Any) -> None:
@@ -177,7 +172,7 @@ def _profile(
         say(str(error))
         raise typer.Exit(2) from None
     if save:
-        path = profile.write(profile.page(found, line, _typed_command(), threads), output)
+        path = profile.write(profile.page(found, line, machine.typed_command(), threads), output)
         console.print(f"wrote {path}", highlight=False)
 
 
@@ -193,7 +188,7 @@ def _metal(
 ) -> None:
     """Modelled, not measured: Programs for Apple GPUs against the model of stock MLX's route."""
     try:
-        found = metal.record(workload or workloads.names(), device or (), _typed_command())
+        found = metal.record(workload or workloads.names(), device or (), machine.typed_command())
     except ValueError as error:
         console.print(str(error), highlight=False, markup=False)
         raise typer.Exit(2) from None

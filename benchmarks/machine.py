@@ -6,7 +6,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,17 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def typed_command() -> str:
+    """This run's command as typed, without --output: a folder of one machine says nothing about what was measured."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--output":
+            next(words, None)
+        elif not word.startswith("--output="):
+            kept.append(word)
+    return shlex.join(["python", "-m", "benchmarks", *kept])
 
 
 def describe() -> dict[str, Any]:

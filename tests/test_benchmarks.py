@@ -204,6 +204,12 @@ def test_cpu_watch_gives_a_share() -> None:
     assert watch.others_share is None or 0 <= watch.others_share <= 1
 
 
+def test_a_command_is_told_as_typed_without_where_its_results_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["cpu", "vae", "--output", "here", "--only", "7x7 stem", "--output=there", "--no-stock"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *typed])
+    assert machine.typed_command() == "python -m benchmarks cpu vae --only '7x7 stem' --no-stock"
+
+
 def quick_vae(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", "cpu", "vae", "--quick", "--no-torch", "--gflop", "0.02"]
     return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)

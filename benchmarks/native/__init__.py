@@ -9,7 +9,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,7 @@ def markdown(
     lines = [
         "# Grouped kernels against Eigen's dense product, 64 frames",
         "",
-        f"- Date: {_today()}; command: `{' '.join(['python', '-m', 'benchmarks', *sys.argv[1:]])}`",
+        f"- Date: {_today()}; command: `{machine.typed_command()}`",
         f"- Machine: {info['cpu']}, {info['cpus']} CPUs, {info['system']}; one thread",
         f"- Both sides compiled with the same flags for {context['isa']}; Eigen's vectors: {context['eigen']}. "
         f"Google Benchmark, {repetitions} repetitions of each side in random order, medians.",
