@@ -60,10 +60,7 @@ mx::array element_of(const mx::array& a, int axis, int at, mx::StreamOrDevice s)
 /// One call for every index of what is mapped; the results are stacked along axis 0.
 MappedArrays mapped(const std::function<Arrays(const Arrays&)>& f, const Arrays& inputs,
                     const std::vector<int>& axes, mx::StreamOrDevice s) {
-  int size = 1;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    if (axes[i] >= 0) size = inputs[i].shape(axes[i]);
-  }
+  const int size = mapped_size(inputs, axes);
   std::vector<Arrays> results;  // [output][index]
   for (int at = 0; at < std::max(size, 1); ++at) {
     Arrays each;

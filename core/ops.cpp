@@ -83,6 +83,13 @@ mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, m
   return mx::slice(a, start, stop, s);
 }
 
+int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& axes) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (axes[i] >= 0) return inputs[i].shape(axes[i]);
+  }
+  return 1;
+}
+
 bool disabled() {
   const char* value = std::getenv("MLX_CONV3D_DISABLE");
   return value != nullptr && std::strcmp(value, "") != 0 && std::strcmp(value, "0") != 0;

@@ -47,6 +47,9 @@ mx::Dtype to_mlx(Dtype type);
 /// Elements [begin, end) of one axis.
 mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s);
 
+/// How many of what `vmap` maps: the size of the mapped axes, 1 if there are none.
+int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& axes);
+
 /// MLX_CONV3D_DISABLE=1: everything is stock.
 bool disabled();
 

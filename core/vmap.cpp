@@ -32,13 +32,6 @@ mx::array out_of_channels(const mx::array& a, int size, mx::StreamOrDevice s) {
   return mx::moveaxis(split, last, 0, s);
 }
 
-int mapped_size(const Arrays& inputs, const std::vector<int>& axes) {
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    if (axes[i] >= 0) return inputs[i].shape(axes[i]);
-  }
-  return 1;
-}
-
 }  // namespace
 
 MappedArrays Conv::vmap(const Arrays& inputs, const std::vector<int>& axes) {
