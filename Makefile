@@ -54,7 +54,7 @@ $(VENV)/bin/python:
 
 # An editable install: only compiled code has to be installed again when it changes.
 $(VENV)/.built: $(SOURCES) | $(VENV)/bin/python
-	@echo 'building mlx_conv3d into $(VENV) (a minute or two)'
+	@echo 'building mlx_conv3d into $(VENV) (some minutes)'
 	@$(PIP) install --editable '.[demo]'
 	@touch $@
 
