@@ -33,6 +33,8 @@ class Lowering {
         frequencies_(winograd_frequencies(plan)),
         rows_(plan.along_depth() ? 1 : plan.m + 2),
         columns_(frequencies_ / rows_),
+        pass_rows_(plan.weight_rows == 0 ? rows_ : std::min<int64_t>(plan.weight_rows, rows_)),
+        held_outs_(winograd_held_outs(p, plan)),
         tile_rows_(divide_up(p.output(kHeight), plan.m)),
         tile_cols_(divide_up(p.output(kWidth), plan.m)),
         channel_pitch_(winograd_tile_pitch(p.in_channels)),
@@ -53,9 +55,10 @@ class Lowering {
     const int64_t frame_chunks =
         divide_up(groups, divide_up(winograd_chunk_frames(p_, plan_), plan_.depth_m));
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
-      first_out_ = o;
-      out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
-      out_pitch_ = round_up(out_channels_, block_.cols);
+      slice_start_ = o;
+      slice_end_ = std::min(o + plan_.out_slice, p_.out_channels);
+      out_pitch_ = round_up(std::min(held_outs_, slice_end_ - o), block_.cols);
+      select_set(0);
       if (plan_.weight_rows == 0) transform_weights(0, rows_);
       if (plan_.fused) {
         convolve_frames(tiles, groups);
@@ -70,9 +73,7 @@ class Lowering {
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
           chunk.tile_frames = winograd_tile_frames(p_, plan_, chunk.frames);
-          if (!plan_.tile_rows) transform_input(chunk, 0, rows_);
-          multiply(chunk);
-          transform_output(chunk);
+          compute(chunk);
         }
       }
     }
@@ -87,23 +88,54 @@ class Lowering {
   };
 
   int64_t weights_stride() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_pitch_; }
+  /// Of a frequency's weights, those of the set.
+  int64_t weights_used() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_columns(); }
   int64_t tiles_stride(const Chunk& c) const { return c.tile_frames * c.tiles * channel_pitch_; }
   int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
   int64_t products_stride(const Chunk& c) const { return winograd_planes(plan_) * plane_stride(c); }
-  int64_t products_count(const Chunk& c) const { return frequencies_ * products_stride(c); }
+  /// Values of the slice's products that are in scratch together.
+  int64_t products_count(const Chunk& c) const {
+    return (pass_rows_ == rows_ ? 1 : sets()) * frequencies_ * products_stride(c);
+  }
   int64_t tiles_count(const Chunk& c) const {
-    return (plan_.tile_rows ? plan_.weight_rows * columns_ : frequencies_) * tiles_stride(c);
+    return (plan_.tile_rows ? pass_rows_ * columns_ : frequencies_) * tiles_stride(c);
   }
 
-  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
-  void multiply(const Chunk& c) {
-    const int64_t rows = plan_.weight_rows == 0 ? rows_ : plan_.weight_rows;
-    for (int64_t first = 0; first < rows_; first += rows) {
-      const int64_t count = std::min(rows, rows_ - first);
-      if (plan_.weight_rows > 0) transform_weights(first, count);
-      if (plan_.tile_rows) transform_input(c, first, count);
-      multiply(c, first, count);
+  /// Sets of outputs that a slice's weights are made in.
+  int64_t sets() const { return divide_up(slice_end_ - slice_start_, held_outs_); }
+  void select_set(int64_t set) {
+    set_ = set;
+    first_out_ = slice_start_ + set * held_outs_;
+    out_channels_ = std::min(held_outs_, slice_end_ - first_out_);
+  }
+  template <class Steps>
+  void for_each_set(Steps steps) {
+    for (int64_t set = 0; set < sets(); ++set) {
+      select_set(set);
+      steps();
     }
+  }
+  /// Whole blocks of the set's outputs.
+  int64_t out_columns() const { return round_up(out_channels_, block_.cols); }
+  /// The set's first frequency in `products`.
+  int64_t first_products() const { return pass_rows_ == rows_ ? 0 : set_ * frequencies_; }
+
+  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
+  /// Several sets of a slice's outputs take turns in a pass, so that its tiles meet the weights of all of
+  /// them.
+  void compute(const Chunk& c) {
+    const bool one_pass = pass_rows_ == rows_;
+    if (!plan_.tile_rows) transform_input(c, 0, rows_);
+    for (int64_t first = 0; first < rows_; first += pass_rows_) {
+      const int64_t count = std::min(pass_rows_, rows_ - first);
+      if (plan_.tile_rows) transform_input(c, first, count);
+      for_each_set([&] {
+        if (plan_.weight_rows > 0) transform_weights(first, count);
+        multiply(c, first, count);
+        if (one_pass) transform_output(c);
+      });
+    }
+    if (!one_pass) for_each_set([&] { transform_output(c); });
   }
 
   /// For `rows` rows of the frequencies.
@@ -120,14 +152,14 @@ class Lowering {
     a.flip = p_.flip;
     a.depth_m = plan_.depth_m;
     Step step =
-        transform("weight", p_.w_type, {out_pitch_, channel_pitch_, winograd_depth_values(p_, plan_)});
+        transform("weight", p_.w_type, {out_columns(), channel_pitch_, winograd_depth_values(p_, plan_)});
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
     set_rows(step, first_row, rows);
     step.discards = {weights_};
     const double pairs = static_cast<double>(p_.in_channels * out_channels_);
     step.nbytes = pairs * static_cast<double>(p_.taps() * item_size(p_.w_type)) +
-                  4.0 * static_cast<double>(rows * columns_ * weights_stride());
+                  4.0 * static_cast<double>(rows * columns_ * weights_used());
     step.flops = pairs * flops_.weight * share(rows);
     b_.add(std::move(step));
   }
@@ -164,20 +196,21 @@ class Lowering {
     step.kernel +=
         std::to_string(block_.rows) + "x" + std::to_string(block_.cols) + (block_.blocked ? "_blocked" : "");
     step.source += ".metal";
-    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies};
+    step.grid = {out_columns() / block_.cols, divide_up(c.rows(), block_.rows), frequencies};
     step.threadgroup = {kGemmThreads, 1, 1};
     step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
-    if (first == 0) step.discards = {products_};
+    if (first == 0 && first_products() == 0) step.discards = {products_};
+    const int64_t plane = plane_stride(c) / out_pitch_ * out_columns(),
+                  written = winograd_planes(plan_) * plane;
     // Frames that a depth stride or dilation leaves out are not read.
     const int64_t frames_read = std::min(c.tile_frames, c.frames * p_.kernel[kDepth]);
     step.nbytes =
-        value_bytes_ *
-            static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ + products_stride(c))) +
-        4.0 * static_cast<double>(frequencies * weights_stride());
+        value_bytes_ * static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ + written)) +
+        4.0 * static_cast<double>(frequencies * weights_used());
     set_float24(step);
-    step.flops = 2.0 * static_cast<double>(frequencies * plane_stride(c)) * static_cast<double>(depth);
-    step.flops += winograd_staging_flops(plan_) *
-                  static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
+    step.flops = 2.0 * static_cast<double>(frequencies * plane) * static_cast<double>(depth);
+    step.flops +=
+        winograd_staging_flops(plan_) * static_cast<double>(frequencies * plane / block_.cols * depth);
     b_.add(std::move(step));
   }
 
@@ -185,7 +218,7 @@ class Lowering {
   Step product(const Chunk& c, int64_t first) const {
     WinogradGemm a{};
     a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
-    a.first_products = static_cast<int32_t>(first);
+    a.first_products = static_cast<int32_t>(first_products() + first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -210,7 +243,7 @@ class Lowering {
   Step pair_product(const Chunk& c, int64_t first) const {
     WinogradDepthGemm a{};
     a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
-    a.first_products = static_cast<int32_t>(first);
+    a.first_products = static_cast<int32_t>(first_products() + first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -231,6 +264,7 @@ class Lowering {
 
   void transform_output(const Chunk& c) {
     WinogradOutput a{};
+    a.first = first_products() * products_stride(c);
     a.frequency_stride = products_stride(c);
     a.count = products_count(c);
     a.plane_stride = plane_stride(c);
@@ -353,12 +387,15 @@ class Lowering {
   const Layout& layout_;
   Builder& b_;
   const int64_t frequencies_, rows_, columns_;  ///< rows of columns of frequencies
+  const int64_t pass_rows_, held_outs_;         ///< whose weights are held at a time
   const int64_t tile_rows_, tile_cols_, channel_pitch_;
   const double value_bytes_;
   const TransformFlops flops_;
   const GemmBlock block_;
   int weights_ = -1, tiles_ = -1, products_ = -1;
-  int64_t first_out_ = 0, out_channels_ = 0, out_pitch_ = 0;
+  int64_t slice_start_ = 0, slice_end_ = 0, set_ = 0;
+  int64_t first_out_ = 0, out_channels_ = 0;  ///< of the set
+  int64_t out_pitch_ = 0;                     ///< of the slice's first set, the largest
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What Winograd's Programs need before they are made: which depth tiles fit, blocks, FLOPs of the transforms, and scratch.
-// The planner asks for these of every plan that it weighs.
+// What Winograd's Programs need before they are made: which depth tiles fit, blocks, FLOPs of the transforms,
+// and scratch. The planner asks for these of every plan that it weighs.
 
 #include <algorithm>
 
@@ -15,6 +15,8 @@ std::string depth_tile_obstacle(const ConvProblem& p, const WinogradPlan& plan) 
   if (plan.along_depth() != flat)
     return flat ? "a 3x1x1 kernel has tiles of one position" : "tiles are 2, 4 or 6";
   if (flat && plan.weight_rows > 0) return "a 3x1x1 kernel has its weights made at once";
+  if (plan.weight_outs > 0 && plan.weight_rows == 0)
+    return "outputs whose weights are made at a time need passes";
   if (plan.float24 && (flat || !takes_float24(p))) return "24 bits are for bf16 results of 3x3 kernels";
   if (plan.fused && !flat) return "only a 3x1x1 kernel has its transforms in the product";
   if (plan.fused && !fuses_transforms(p)) return "the product has transforms for 16-bit operands and results";
@@ -61,13 +63,13 @@ int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
 GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
   const bool pairs = winograd_planes(plan) > 1;
   const int64_t rows = divide_up(plan.frames, plan.depth_m) * plan.tiles;
-  if (plan.fused) return {kFramesRows, kFramesCols};
+  if (plan.fused) return {MLX_CONV3D_FRAMES_ROWS, MLX_CONV3D_FRAMES_COLS};
   GemmBlock best;
   best.blocked = p.out_type == Dtype::float32;
   best.rows = pairs || rows <= 32 ? 32 : 64;
   // The widest has 48 sums a thread: 64x96 for single frames, 32x96 for pairs. Totals take as many again.
   const bool widest = (pairs || best.rows == 64) && !best.blocked;
-  const int64_t out_channels = std::min(plan.out_slice, p.out_channels);
+  const int64_t out_channels = winograd_held_outs(p, plan);
   // The widest block among those that waste fewest columns: it reads the tiles least often.
   int64_t columns = 0;
   for (int64_t cols : {96, 64, 32}) {
@@ -106,15 +108,20 @@ WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan)
   const int64_t frames = winograd_chunk_frames(p, plan);
   const int64_t rows = divide_up(frames, plan.depth_m) * plan.tiles;
   const GemmBlock block = winograd_block(p, plan);
-  const int64_t out_pitch = round_up(std::min(plan.out_slice, p.out_channels), block.cols);
+  const int64_t held_outs = winograd_held_outs(p, plan);
+  const int64_t out_pitch = round_up(held_outs, block.cols);
+  // One pass leaves finished products, which the next outputs' replace.
+  const int64_t out_sets =
+      winograd_passes(plan) == 1 ? 1 : divide_up(std::min(plan.out_slice, p.out_channels), held_outs);
   WinogradScratch s;
-  const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
+  const int64_t held =
+      plan.weight_rows == 0 ? frequencies : std::min(frequencies, int64_t{plan.weight_rows} * (plan.m + 2));
   s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
   if (plan.fused) return s;
   s.tiles = winograd_value_bytes(plan) * (plan.tile_rows ? held : frequencies) *
             winograd_tile_frames(p, plan, frames) * plan.tiles * pitch;
   s.products = winograd_value_bytes(plan) * frequencies * winograd_planes(plan) * round_up(rows, block.rows) *
-               out_pitch;
+               out_pitch * out_sets;
   return s;
 }
 
