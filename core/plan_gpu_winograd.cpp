@@ -220,8 +220,8 @@ WinogradPlan fill_waves(const ConvProblem& p, const Device& d, const WinogradPla
   const int64_t least = divide_up(tiles, fitted.tiles);
   WinogradPlan best = fitted;
   double share = filled_share(p, d, fitted);
-  const int64_t step = 1 + least / 32;
-  for (int64_t chunks = least + step; chunks <= std::min(tiles, least + 8 * step); chunks += step) {
+  const int64_t step = 1 + least / 48;
+  for (int64_t chunks = least + step; chunks <= std::min(tiles, least + 12 * step); chunks += step) {
     WinogradPlan plan = fitted;
     plan.tiles = divide_up(tiles, chunks);
     const double found = filled_share(p, d, plan);
