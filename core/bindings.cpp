@@ -197,12 +197,14 @@ nb::dict to_dict(const Candidate& c) {
     d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
     d["weight_rows"] = c.winograd.weight_rows;
+    d["weight_outs"] = c.winograd.weight_outs;
   } else {
     d["tile"] = 0;
     d["pixels"] = "";
     d["depth_tile"] = 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
     d["weight_rows"] = 0;
+    d["weight_outs"] = 0;
   }
   return d;
 }
@@ -260,7 +262,8 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, const Parameters& 
                             winograd.size() > 6 && winograd.at(6) != 0,
                             0,
                             winograd.size() > 7 && winograd.at(7) != 0,
-                            winograd.size() > 8 && winograd.at(8) != 0};
+                            winograd.size() > 8 && winograd.at(8) != 0,
+                            winograd.size() > 9 ? winograd.at(9) : 0};
   }
   if (!block.empty()) {
     plan.chosen.gemm.rows = block.at(0);

@@ -54,6 +54,9 @@ struct WinogradPlan {
   int parts = 0;           ///< see WinogradForm
   bool fused = false;      ///< along depth alone: only the weights are in scratch, and a slice is one chunk
   bool float24 = false;    ///< tiles and products have 24 bits in scratch; only on Metal
+  int64_t weight_outs =
+      0;  ///< with weight_rows: output channels whose weights are held at a time; 0: a
+          ///< slice's. All of a slice pass a chunk before the next frequencies, or chunk, come
 
   bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts}; }

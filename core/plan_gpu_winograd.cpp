@@ -37,9 +37,54 @@ FrameChunks frame_chunks(const ConvProblem& p, const WinogradPlan& plan, const m
   return all;
 }
 
+/// The output channels of a slice as its products see them.
+struct Outputs {
+  int64_t sets, set_cols;  ///< sets whose weights take turns, and columns of the first in whole blocks
+  double cols;             ///< of all sets
+};
+
+Outputs outputs_of(const ConvProblem& p, const WinogradPlan& plan, const metal::GemmBlock& block) {
+  const int64_t held = metal::winograd_held_outs(p, plan);
+  const int64_t sets = divide_up(plan.out_slice, held), set_cols = round_up(held, block.cols);
+  const int64_t last = round_up(plan.out_slice - (sets - 1) * held, block.cols);
+  return {sets, set_cols, static_cast<double>((sets - 1) * set_cols + last)};
+}
+
+/// Bytes of scratch written and read.
+struct ScratchTraffic {
+  double memory = 0, cache = 0;
+};
+/// What is transformed over all chunks and slices, in bytes; the weights as written and as read.
+struct Transformed {
+  double tiles, products, weights_written, weights_read;
+};
+
+/// What the system-level cache holds: everything; or a chunk; or else what one pass makes.
+ScratchTraffic scratch_traffic(const ConvProblem& p, const Device& d, const WinogradPlan& plan,
+                               const Transformed& made, int64_t sets) {
+  const metal::WinogradScratch scratch = metal::winograd_scratch(p, plan);
+  const int64_t passes = metal::winograd_passes(plan);
+  const double cache = kCacheShare * static_cast<double>(d.system_cache_bytes);
+  const bool all_fits = static_cast<double>(scratch.total()) <= cache;
+  const bool chunk_fits = static_cast<double>(scratch.tiles + scratch.products) <= cache;
+  const double weights = static_cast<double>(scratch.weights);
+  const double pass_tiles = static_cast<double>(plan.tile_rows ? scratch.tiles : scratch.tiles / passes);
+  const double pass = weights + (plan.tile_rows ? pass_tiles : 0);
+  const bool pass_fits = plan.weight_rows > 0 && (all_fits || (!chunk_fits && pass <= cache));
+  // The first set of outputs brings a pass's tiles, which stay for the others.
+  const bool tiles_stay = pass_fits && weights + pass_tiles <= cache;
+  const bool tiles_fit = chunk_fits || (tiles_stay && (plan.tile_rows || passes == 1));
+  ScratchTraffic t;
+  (chunk_fits ? t.cache : t.memory) += 2 * made.products;
+  (tiles_fit ? t.cache : t.memory) += 2 * made.tiles;
+  (chunk_fits || tiles_stay ? t.cache : t.memory) += made.tiles * static_cast<double>(sets - 1);
+  (pass_fits ? t.cache : t.memory) += made.weights_written;
+  (pass_fits || all_fits ? t.cache : t.memory) += made.weights_read;
+  return t;
+}
+
 /// What a chunk size costs.
 void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& plan, Candidate& c) {
-  const metal::WinogradScratch scratch = metal::winograd_scratch(p, plan);
   const int64_t m = plan.m, frequencies = metal::winograd_frequencies(plan);
   const metal::GemmBlock block = metal::winograd_block(p, plan);
   const FrameChunks time = frame_chunks(p, plan, block);
@@ -49,30 +94,31 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const int64_t slices = divide_up(p.out_channels, plan.out_slice);
   const double per_time = static_cast<double>(tile_chunks * slices);
   const double chunks = per_time * static_cast<double>(time.count);
-  const double outs = static_cast<double>(round_up(plan.out_slice, block.cols));
+  const Outputs outputs = outputs_of(p, plan, block);
   const int64_t pitch = metal::winograd_tile_pitch(p.in_channels);
   const double rows = static_cast<double>(time.rows) * per_time;
 
-  const double products =
-      2.0 * frequencies * rows * outs * static_cast<double>(metal::winograd_depth_values(p, plan) * pitch);
+  const double products = 2.0 * frequencies * rows * outputs.cols *
+                          static_cast<double>(metal::winograd_depth_values(p, plan) * pitch);
   const double tile_floats =
       static_cast<double>(frequencies * time.tile_frames * plan.tiles * pitch) * per_time;
   const int64_t planes = metal::winograd_planes(plan);
-  const double product_floats = static_cast<double>(frequencies * planes) * rows * outs;
+  const double product_floats = static_cast<double>(frequencies * planes) * rows * outputs.cols;
   // Weights, in floats written over all chunks and slices, and how often w is read for them.
-  const int64_t passes = plan.weight_rows == 0 ? 1 : divide_up(m + 2, plan.weight_rows);
+  const int64_t passes = metal::winograd_passes(plan);
   const double chunks_per_slice = static_cast<double>(tile_chunks * time.count);
   const double times_made = plan.weight_rows == 0 ? 1 : chunks_per_slice;
   const double weight_floats =
-      outs * static_cast<double>(frequencies * metal::winograd_depth_values(p, plan) * pitch * slices);
+      outputs.cols *
+      static_cast<double>(frequencies * metal::winograd_depth_values(p, plan) * pitch * slices);
   const metal::TransformFlops flops = metal::winograd_transform_flops(p, plan);
   const double transforms =
       (tile_floats * flops.input + product_floats * flops.output) / static_cast<double>(frequencies) +
       weight_floats * times_made * flops.weight /
           static_cast<double>(frequencies * metal::winograd_depth_values(p, plan)) +
       products / 2 / static_cast<double>(block.cols) * metal::winograd_staging_flops(plan);
-  const double groups =
-      rows / chunks / static_cast<double>(block.rows) * outs / static_cast<double>(block.cols) * frequencies;
+  const double groups = rows / chunks / static_cast<double>(block.rows * block.cols) *
+                        static_cast<double>(outputs.set_cols * divide_up(frequencies, passes));
   const double busy = busy_share(groups, d);
 
   // A chunk reads a border around its tiles and frames again.
@@ -87,32 +133,22 @@ void cost_winograd(const ConvProblem& p, const Device& d, const WinogradPlan& pl
   const double x_reads = border * static_cast<double>(slices * (plan.tile_rows ? passes : 1));
   const double steady =
       p.operand_bytes() + x * (x_reads - 1) + w * (times_made * static_cast<double>(passes) - 1);
-  const double weights_written = 4.0 * weight_floats * times_made;
-  const double weights_read = 4.0 * weight_floats * chunks_per_slice;
-  // What the system-level cache holds: everything; or a chunk; or else what one pass makes.
-  const double cache = kCacheShare * static_cast<double>(d.system_cache_bytes);
-  const bool all_fits = static_cast<double>(scratch.total()) <= cache;
-  const bool chunk_fits = static_cast<double>(scratch.tiles + scratch.products) <= cache;
-  const double pass = static_cast<double>(scratch.weights + (plan.tile_rows ? scratch.tiles : 0));
-  const bool pass_fits = plan.weight_rows > 0 && (all_fits || (!chunk_fits && pass <= cache));
-  const double value_bytes =
-      2.0 * static_cast<double>(metal::winograd_value_bytes(plan));  // written and read
-  double staged = 0, in_cache = 0;
-  (chunk_fits ? in_cache : staged) += value_bytes * product_floats;
-  (chunk_fits || (plan.tile_rows && pass_fits) ? in_cache : staged) += value_bytes * tile_floats;
-  (pass_fits ? in_cache : staged) += weights_written;
-  (pass_fits || all_fits ? in_cache : staged) += weights_read;
+  const double value_bytes = static_cast<double>(metal::winograd_value_bytes(plan));
+  const Transformed made{value_bytes * tile_floats, value_bytes * product_floats,
+                         4.0 * weight_floats * times_made, 4.0 * weight_floats * chunks_per_slice};
+  const ScratchTraffic scratch = scratch_traffic(p, d, plan, made, outputs.sets);
   const double share = product_share(metal::flops_per_byte(block, plan));
-  const double steps = plan.weight_rows == 0
-                           ? 3 * chunks + static_cast<double>(slices)
-                           : chunks * static_cast<double>(plan.tile_rows ? 1 + 3 * passes : 2 + 2 * passes);
+  const double steps =
+      plan.weight_rows == 0
+          ? 3 * chunks + static_cast<double>(slices)
+          : chunks * static_cast<double>((plan.tile_rows ? passes : 1) + outputs.sets * (2 * passes + 1));
   c.winograd = plan;
-  c.workspace = scratch.total();
+  c.workspace = metal::winograd_scratch(p, plan).total();
   c.flops = products + transforms;
-  c.bytes = steady + staged;
+  c.bytes = steady + scratch.memory;
   c.cost =
       seconds(products / (d.gflops * 1e9 * share * busy) + transforms / (d.gflops * 1e9 * kTransformShare),
-              steady + staged + in_cache / kCacheSpeed, d) +
+              c.bytes + scratch.cache / kCacheSpeed, d) +
       steps * kStepSeconds;
 }
 
@@ -164,6 +200,39 @@ WinogradPlan fit_chunk(const ConvProblem& p, WinogradPlan plan, int64_t budget, 
   return plan;
 }
 
+/// Threadgroups of a product of the largest chunk, over what they would be if tiles filled whole blocks and
+/// whole waves of cores.
+double filled_share(const ConvProblem& p, const Device& d, const WinogradPlan& plan) {
+  const metal::GemmBlock block = metal::winograd_block(p, plan);
+  const int64_t rows = divide_up(metal::winograd_chunk_frames(p, plan), plan.depth_m) * plan.tiles;
+  const int64_t blocks = divide_up(rows, block.rows);
+  const double others =
+      static_cast<double>(divide_up(metal::winograd_held_outs(p, plan), block.cols) *
+                          divide_up(metal::winograd_frequencies(plan), metal::winograd_passes(plan)));
+  return static_cast<double>(rows) / static_cast<double>(blocks * block.rows) *
+         busy_share(static_cast<double>(blocks) * others, d);
+}
+
+/// The plan with its tiles in some more chunks, where those leave fewer cores idle.
+WinogradPlan fill_waves(const ConvProblem& p, const Device& d, const WinogradPlan& fitted) {
+  const int64_t tiles =
+      p.batch * divide_up(p.output(kHeight), fitted.m) * divide_up(p.output(kWidth), fitted.m);
+  const int64_t least = divide_up(tiles, fitted.tiles);
+  WinogradPlan best = fitted;
+  double share = filled_share(p, d, fitted);
+  const int64_t step = 1 + least / 48;
+  for (int64_t chunks = least + step; chunks <= std::min(tiles, least + 12 * step); chunks += step) {
+    WinogradPlan plan = fitted;
+    plan.tiles = divide_up(tiles, chunks);
+    const double found = filled_share(p, d, plan);
+    if (found > share) {
+      share = found;
+      best = plan;
+    }
+  }
+  return best;
+}
+
 /// Why the kernels cannot take a problem that it fits otherwise; empty if they can.
 std::string obstacle(const ConvProblem& p) {
   if (p.in_channels == 0) return "it needs input channels";
@@ -186,7 +255,10 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
   }
   plan.out_slice = std::min(plan.out_slice, p.out_channels);
   const int64_t room = limit - weight_bytes(), groups = divide_up(p.output(kDepth), depth_m);
-  const int64_t pass = plan.tile_rows ? std::min(room, cache - weight_bytes()) : room;
+  // Of all tiles, what leaves a pass's in the cache.
+  const int64_t passes = plan.tile_rows ? 1 : metal::winograd_passes(plan);
+  const int64_t pass =
+      plan.tile_rows || plan.weight_outs > 0 ? std::min(room, passes * (cache - weight_bytes())) : room;
   const std::pair<int64_t, int64_t> budgets[] = {{std::min(cache, room), room}, {room, room}, {room, pass}};
   for (const auto& [budget, tile_budget] : budgets) {
     for (int64_t pieces = 1;; pieces *= 2) {
@@ -195,14 +267,23 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
       if (fitted.tiles > 0) {
         plans.push_back(base);
         cost_winograd(p, d, fitted, plans.back());
+        const WinogradPlan filled = fill_waves(p, d, fitted);
+        if (filled.tiles != fitted.tiles) {
+          plans.push_back(base);
+          cost_winograd(p, d, filled, plans.back());
+        }
       }
       if (plan.frames <= depth_m) break;
     }
   }
 }
 
-/// The plan with the least time, where memory traffic counts a little more than the time it takes.
-Candidate best_of(const std::vector<Candidate>& plans, const Device& d) {
+/// The plan with the least time, where memory traffic counts a little more than the time it takes; but none
+/// slower than `stock` if one is not.
+Candidate best_of(std::vector<Candidate> plans, double stock, const Device& d) {
+  const auto last =
+      std::partition(plans.begin(), plans.end(), [&](const Candidate& c) { return c.cost <= stock; });
+  if (last != plans.begin()) plans.erase(last, plans.end());
   const auto price = [&](const Candidate& c) {
     return c.cost + kTrafficWeight * kOverlap * transfer_seconds(c.bytes, d);
   };
@@ -214,6 +295,29 @@ Candidate best_of(const std::vector<Candidate>& plans, const Device& d) {
 
 /// With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
 bool is_exact(const ConvProblem& p, int m) { return m < 6 || p.out_type != Dtype::float32; }
+
+/// Appends those whose chunks make their weights anew: all frequencies at once or in passes, of all outputs
+/// or of sets of them.
+void add_plans_in_passes(const ConvProblem& p, const Device& d, int64_t limit, WinogradPlan plan,
+                         const Candidate& base, std::vector<Candidate>& plans) {
+  const double cache = static_cast<double>(d.system_cache_bytes) * kCacheShare;
+  for (int rows : {1, 2, 3, 4, plan.m + 2}) {
+    if (rows == plan.m + 1 || rows > plan.m + 2) continue;
+    for (bool tile_rows : {false, true}) {
+      if (tile_rows && rows == plan.m + 2) continue;
+      plan.weight_rows = rows;
+      plan.tile_rows = tile_rows;
+      plan.weight_outs = 0;
+      add_plans(p, d, limit, plan, base, plans);
+      // Sets are for weights that crowd tiles out of the cache, or out of the scratch.
+      if (static_cast<double>(metal::winograd_scratch(p, plan).weights) < cache / 2) continue;
+      for (int64_t outs : {64, 96, 128, 192, 256}) {
+        plan.weight_outs = outs;
+        if (outs < p.out_channels) add_plans(p, d, limit, plan, base, plans);
+      }
+    }
+  }
+}
 
 std::vector<Candidate> plans_in_space(const ConvProblem& p, const Device& d, int64_t limit,
                                       const Candidate& base) {
@@ -227,13 +331,7 @@ std::vector<Candidate> plans_in_space(const ConvProblem& p, const Device& d, int
         WinogradPlan plan{m, 1, depth_m, p.out_channels, depth_m};
         plan.float24 = float24;
         add_plans(p, d, limit, plan, base, plans);
-        for (int rows : {1, 2, 4}) {
-          for (bool tile_rows : {false, true}) {
-            plan.weight_rows = rows;
-            plan.tile_rows = tile_rows;
-            add_plans(p, d, limit, plan, base, plans);
-          }
-        }
+        add_plans_in_passes(p, d, limit, plan, base, plans);
       }
     }
   }
@@ -263,11 +361,14 @@ std::vector<Candidate> plans_along_depth(const ConvProblem& p, const Device& d, 
   return plans;
 }
 
-/// In words: what is made in passes.
+/// In words: what each chunk makes anew, and how much of it at a time.
 std::string passes_of(const WinogradPlan& plan) {
   if (plan.weight_rows == 0) return "";
+  const int64_t frequencies = int64_t{std::min(plan.weight_rows, plan.m + 2)} * (plan.m + 2);
   return std::string(plan.tile_rows ? ", weights and tiles" : ", weights") + " in passes of " +
-         std::to_string(plan.weight_rows * (plan.m + 2)) + " frequencies";
+         std::to_string(frequencies) + " frequencies" +
+         (plan.weight_outs == 0 ? ""
+                                : ", weights of " + std::to_string(plan.weight_outs) + " outputs at a time");
 }
 
 std::string transforms_of(const WinogradPlan& plan) {
@@ -294,16 +395,17 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     c.reason = "the output is empty";
     return;
   }
-  const std::vector<Candidate> plans =
+  std::vector<Candidate> plans =
       p.kernel[kHeight] == 1 ? plans_along_depth(p, d, limit, c) : plans_in_space(p, d, limit, c);
-  const Candidate best = best_of(plans, d);
+  const double stock = stock_route(p, d).seconds;
+  const Candidate best = best_of(std::move(plans), stock, d);
   if (best.workspace == 0) {
     c.legal = false;
     c.reason = "its workspace does not fit the limit of " + std::to_string(limit >> 20) + " MiB";
     return;
   }
   c = best;
-  c.reason = transforms_of(c.winograd) + compared(c, "stock", stock_route(p, d).seconds);
+  c.reason = transforms_of(c.winograd) + compared(c, "stock", stock);
 }
 
 }  // namespace mlx_conv3d

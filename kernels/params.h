@@ -115,6 +115,7 @@ struct WinogradFramesGemm {
 
 /// y[n][frame][row][col][output] from products, whose frame f lies in plane f % planes.
 struct WinogradOutput {
+  int64_t first;  ///< offset of the products of these outputs
   int64_t frequency_stride, plane_stride, count;  ///< count: of all values in products
   int32_t planes;
   int32_t first_frame, frames, height, width;  ///< of y

@@ -15,8 +15,8 @@ template <typename T, int M>
   constexpr int size = M + 2;
   const int tile = at.y, frame = at.z;
   const TransformedInput from{products, p.count};
-  const int64_t first_value =
-      frame % p.planes * p.plane_stride + (int64_t(frame / p.planes) * p.tiles + tile) * p.out_pitch + at.x;
+  const int64_t first_value = p.first + frame % p.planes * p.plane_stride +
+                              (int64_t(frame / p.planes) * p.tiles + tile) * p.out_pitch + at.x;
   float columns[M * size];
 #pragma unroll
   for (int j = 0; j < size; ++j) {

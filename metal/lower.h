@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "core/plan.h"
 #include "kernels/params.h"
 #include "metal/program.h"
@@ -69,6 +71,16 @@ TransformFlops winograd_transform_flops(const ConvProblem& problem, const Winogr
 
 /// Channels from one transformed tile to the next.
 int64_t winograd_tile_pitch(int64_t channels);
+
+/// Output channels whose weights are held at a time.
+inline int64_t winograd_held_outs(const ConvProblem& p, const WinogradPlan& plan) {
+  const int64_t slice = std::min(plan.out_slice, p.out_channels);
+  return plan.weight_outs == 0 ? slice : std::min(plan.weight_outs, slice);
+}
+/// Passes over the rows of frequencies that a chunk takes.
+inline int64_t winograd_passes(const WinogradPlan& plan) {
+  return plan.weight_rows == 0 ? 1 : divide_up(plan.m + 2, plan.weight_rows);
+}
 
 /// Scratch bytes of lower()'s Program for these chunks.
 struct WinogradScratch {

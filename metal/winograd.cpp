@@ -10,7 +10,6 @@
 #include <stdexcept>
 
 #include "metal/builder.h"
-#include "metal/winograd_flops.h"
 
 namespace mlx_conv3d::metal {
 namespace {
@@ -34,6 +33,8 @@ class Lowering {
         frequencies_(winograd_frequencies(plan)),
         rows_(plan.along_depth() ? 1 : plan.m + 2),
         columns_(frequencies_ / rows_),
+        pass_rows_(plan.weight_rows == 0 ? rows_ : std::min<int64_t>(plan.weight_rows, rows_)),
+        held_outs_(winograd_held_outs(p, plan)),
         tile_rows_(divide_up(p.output(kHeight), plan.m)),
         tile_cols_(divide_up(p.output(kWidth), plan.m)),
         channel_pitch_(winograd_tile_pitch(p.in_channels)),
@@ -54,9 +55,10 @@ class Lowering {
     const int64_t frame_chunks =
         divide_up(groups, divide_up(winograd_chunk_frames(p_, plan_), plan_.depth_m));
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
-      first_out_ = o;
-      out_channels_ = std::min(plan_.out_slice, p_.out_channels - o);
-      out_pitch_ = round_up(out_channels_, block_.cols);
+      slice_start_ = o;
+      slice_end_ = std::min(o + plan_.out_slice, p_.out_channels);
+      out_pitch_ = round_up(std::min(held_outs_, slice_end_ - o), block_.cols);
+      select_set(0);
       if (plan_.weight_rows == 0) transform_weights(0, rows_);
       if (plan_.fused) {
         convolve_frames(tiles, groups);
@@ -71,9 +73,7 @@ class Lowering {
           chunk.first_tile = tiles * t / tile_chunks;
           chunk.tiles = tiles * (t + 1) / tile_chunks - chunk.first_tile;
           chunk.tile_frames = winograd_tile_frames(p_, plan_, chunk.frames);
-          if (!plan_.tile_rows) transform_input(chunk, 0, rows_);
-          multiply(chunk);
-          transform_output(chunk);
+          compute(chunk);
         }
       }
     }
@@ -88,23 +88,54 @@ class Lowering {
   };
 
   int64_t weights_stride() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_pitch_; }
+  /// Of a frequency's weights, those of the set.
+  int64_t weights_used() const { return winograd_depth_values(p_, plan_) * channel_pitch_ * out_columns(); }
   int64_t tiles_stride(const Chunk& c) const { return c.tile_frames * c.tiles * channel_pitch_; }
   int64_t plane_stride(const Chunk& c) const { return round_up(c.rows(), block_.rows) * out_pitch_; }
   int64_t products_stride(const Chunk& c) const { return winograd_planes(plan_) * plane_stride(c); }
-  int64_t products_count(const Chunk& c) const { return frequencies_ * products_stride(c); }
+  /// Values of the slice's products that are in scratch together.
+  int64_t products_count(const Chunk& c) const {
+    return (pass_rows_ == rows_ ? 1 : sets()) * frequencies_ * products_stride(c);
+  }
   int64_t tiles_count(const Chunk& c) const {
-    return (plan_.tile_rows ? plan_.weight_rows * columns_ : frequencies_) * tiles_stride(c);
+    return (plan_.tile_rows ? pass_rows_ * columns_ : frequencies_) * tiles_stride(c);
   }
 
-  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
-  void multiply(const Chunk& c) {
-    const int64_t rows = plan_.weight_rows == 0 ? rows_ : plan_.weight_rows;
-    for (int64_t first = 0; first < rows_; first += rows) {
-      const int64_t count = std::min(rows, rows_ - first);
-      if (plan_.weight_rows > 0) transform_weights(first, count);
-      if (plan_.tile_rows) transform_input(c, first, count);
-      multiply(c, first, count);
+  /// Sets of outputs that a slice's weights are made in.
+  int64_t sets() const { return divide_up(slice_end_ - slice_start_, held_outs_); }
+  void select_set(int64_t set) {
+    set_ = set;
+    first_out_ = slice_start_ + set * held_outs_;
+    out_channels_ = std::min(held_outs_, slice_end_ - first_out_);
+  }
+  template <class Steps>
+  void for_each_set(Steps steps) {
+    for (int64_t set = 0; set < sets(); ++set) {
+      select_set(set);
+      steps();
     }
+  }
+  /// Whole blocks of the set's outputs.
+  int64_t out_columns() const { return round_up(out_channels_, block_.cols); }
+  /// The set's first frequency in `products`.
+  int64_t first_products() const { return pass_rows_ == rows_ ? 0 : set_ * frequencies_; }
+
+  /// All frequencies at once, or in passes of some rows of them that make their weights and tiles first.
+  /// Several sets of a slice's outputs take turns in a pass, so that its tiles meet the weights of all of
+  /// them.
+  void compute(const Chunk& c) {
+    const bool one_pass = pass_rows_ == rows_;
+    if (!plan_.tile_rows) transform_input(c, 0, rows_);
+    for (int64_t first = 0; first < rows_; first += pass_rows_) {
+      const int64_t count = std::min(pass_rows_, rows_ - first);
+      if (plan_.tile_rows) transform_input(c, first, count);
+      for_each_set([&] {
+        if (plan_.weight_rows > 0) transform_weights(first, count);
+        multiply(c, first, count);
+        if (one_pass) transform_output(c);
+      });
+    }
+    if (!one_pass) for_each_set([&] { transform_output(c); });
   }
 
   /// For `rows` rows of the frequencies.
@@ -121,14 +152,14 @@ class Lowering {
     a.flip = p_.flip;
     a.depth_m = plan_.depth_m;
     Step step =
-        transform("weight", p_.w_type, {out_pitch_, channel_pitch_, winograd_depth_values(p_, plan_)});
+        transform("weight", p_.w_type, {out_columns(), channel_pitch_, winograd_depth_values(p_, plan_)});
     step.bindings = {{0, b_.w}, {1, weights_, true}};
     step.arguments = {argument(2, a)};
     set_rows(step, first_row, rows);
     step.discards = {weights_};
     const double pairs = static_cast<double>(p_.in_channels * out_channels_);
     step.nbytes = pairs * static_cast<double>(p_.taps() * item_size(p_.w_type)) +
-                  4.0 * static_cast<double>(rows * columns_ * weights_stride());
+                  4.0 * static_cast<double>(rows * columns_ * weights_used());
     step.flops = pairs * flops_.weight * share(rows);
     b_.add(std::move(step));
   }
@@ -165,20 +196,21 @@ class Lowering {
     step.kernel +=
         std::to_string(block_.rows) + "x" + std::to_string(block_.cols) + (block_.blocked ? "_blocked" : "");
     step.source += ".metal";
-    step.grid = {out_pitch_ / block_.cols, divide_up(c.rows(), block_.rows), frequencies};
+    step.grid = {out_columns() / block_.cols, divide_up(c.rows(), block_.rows), frequencies};
     step.threadgroup = {kGemmThreads, 1, 1};
     step.bindings = {{0, tiles_}, {1, weights_}, {2, products_, true}};
-    if (first == 0) step.discards = {products_};
+    if (first == 0 && first_products() == 0) step.discards = {products_};
+    const int64_t plane = plane_stride(c) / out_pitch_ * out_columns(),
+                  written = winograd_planes(plan_) * plane;
     // Frames that a depth stride or dilation leaves out are not read.
     const int64_t frames_read = std::min(c.tile_frames, c.frames * p_.kernel[kDepth]);
     step.nbytes =
-        value_bytes_ *
-            static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ + products_stride(c))) +
-        4.0 * static_cast<double>(frequencies * weights_stride());
+        value_bytes_ * static_cast<double>(frequencies * (frames_read * c.tiles * channel_pitch_ + written)) +
+        4.0 * static_cast<double>(frequencies * weights_used());
     set_float24(step);
-    step.flops = 2.0 * static_cast<double>(frequencies * plane_stride(c)) * static_cast<double>(depth);
-    step.flops += winograd_staging_flops(plan_) *
-                  static_cast<double>(frequencies * plane_stride(c) / block_.cols * depth);
+    step.flops = 2.0 * static_cast<double>(frequencies * plane) * static_cast<double>(depth);
+    step.flops +=
+        winograd_staging_flops(plan_) * static_cast<double>(frequencies * plane / block_.cols * depth);
     b_.add(std::move(step));
   }
 
@@ -186,7 +218,7 @@ class Lowering {
   Step product(const Chunk& c, int64_t first) const {
     WinogradGemm a{};
     a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
-    a.first_products = static_cast<int32_t>(first);
+    a.first_products = static_cast<int32_t>(first_products() + first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -211,7 +243,7 @@ class Lowering {
   Step pair_product(const Chunk& c, int64_t first) const {
     WinogradDepthGemm a{};
     a.first_tiles = static_cast<int32_t>(plan_.tile_rows ? 0 : first);
-    a.first_products = static_cast<int32_t>(first);
+    a.first_products = static_cast<int32_t>(first_products() + first);
     a.tiles_frequency_stride = tiles_stride(c);
     a.weights_frequency_stride = weights_stride();
     a.products_frequency_stride = products_stride(c);
@@ -232,6 +264,7 @@ class Lowering {
 
   void transform_output(const Chunk& c) {
     WinogradOutput a{};
+    a.first = first_products() * products_stride(c);
     a.frequency_stride = products_stride(c);
     a.count = products_count(c);
     a.plane_stride = plane_stride(c);
@@ -354,125 +387,18 @@ class Lowering {
   const Layout& layout_;
   Builder& b_;
   const int64_t frequencies_, rows_, columns_;  ///< rows of columns of frequencies
+  const int64_t pass_rows_, held_outs_;         ///< whose weights are held at a time
   const int64_t tile_rows_, tile_cols_, channel_pitch_;
   const double value_bytes_;
   const TransformFlops flops_;
   const GemmBlock block_;
   int weights_ = -1, tiles_ = -1, products_ = -1;
-  int64_t first_out_ = 0, out_channels_ = 0, out_pitch_ = 0;
+  int64_t slice_start_ = 0, slice_end_ = 0, set_ = 0;
+  int64_t first_out_ = 0, out_channels_ = 0;  ///< of the set
+  int64_t out_pitch_ = 0;                     ///< of the slice's first set, the largest
 };
 
 }  // namespace
-
-int64_t winograd_tile_pitch(int64_t channels) { return round_up(channels, MLX_CONV3D_GEMM_DEPTH); }
-
-std::string depth_tile_obstacle(const ConvProblem& p, const WinogradPlan& plan) {
-  const bool flat = p.kernel[kHeight] == 1;
-  if (plan.along_depth() != flat)
-    return flat ? "a 3x1x1 kernel has tiles of one position" : "tiles are 2, 4 or 6";
-  if (flat && plan.weight_rows > 0) return "a 3x1x1 kernel has its weights made at once";
-  if (plan.float24 && (flat || !takes_float24(p))) return "24 bits are for bf16 results of 3x3 kernels";
-  if (plan.fused && !flat) return "only a 3x1x1 kernel has its transforms in the product";
-  if (plan.fused && !fuses_transforms(p)) return "the product has transforms for 16-bit operands and results";
-  if (plan.depth_m == 1 && !flat) return "";
-  if (plan.depth_m != 2 && !(flat && (plan.depth_m == 4 || plan.depth_m == 6))) {
-    return flat ? "it is 2, 4 or 6" : "it is 1 or 2";
-  }
-  if (p.kernel[kDepth] != 3) return "it needs three depth taps";
-  if (p.stride[kDepth] != 1 || p.dilation[kDepth] != 1) return "it needs depth stride and dilation 1";
-  return "";
-}
-
-bool fuses_transforms(const ConvProblem& p) {
-  return p.kernel[kHeight] == 1 && p.x_type == p.out_type && p.out_type != Dtype::float32;
-}
-
-int64_t winograd_depth_values(const ConvProblem& p, const WinogradPlan& plan) {
-  return plan.along_depth() ? 1 : winograd_depth_terms(p.kernel[kDepth], plan.depth_m);
-}
-
-int64_t winograd_tile_frames(const ConvProblem& p, const WinogradPlan& plan, int64_t frames) {
-  return plan.along_depth() ? divide_up(frames, plan.depth_m) : winograd_input_frames(p, frames);
-}
-
-TransformFlops winograd_transform_flops(const ConvProblem& p, const WinogradPlan& plan) {
-  if (plan.along_depth()) {
-    const WinogradFlops one = winograd_flops(plan.depth_m);
-    return {1.0 * one.input, 1.0 * one.weight, 1.0 * one.output};
-  }
-  // Columns, then rows; of weights every depth value, of F(2, 3) along depth the 9 columns before.
-  const WinogradFlops one = winograd_flops(plan.m);
-  const int size = plan.m + 2;
-  const double before = plan.depth_m > 1 ? 9.0 * winograd_flops(plan.depth_m).weight : 0;
-  return {2.0 * size * one.input,
-          (3.0 + size) * one.weight * static_cast<double>(winograd_depth_values(p, plan)) + before,
-          1.0 * (size + plan.m) * one.output};
-}
-
-int64_t winograd_chunk_frames(const ConvProblem& p, const WinogradPlan& plan) {
-  const int64_t frames = std::max<int64_t>(1, plan.frames / plan.depth_m) * plan.depth_m;
-  return plan.frames >= p.output(kDepth) ? p.output(kDepth) : std::min(frames, p.output(kDepth));
-}
-
-GemmBlock winograd_block(const ConvProblem& p, const WinogradPlan& plan) {
-  const bool pairs = winograd_planes(plan) > 1;
-  const int64_t rows = divide_up(plan.frames, plan.depth_m) * plan.tiles;
-  if (plan.fused) return {kFramesRows, kFramesCols};
-  GemmBlock best;
-  best.blocked = p.out_type == Dtype::float32;
-  best.rows = pairs || rows <= 32 ? 32 : 64;
-  // The widest has 48 sums a thread: 64x96 for single frames, 32x96 for pairs. Totals take as many again.
-  const bool widest = (pairs || best.rows == 64) && !best.blocked;
-  const int64_t out_channels = std::min(plan.out_slice, p.out_channels);
-  // The widest block among those that waste fewest columns: it reads the tiles least often.
-  int64_t columns = 0;
-  for (int64_t cols : {96, 64, 32}) {
-    if (cols == 96 && !widest) continue;
-    const int64_t padded = round_up(out_channels, cols);
-    if (columns == 0 || padded < columns) {
-      columns = padded;
-      best.cols = cols;
-    }
-  }
-  // As many sums as 32x96.
-  if (pairs && best.cols == 64 && !best.blocked && rows > 32) best.rows = 48;
-  return best;
-}
-
-double flops_per_byte(const GemmBlock& block, const WinogradPlan& plan) {
-  const double rows = static_cast<double>(block.rows), cols = static_cast<double>(block.cols);
-  // Per product staged; an input of a pair is a sum of two.
-  const double row_bytes = static_cast<double>(winograd_planes(plan) * winograd_value_bytes(plan));
-  return 2 * rows * cols / (rows * row_bytes + 4 * cols);
-}
-
-double winograd_staging_flops(const WinogradPlan& plan) {
-  const int64_t planes = winograd_planes(plan);
-  return static_cast<double>(2 * (planes - 1) + (plan.float24 ? 4 * planes : 0));
-}
-
-double fused_flops_per_byte(const ConvProblem& p, const WinogradPlan& plan) {
-  const GemmBlock block = winograd_block(p, plan);
-  return 2.0 * static_cast<double>(block.rows * block.cols) /
-         static_cast<double>(item_size(p.x_type) * block.rows + 4 * block.cols);
-}
-
-WinogradScratch winograd_scratch(const ConvProblem& p, const WinogradPlan& plan) {
-  const int64_t frequencies = winograd_frequencies(plan), pitch = winograd_tile_pitch(p.in_channels);
-  const int64_t frames = winograd_chunk_frames(p, plan);
-  const int64_t rows = divide_up(frames, plan.depth_m) * plan.tiles;
-  const GemmBlock block = winograd_block(p, plan);
-  const int64_t out_pitch = round_up(std::min(plan.out_slice, p.out_channels), block.cols);
-  WinogradScratch s;
-  const int64_t held = plan.weight_rows == 0 ? frequencies : plan.weight_rows * (plan.m + 2);
-  s.weights = 4 * held * winograd_depth_values(p, plan) * pitch * out_pitch;
-  if (plan.fused) return s;
-  s.tiles = winograd_value_bytes(plan) * (plan.tile_rows ? held : frequencies) *
-            winograd_tile_frames(p, plan, frames) * plan.tiles * pitch;
-  s.products = winograd_value_bytes(plan) * frequencies * winograd_planes(plan) * round_up(rows, block.rows) *
-               out_pitch;
-  return s;
-}
 
 void lower_winograd(const ConvProblem& p, const Candidate& candidate, const Layout& layout,
                     Builder& builder) {

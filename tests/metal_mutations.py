@@ -167,6 +167,10 @@ FOCUSED: dict[str, list[GpuProblem]] = {
             padding=((1, 1), (3, 1), (2, 2)),
             modes=("edge", "zeros", "reflect"),
         ),
+        winograd(
+            (1, 4, 6, 7, 5), (70, *CUBE, 5), (2, 12, 2, 70, 2, 2, 0, 0, 0, 32), padding=1, dtype="float16"
+        ),
+        winograd((1, 3, 5, 5, 4), (40, *CUBE, 4), (4, 4, 1, 40, 1, 6, 0, 0, 1, 32), dtype="bfloat16"),
     ],
     "grouped": [
         grouped(

@@ -45,7 +45,7 @@ class Case:
     algorithm: str = "winograd"
     # Winograd's m, tiles, frames, output channels per slice; then depth tile (1), rows of weights per pass (0: all) and
     # whether tiles, too, are made in these passes (0); along depth, whether the product has the transforms (0);
-    # whether tiles and products have 24 bits in scratch (0).
+    # whether tiles and products have 24 bits in scratch (0); the outputs whose weights a pass makes at a time (0: all).
     chunks: tuple[int, ...] = ()
     block: tuple[int, ...] = ()  # rows and columns of a gathered product's blocks
     strides: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of x, lead and w, where they are not row-major

@@ -23,6 +23,16 @@ CASES = {
         "m3-max",
         replace(WINOGRAD, x=(1, 4, 12, 12, 32), w=(64, 3, 3, 3, 32), dtype="bfloat16", chunks=(6, 4, 2, 32)),
     ),
+    "winograd, 32 outputs' weights at a time": (
+        "m3-max",
+        replace(
+            WINOGRAD,
+            x=(1, 5, 12, 12, 16),
+            w=(70, 3, 3, 3, 16),
+            dtype="bfloat16",
+            chunks=(6, 4, 2, 70, 2, 2, 1, 0, 1, 32),
+        ),
+    ),
     "winograd, two images": (
         "m4",
         replace(WINOGRAD, x=(2, 3, 7, 9, 16), dtype="float16", chunks=(6, 9, 2, 32)),

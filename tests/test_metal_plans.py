@@ -69,6 +69,8 @@ def test_model_of_stock_fits_the_published_times(shape: tuple[int, ...], millise
         (41, 120, 208, 384, 384),
         (61, 256, 256, 256, 256),
         (17, 68, 120, 1024, 1024),
+        (31, 36, 64, 512, 2048),
+        (16, 18, 32, 1024, 4096),
     ],
 )
 def test_large_layers(layer: tuple[int, ...], device: str) -> None:
@@ -143,6 +145,39 @@ def test_weights_in_passes_where_they_would_fill_the_scratch() -> None:
     assert p.algorithm == "winograd" and p.weight_rows > 0 and p.chunk[2] == 512
     assert "in passes of" in p.reason
     assert Program.from_dict(p.program).scratch_bytes == p.workspace <= LIMIT
+
+
+WIDE = [(24, 72, 128, 256, 1024), (31, 36, 64, 512, 2048), (61, 64, 96, 128, 1024)]
+
+
+@pytest.mark.parametrize("device", ["m1", "m3-max"])
+@pytest.mark.parametrize("layer", WIDE)
+def test_weights_in_sets_of_outputs_where_they_would_crowd_out_tiles(
+    layer: tuple[int, ...], device: str
+) -> None:
+    """A chunk's tiles, made once, meet the weights of one set of outputs after the other."""
+    p = plan(*layer, device)
+    assert p.algorithm == "winograd" and 0 < p.weight_outs < p.chunk[2] == layer[4]
+    assert f"weights of {p.weight_outs} outputs at a time" in p.reason
+    program = Program.from_dict(p.program)
+    assert program.scratch_bytes == p.workspace <= LIMIT
+    names = [s.kernel.split("_")[1] for s in program.steps]
+    sets = -(-layer[4] // p.weight_outs)
+    assert names.count("weight") % sets == 0 and names.count("output") % sets == 0
+    assert names.count("input") * sets <= names.count("weight")
+    assert p.cost < candidate(p, "stock").cost
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_no_sets_where_weights_are_few(channels: int) -> None:
+    assert plan(16, 128, 128, channels, channels, "m3-max", algorithm="winograd").weight_outs == 0
+
+
+@pytest.mark.parametrize("device", ["m1", "m1-max", "m3-max", "m4-max"])
+def test_fewer_bytes_do_not_make_a_plan_slower_than_stock(device: str) -> None:
+    """1024 to 512 channels: the plan of least traffic is slower than stock, the fastest is not."""
+    p = plan(4, 176, 320, 1024, 512, device)
+    assert p.algorithm == "winograd" and p.cost <= candidate(p, "stock").cost
 
 
 @pytest.mark.parametrize("device", ["m1", "m3-max"])
