@@ -16,6 +16,8 @@ namespace mlx_conv3d::cpu_model {
 constexpr double kCoreFlops = 135e9;
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
+/// The same where the weights are made panel by panel; the time of so many rows goes with a panel's weights.
+constexpr double kPanelShare = 0.80, kPanelRows = 4, kMadeFloats = 3.5e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
 // The same of AMX, by the number of bf16 parts: its products, and per thread items packed into slabs, weights

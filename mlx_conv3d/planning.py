@@ -27,7 +27,8 @@ class Candidate:
     of Winograd's F(m, k) or 0, `pixels` whether that reads the input as it is ("single") or what is stored of one
     upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
     depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
-    0 where all are made once, `chunk` the sizes of what is computed at a time.
+    0 where all are made once, `weight_channels` the input channels whose weights a CPU's thread makes at a time for one
+    panel of output channels or 0 where all are made beforehand, `chunk` the sizes of what is computed at a time.
     """
 
     algorithm: str
@@ -42,6 +43,7 @@ class Candidate:
     pixels: str
     depth_tile: int
     weight_rows: int
+    weight_channels: int
     chunk: tuple[int, int, int]
 
 
