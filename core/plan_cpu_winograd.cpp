@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kFewTiles = 4;
 /// Of a thread's cache where weights are made panel by panel: bytes of them, and of the sums of all products.
-constexpr int64_t kHeldWeights = 512 << 10, kHeldSums = 1 << 20;
+constexpr int64_t kHeldWeights = 512 << 10, kHeldSums = 2 << 20;
 constexpr int64_t kMostHeld = 192;  ///< input channels: short enough that fp32 sums stay within 1e-6
 
 /// Input channels as the products take them.
