@@ -198,6 +198,7 @@ nb::dict to_dict(const Candidate& c) {
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
     d["weight_rows"] = c.winograd.weight_rows;
     d["weight_outs"] = c.winograd.weight_outs;
+    d["weight_channels"] = c.winograd.weight_channels;
   } else {
     d["tile"] = 0;
     d["pixels"] = "";
@@ -205,6 +206,7 @@ nb::dict to_dict(const Candidate& c) {
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
     d["weight_rows"] = 0;
     d["weight_outs"] = 0;
+    d["weight_channels"] = 0;
   }
   return d;
 }

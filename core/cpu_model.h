@@ -15,7 +15,9 @@ namespace mlx_conv3d::cpu_model {
 // transforms' speed per thread in floats written. Machines scale with `gflops`, from a core's kCoreFlops.
 constexpr double kCoreFlops = 135e9;
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
-constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 0.6e9;
+constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 1.8e9;
+/// The same where the weights are made panel by panel; the time of so many rows goes with a panel's weights.
+constexpr double kPanelShare = 0.80, kPanelRows = 4, kMadeFloats = 3.5e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
 // The same of AMX, by the number of bf16 parts: its products, and per thread items packed into slabs, weights
@@ -28,8 +30,8 @@ constexpr double kTileResults = 4.4e9;
 
 // Of AMX under winograd: its products, the transforms along depth and of weights per thread, and the share of
 // the memory's bandwidth with which each block of rows reads the weights.
-constexpr double kWinogradTileShare = 0.55, kTileDepthFloats = 3.3e9, kTileWeightFloats = 0.9e9;
-constexpr double kTileStream = 0.60;
+constexpr double kWinogradTileShare = 0.55, kTileDepthFloats = 4.8e9, kTileWeightFloats = 1.4e9;
+constexpr double kTileStream = 1.6;
 constexpr double kTileProducts[] = {0, 1, 3, 6};  ///< of parts that one product takes
 
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.

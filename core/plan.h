@@ -50,13 +50,16 @@ struct WinogradPlan {
   Pixels pixels = Pixels::single;
   int weight_rows = 0;  ///< rows of the (m+2)x(m+2) frequencies whose weights are held at a time, made anew
                         ///< for every chunk; 0: all of them, made once; only on Metal
-  bool tile_rows = false;  ///< these rows are all that is held of the tiles, too
-  int parts = 0;           ///< see WinogradForm
-  bool fused = false;      ///< along depth alone: only the weights are in scratch, and a slice is one chunk
-  bool float24 = false;    ///< tiles and products have 24 bits in scratch; only on Metal
-  int64_t weight_outs =
-      0;  ///< with weight_rows: output channels whose weights are held at a time; 0: a
-          ///< slice's. All of a slice pass a chunk before the next frequencies, or chunk, come
+  bool tile_rows = false;   ///< these rows are all that is held of the tiles, too
+  int parts = 0;            ///< see WinogradForm
+  bool fused = false;       ///< along depth alone: only the weights are in scratch, and a slice is one chunk
+  bool float24 = false;     ///< tiles and products have 24 bits in scratch; only on Metal
+  int64_t weight_outs = 0;  ///< with weight_rows: output channels whose weights are held at a time; 0: a
+                            ///< slice's. All of a slice pass a chunk before the next frequencies, or chunk,
+                            ///< come
+  int64_t weight_channels = 0;  ///< input channels whose weights a thread makes at a time, of one panel of
+                                ///< output channels, to multiply with them at once; 0: all are made
+                                ///< beforehand; only on CPUs
 
   bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts}; }
@@ -109,6 +112,12 @@ inline int64_t winograd_input_floats(const WinogradForm& form, int64_t rows, int
   const int64_t elements = form.all_pixels() * rows * channel_pitch;
   if (form.parts == 0 || form.depth_m == 2) return elements;
   return (form.parts * winograd_part_stride(elements) + 16 * channel_pitch) / 2;
+}
+
+/// Floats of a thread's scratch where weights are made panel by panel: those of plan.weight_channels, and the
+/// sums of all `rows` (frame, tile).
+inline int64_t winograd_panel_floats(const WinogradPlan& plan, int64_t rows, int64_t panel) {
+  return plan.form().all_products() * (plan.weight_channels + rows) * panel;
 }
 
 /// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs

@@ -307,7 +307,7 @@ void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {
 void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c) {
   switch (c.algorithm) {
     case Algorithm::winograd:
-      consider_cpu_winograd(p, d, limit, like ? like->winograd.form() : WinogradForm{}, c);
+      consider_cpu_winograd(p, d, limit, like ? &like->winograd : nullptr, c);
       break;
     case Algorithm::taps:
       consider_gemm(p, d, limit, like, c, "one 2-D convolution per depth tap, summed in fp32 in place");

@@ -10,9 +10,9 @@ namespace mlx_conv3d {
 /// `like`, the arithmetic is as there.
 void consider_cpu(const ConvProblem& problem, const Device& device, int64_t limit, const Candidate* like,
                   Candidate& candidate);
-/// Of winograd's forms only `only` is considered, if its m is not 0.
+/// Given `like`, sums are ordered as there.
 void consider_cpu_winograd(const ConvProblem& problem, const Device& device, int64_t limit,
-                           const WinogradForm& only, Candidate& candidate);
+                           const WinogradPlan* like, Candidate& candidate);
 
 /// Puts a legal candidate's products on the matrix unit, where there is one and that is faster, or `like` is
 /// there.

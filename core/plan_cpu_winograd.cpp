@@ -14,6 +14,9 @@ using namespace cpu_model;
 namespace {
 
 constexpr int64_t kFewTiles = 4;
+/// Of a thread's cache where weights are made panel by panel: bytes of them, and of the sums of all products.
+constexpr int64_t kHeldWeights = 512 << 10, kHeldSums = 2 << 20;
+constexpr int64_t kMostHeld = 192;  ///< input channels: short enough that fp32 sums stay within 1e-6
 
 /// Input channels as the products take them.
 int64_t product_channels(const ConvProblem& p, WinogradForm form) {
@@ -107,6 +110,71 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   return true;
 }
 
+/// How many depth taps all output frames meet.
+double met_taps(const ConvProblem& p, int64_t frames) {
+  int64_t met = 0;
+  for (int64_t f = 0; f < frames; ++f) {
+    for (int64_t kd = 0; kd < p.kernel[kDepth]; ++kd) {
+      const int64_t at = f * p.stride[kDepth] + kd * p.dilation[kDepth] - p.pad_lo[kDepth];
+      met += p.source_index(kDepth, at) >= 0 ? 1 : 0;
+    }
+  }
+  return static_cast<double>(met);
+}
+
+/// Chunks where the weights are made panel by panel: a thread's sums of one panel stay in its cache. False if
+/// none fits the limit.
+bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form, Candidate& c) {
+  const int64_t products = form.all_products(), panel = d.panel_vectors * d.vector_width;
+  const int64_t tiles = winograd_tiles(p, form), all_frames = std::max<int64_t>(1, p.output(kDepth));
+  const int64_t channels = std::max<int64_t>(1, p.in_channels);
+  const int64_t most_held =
+      std::clamp<int64_t>(kHeldWeights / (4 * products * panel), d.vector_width, kMostHeld);
+  WinogradPlan w{form.m, 0, 0, std::max<int64_t>(1, p.out_channels), 1, form.pixels};
+  w.weight_channels = round_up(divide_up(channels, divide_up(channels, most_held)), d.vector_width);
+  const auto bytes = [&](int64_t t, int64_t f) {
+    const int64_t rows_in = winograd_input_frames(p, f) * t;
+    return 4 * (winograd_input_floats(form, rows_in, round_up(channels, w.weight_channels)) +
+                d.cores * winograd_panel_floats(w, t * f, panel)) +
+           4096;
+  };
+  const int64_t most_rows = std::max<int64_t>(1, kHeldSums / (4 * products * panel));
+  int64_t f = std::min(all_frames, most_rows), t = std::min(tiles, std::max<int64_t>(1, most_rows / f));
+  while (t < std::min<int64_t>(tiles, kFewTiles) && f > 1) {
+    f = divide_up(f, 2);
+    t = std::min(tiles, std::max<int64_t>(1, most_rows / f));
+  }
+  while (bytes(t, f) > limit && t * f > 1) (t > f ? t : f) = divide_up(t > f ? t : f, 2);
+  if (bytes(t, f) > limit) return false;
+  w.tiles = t = divide_up(tiles, divide_up(tiles, t));
+  w.frames = f = divide_up(all_frames, divide_up(all_frames, f));
+
+  const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
+  const double out_lanes = static_cast<double>(lanes(p.out_channels, d)), rows = static_cast<double>(t * f);
+  const double frames_in = static_cast<double>(winograd_input_frames(p, f) * divide_up(all_frames, f));
+  const double met = met_taps(p, all_frames), all_tiles = static_cast<double>(products * tiles);
+  const double weights = static_cast<double>(channels) * out_lanes;
+  const double product_flops = 2.0 * all_tiles * met * weights;
+  const double input_floats =
+      static_cast<double>(form.all_pixels() * tiles * round_up(channels, d.vector_width)) * frames_in /
+      static_cast<double>(p.input_dilation[kDepth]);
+  const double output_floats = all_tiles * static_cast<double>(all_frames) * out_lanes;
+  // A chunk makes the weights of the taps that it meets.
+  const double taps = std::min<double>(static_cast<double>(p.kernel[kDepth]), met);
+  const double made = chunks * taps * weights * products;
+  c.winograd = w;
+  c.workspace = bytes(t, f);
+  const double terms = form.side() - 1;
+  c.flops = product_flops + 4.0 * terms * (input_floats + output_floats + made * 3 / form.products());
+  c.bytes = p.operand_bytes() + 8.0 * input_floats +
+            4.0 * static_cast<double>(p.kernel[kHeight] * p.kernel[kWidth]) * taps * weights * (chunks - 1);
+  const double scale = core_scale(d);
+  c.cost = product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows +
+           (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
+           made / (kMadeFloats * d.cores * scale) + 2 * chunks * kStepSeconds;
+  return true;
+}
+
 /// bf16 parts for a matrix unit; 0 where there is none. A transformed bf16 number needs two, whose error
 /// rounding the result hides; rounding to fp16 does not.
 int tile_parts(const ConvProblem& p, const Device& d) {
@@ -155,7 +223,7 @@ WinogradChunk fit_winograd_chunk(int64_t tiles, int64_t all_frames, int depth_m,
   return {divide_up(tiles, divide_up(tiles, t)), f};
 }
 
-void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradForm& only,
+void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradPlan* like,
                            Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
@@ -168,9 +236,14 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
       if (depth_m == 2 && !fits_depth_winograd(p)) continue;
       for (int parts : {0, tile_parts(p, d)}) {
         const WinogradForm form{m, kind, depth_m, parts};
-        if (only.m != 0 && form != only) continue;
-        Candidate at = c;
-        if (fit_winograd(p, d, limit, form, at) && at.cost < best.cost) best = at;
+        if (like != nullptr && form != like->form()) continue;
+        for (const auto fit : {fit_winograd, fit_panels}) {
+          const bool by_panel = fit == fit_panels;
+          if (by_panel && (p.prepared || depth_m == 2 || parts > 0)) continue;
+          if (like != nullptr && by_panel != (like->weight_channels > 0)) continue;
+          Candidate at = c;
+          if (fit(p, d, limit, form, at) && at.cost < best.cost) best = at;
+        }
       }
     }
   }
@@ -184,7 +257,8 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   c.reason = "F(" + m + "x" + m + ", " + taps + "x" + taps + ")" +
              (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
              " with the depth taps summed in the transform domain" +
-             (c.winograd.depth_m == 2 ? " by F(2, 3): " : ": ") +
+             (c.winograd.depth_m == 2 ? " by F(2, 3)" : "") +
+             (c.winograd.weight_channels > 0 ? ", weights made panel by panel: " : ": ") +
              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
              " direct FLOPs per 100 executed" +
              (c.winograd.parts == 0   ? ""

@@ -2,7 +2,9 @@
 // every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
 // every output frame is transformed back once. With F(2, 3) along depth too (depth_m 2) a pair of output
 // frames takes four products with K = C instead of six. All threads share a chunk of tiles, phase by phase,
-// so that the transformed weights are read once per chunk.
+// so that the transformed weights are read once per chunk. Where tiles are few next to the channels, a thread
+// makes the weights of a few channels of one panel just before it multiplies with them: they never leave its
+// cache.
 
 #include "cpu/winograd.h"
 
@@ -13,6 +15,7 @@
 
 #include "core/integers.h"
 #include "cpu/threads.h"
+#include "cpu/winograd_panels.h"
 #include "cpu/winograd_products.h"
 #include "cpu/winograd_tiles.h"
 
@@ -31,12 +34,18 @@ class Runner {
         tiles_(p, form_),
         channels_(winograd_channel_pitch(p.in_channels, k_.width, plan.parts)),
         zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
+    const int64_t rows_in = winograd_input_frames(p, plan.frames) * plan.tiles;
+    if (plan.weight_channels > 0) {
+      inputs_ = workspace.floats(
+          winograd_input_floats(form_, rows_in, round_up(p.in_channels, plan.weight_channels)));
+      by_panel_.emplace(p, plan, operands.w, workspace);
+      return;
+    }
     const int64_t slice = std::min(plan.out_slice, p.out_channels);
     const Panels panels = winograd_panels(form_, slice, k_);
     if (operands.packed_w == nullptr) {
       weights_ = workspace.floats(winograd_weights_size(form_, slice, p.kernel[kDepth], p.in_channels));
     }
-    const int64_t rows_in = winograd_input_frames(p, plan.frames) * plan.tiles;
     inputs_ = workspace.floats(winograd_input_floats(form_, rows_in, channels_));
     sums_ =
         workspace.floats(form_.all_products() * plan.frames * plan.tiles * panels.vectors_total() * k_.width);
@@ -48,7 +57,7 @@ class Runner {
     for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
       const int64_t out_channels = std::min(plan_.out_slice, p_.out_channels - o);
       const float* weights = operands_.packed_w;
-      if (weights == nullptr) {
+      if (weights == nullptr && !by_panel_) {
         WeightView w = operands_.w;
         w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
         winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.kernel[kWidth], p_.in_channels,
@@ -77,6 +86,7 @@ class Runner {
 
  private:
   void run_chunk(const WinogradChunk& chunk, int64_t o, int64_t out_channels, const float* weights) {
+    if (by_panel_) return run_chunk_by_panel(chunk);
     const float scale = winograd_tile_scale(transform_inputs(chunk, 1.0f));
     if (scale != 1.0f) transform_inputs(chunk, scale);
     const Panels panels = winograd_panels(form_, out_channels, k_);
@@ -84,8 +94,21 @@ class Runner {
     if (plan_.parts > 0) {
       undo_scale(scale, winograd_tile_weights(weights).scale, chunk.frames * chunk.tiles, panels);
     }
-    for_tiles(chunk, chunk.frames, [&](int64_t frame, int64_t tile) {
-      transform_output(chunk, frame, tile, o, out_channels, panels);
+    const Sums sums{sums_, panels.vectors_total() * k_.width, o, out_channels};
+    for_tiles(chunk, chunk.frames,
+              [&](int64_t frame, int64_t tile) { transform_output(chunk, frame, tile, sums); });
+  }
+
+  void run_chunk_by_panel(const WinogradChunk& chunk) {
+    transform_inputs(chunk, 1.0f);
+    const Panels panels = winograd_panels(form_, p_.out_channels, k_);
+    parallel_for(panels.count(), [&](int64_t panel, int thread) {
+      const int64_t lanes = panels.vectors(panel) * k_.width, o = panels.first_vector(panel) * k_.width;
+      const Sums sums{by_panel_->multiply(chunk, panels, panel, inputs_, thread), lanes, o,
+                      std::min(lanes, p_.out_channels - o)};
+      for (int64_t tile = 0; tile < chunk.tiles; ++tile) {
+        for (int64_t frame = 0; frame < chunk.frames; ++frame) transform_output(chunk, frame, tile, sums);
+      }
     });
   }
 
@@ -129,6 +152,10 @@ class Runner {
     tile.channels = p_.in_channels;
     tile.xi_stride = xi_stride;
     tile.out = inputs_ + at_row;
+    if (by_panel_) {
+      transform_input_blocks(tile, pixels, (frame * chunk.tiles + t), chunk.frames_in * chunk.tiles);
+      return 0;
+    }
     if (plan_.parts == 0) {
       k_.winograd_input(form_, p_.x_type, tile);
       return 0;
@@ -137,6 +164,20 @@ class Runner {
     tile.out = reinterpret_cast<uint16_t*>(inputs_) + at_row;
     return k_.tiles->winograd_input(
         form_, p_.x_type, tile, {plan_.parts, scale, winograd_part_stride(form_.all_pixels() * xi_stride)});
+  }
+
+  /// Row `row` of `rows` of every block of channels, each [frequency][row][channel].
+  void transform_input_blocks(WinogradInputTile tile, const void** pixels, int64_t row, int64_t rows) const {
+    const int64_t held = plan_.weight_channels;
+    tile.xi_stride = rows * held;
+    for (int64_t c = 0; c < p_.in_channels; c += held) {
+      tile.channels = std::min(held, p_.in_channels - c);
+      tile.out = inputs_ + (c * form_.all_pixels() * rows) + row * held;
+      k_.winograd_input(form_, p_.x_type, tile);
+      for (int i = 0; i < form_.all_pixels(); ++i) {
+        pixels[i] = static_cast<const char*>(pixels[i]) + held * input_.item();
+      }
+    }
   }
 
   /// Takes the factors that numbers out of the matrix unit's range were multiplied by from the products.
@@ -149,20 +190,24 @@ class Runner {
     });
   }
 
-  void transform_output(const WinogradChunk& chunk, int64_t frame, int64_t t, int64_t o, int64_t out_channels,
-                        const Panels& panels) const {
+  /// Products [product][frame][tile][lane] of `channels` output channels from `channel` on.
+  struct Sums {
+    const float* at;
+    int64_t lanes, channel, channels;
+  };
+
+  void transform_output(const WinogradChunk& chunk, int64_t frame, int64_t t, const Sums& sums) const {
     const WinogradTiles::Place at = tiles_.at(chunk.first_tile + t);
     const int64_t tiles = chunk.tiles, row = frame * tiles + t;
-    const int64_t lanes = panels.vectors_total() * k_.width;
     Epilogue epilogue = operands_.epilogue;
-    if (epilogue.bias) epilogue.bias += o;
+    if (epilogue.bias) epilogue.bias += sums.channel;
     WinogradOutputTile tile{};
-    tile.in = sums_ + (plan_.depth_m == 2 ? chunk.pairs.row(frame, t, tiles) : row) * lanes;
-    tile.xi_stride = chunk.frames * tiles * lanes;
-    tile.next = lanes;
-    tile.channels = out_channels;
+    tile.in = sums.at + (plan_.depth_m == 2 ? chunk.pairs.row(frame, t, tiles) : row) * sums.lanes;
+    tile.xi_stride = chunk.frames * tiles * sums.lanes;
+    tile.next = sums.lanes;
+    tile.channels = sums.channels;
     tile.out = operands_.y;
-    tiles_.find_outputs(at.n * p_.output(kDepth) + chunk.first_frame + frame, at, o, tile);
+    tiles_.find_outputs(at.n * p_.output(kDepth) + chunk.first_frame + frame, at, sums.channel, tile);
     tile.epilogue = &epilogue;
     k_.winograd_output(form_, tile);
   }
@@ -177,7 +222,8 @@ class Runner {
   const int64_t channels_;
   const std::unique_ptr<char[]> zeros_;
   float *weights_ = nullptr, *inputs_ = nullptr, *sums_ = nullptr;
-  std::optional<WinogradProducts> products_;  ///< its scratch lies behind the others'
+  std::optional<WinogradProducts> products_;       ///< its scratch lies behind the others'
+  std::optional<WinogradPanelProducts> by_panel_;  ///< instead, where weights are made panel by panel
 };
 
 }  // namespace

@@ -15,6 +15,18 @@ void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operan
 /// [product][panel][term along depth][step of C] and what TileWeightPanel says, behind a header.
 void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
                       int64_t side, int64_t channels, bool flip, float* out);
+
+/// Weights of `channels` input channels from `channel` on at one depth tap, of the panel of `vectors` vectors
+/// of output channels from `lane` on.
+struct WinogradWeightBlock {
+  int64_t lane, depth, channel, channels;
+  int vectors;
+};
+/// Transforms a problem's weights of a block to [product][channel][lane]; the form has depth_m 1 and no
+/// parts.
+void winograd_block_weights(WinogradForm form, const ConvProblem& problem, const WeightView& w,
+                            const WinogradWeightBlock& block, float* out);
+
 /// Floats that winograd_weights writes. Throws std::invalid_argument for a form that this machine lacks the
 /// matrix unit for.
 int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t depth_taps, int64_t channels);

@@ -14,7 +14,23 @@ namespace {
 constexpr int64_t kDepthBlock = 192;
 constexpr int64_t kBlockSteps = 32;  ///< the same on a matrix unit, in steps
 
+bool same_taps(const AxisPhase& depth, int64_t taps, int64_t frame, int64_t other) {
+  for (int64_t kd = 0; kd < taps; ++kd) {
+    if ((depth.source(kd, frame) < 0) != (depth.source(kd, other) < 0)) return false;
+  }
+  return true;
+}
+
 }  // namespace
+
+int64_t end_of_run(const ConvProblem& p, const AxisPhase& depth, const WinogradChunk& chunk, int64_t begin) {
+  int64_t end = begin + 1;
+  const int64_t first = chunk.first_frame;
+  const bool joined = p.stride[kDepth] == 1;
+  while (joined && end < chunk.frames && same_taps(depth, p.kernel[kDepth], first + begin, first + end))
+    ++end;
+  return end;
+}
 
 WinogradProducts::WinogradProducts(const ConvProblem& p, const WinogradPlan& plan, int64_t channels,
                                    int widest_panel, Workspace& workspace)
@@ -81,7 +97,7 @@ void WinogradProducts::multiply_taps(const Operation& op, int64_t product, int64
   const float* b = op.weights + (product * lanes + lane) * products;
   float* c = op.products + product * chunk.frames * tiles * lanes + lane;
   for (int64_t begin = 0; begin < chunk.frames;) {
-    const int64_t end = end_of_run(chunk, begin);
+    const int64_t end = end_of_run(p_, depth_, chunk, begin);
     bool accumulate = false;
     for (int64_t kd = 0; kd < p_.kernel[kDepth];) {
       if (depth_.source(kd, chunk.first_frame + begin) < 0) {
@@ -208,7 +224,7 @@ void WinogradProducts::multiply_parts(const Operation& op, int64_t frequency, in
   const auto* inputs = reinterpret_cast<const uint16_t*>(op.inputs) + frequency * rows_in * channels_;
   for (int64_t row = first; row < last;) {
     const int64_t frame = row / tiles;
-    const int64_t end = std::min(last, end_of_run(chunk, frame) * tiles);
+    const int64_t end = std::min(last, end_of_run(p_, depth_, chunk, frame) * tiles);
     const uint16_t* a = inputs + (row + (p_.stride[kDepth] - 1) * frame * tiles) * channels_;
     steps.clear();
     for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
@@ -258,22 +274,6 @@ WinogradProducts::TapRun WinogradProducts::taps_from(int64_t kd, int64_t frame) 
     ++run.count;
   }
   return run;
-}
-
-/// Behind the run of output frames that meet the same depth taps: with padding in time the first and last
-/// frames do not meet all. Stride 1 lets a run be one product, since its frames' rows follow each other.
-int64_t WinogradProducts::end_of_run(const WinogradChunk& chunk, int64_t begin) const {
-  int64_t end = begin + 1;
-  const bool joined = p_.stride[kDepth] == 1;
-  while (joined && end < chunk.frames && same_taps(chunk.first_frame + begin, chunk.first_frame + end)) ++end;
-  return end;
-}
-
-bool WinogradProducts::same_taps(int64_t frame, int64_t other) const {
-  for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
-    if ((depth_.source(kd, frame) < 0) != (depth_.source(kd, other) < 0)) return false;
-  }
-  return true;
 }
 
 }  // namespace mlx_conv3d::cpu

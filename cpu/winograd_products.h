@@ -16,6 +16,12 @@ struct WinogradChunk {
   Pairs pairs;
 };
 
+/// Behind the run of a chunk's output frames from `begin` on that meet the same depth taps: with padding in
+/// time the first and last frames do not meet all. Stride 1 lets a run be one product, since its frames' rows
+/// follow each other.
+int64_t end_of_run(const ConvProblem& problem, const AxisPhase& depth, const WinogradChunk& chunk,
+                   int64_t begin);
+
 /// The products of a chunk: [frequency][input frame][tile][channel], in parts for a matrix unit, times the
 /// transformed weights to [product][frame][tile][output channel].
 class WinogradProducts {
@@ -57,8 +63,6 @@ class WinogradProducts {
     int64_t count, step;
   };
   TapRun taps_from(int64_t kd, int64_t frame) const;
-  int64_t end_of_run(const WinogradChunk& chunk, int64_t begin) const;
-  bool same_taps(int64_t frame, int64_t other) const;
 
   const ConvProblem& p_;
   const WinogradPlan& plan_;

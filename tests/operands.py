@@ -142,8 +142,10 @@ def check(
     assert error <= most, f"{algorithm}: error {error:.3e}, at most {most:.3e} (norm {scale:.3e})"
 
 
-def plan_of(problem: Problem, algorithm: str = "auto") -> mlx_conv3d.Plan:
-    return mlx_conv3d.plan(problem.x, problem.w, **plan_options(problem), algorithm=algorithm)
+def plan_of(problem: Problem, algorithm: str = "auto", *, prepared: bool = False) -> mlx_conv3d.Plan:
+    return mlx_conv3d.plan(
+        problem.x, problem.w, **plan_options(problem), algorithm=algorithm, prepared=prepared
+    )
 
 
 def plan_options(problem: Problem) -> dict[str, object]:

@@ -23,8 +23,8 @@ PROBLEMS: dict[str, Problem] = {
     "ragged channels": of((1, 3, 18, 19, 93), (53, *CUBE, 93), padding=1),
     "an odd channel, an odd panel": of((2, 3, 14, 15, 127), (81, *CUBE, 127), padding=1),
     "one output": of((1, 3, 16, 16, 96), (1, *CUBE, 96), padding=1),
-    "pitch of one cache set": of((1, 2, 9, 9, 512), (64, *CUBE, 512), padding=1),
-    "one frame": of((1, 1, 17, 18, 96), (64, *CUBE, 96), padding=1),
+    "pitch of one cache set": of((1, 1, 33, 32, 512), (64, 1, 3, 3, 512), padding=(0, 1, 1)),
+    "one frame": of((1, 1, 37, 38, 96), (64, *CUBE, 96), padding=1),
     "odd frames, causal": of((1, 5, 16, 16, 64), (64, *CUBE, 64), padding=((2, 0), 1, 1)),
     "depth stride": of((1, 7, 16, 17, 64), (64, *CUBE, 64), padding=1, stride=(2, 1, 1)),
     "depth dilation": of((1, 7, 16, 17, 64), (64, *CUBE, 64), padding=(2, 1, 1), dilation=(2, 1, 1)),
@@ -39,15 +39,12 @@ PROBLEMS: dict[str, Problem] = {
     "dilated": of((1, 3, 16, 15, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
 }
 
-# Of three parts at these sizes; two parts pay for all.
-PAYING = (
-    "even",
-    "ragged channels",
-    "an odd channel, an odd panel",
-    "depth stride",
-    "taps that meet nothing",
-    "dilated",
-)
+# Where parts pay with weights made beforehand: for fp16 results F(6, 3) of fp32 numbers is mostly cheaper.
+PAYING = {
+    "float32": PROBLEMS.keys() - {"even", "one row of tiles more", "one output"},
+    "float16": {"an odd channel, an odd panel", "odd frames, causal", "depth dilation", "doubled"},
+    "bfloat16": PROBLEMS.keys(),
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -56,9 +53,9 @@ def test_products_of_parts(name: str, dtype: str) -> None:
     problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
     made = operands.make(problem)
     exact, scale = operands.solve(problem, made.exact)
-    if name in PAYING or dtype == "bfloat16":
+    if name in PAYING[dtype] and not problem.general:
         expected = {"float32": 3, "float16": 3, "bfloat16": 2}[dtype] if TILED else 0
-        assert problem.general or operands.plan_of(problem, algorithm="winograd").parts == expected
+        assert operands.plan_of(problem, algorithm="winograd", prepared=True).parts == expected
     algorithm = "auto" if problem.general else "winograd"
     for w in (made.arrays["w"], prepare(made.arrays["w"])):
         y = operands.run(problem, {**made.arrays, "w": w}, algorithm)
@@ -75,20 +72,21 @@ def random(*shape: int, seed: int) -> mx.array:
 )
 def test_numbers_out_of_the_units_range(x_scale: float, w_scale: float) -> None:
     """Powers of two change nothing but the exponents: the low parts of small numbers are not lost."""
-    x, w = random(1, 4, 16, 16, 64, seed=1), random(64, 3, 3, 3, 64, seed=2)
-    assert plan(x.shape, w.shape, padding=1, algorithm="winograd").parts == (3 if TILED else 0)
-    y = operands.float64(conv3d(x, w, padding=1, algorithm="winograd"))
-    scaled = operands.float64(conv3d(x * x_scale, w * w_scale, padding=1, algorithm="winograd"))
+    x, w = random(1, 7, 16, 16, 64, seed=1), random(64, 3, 3, 3, 64, seed=2)
+    options = {"padding": (0, 1, 1), "algorithm": "winograd"}
+    assert plan(x.shape, w.shape, prepared=True, **options).parts == (3 if TILED else 0)
+    y = operands.float64(conv3d(x, prepare(w), **options))
+    scaled = operands.float64(conv3d(x * x_scale, prepare(w * w_scale), **options))
     assert reference.norm(scaled / (x_scale * w_scale) - y) <= 1e-7 * reference.norm(y)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(value: float) -> None:
-    x = np.random.default_rng(3).normal(size=(1, 4, 14, 14, 64)).astype(np.float32)
-    x[0, 1, 6, 6, 5] = value
-    w = random(64, 3, 3, 3, 64, seed=4)
-    y = np.array(conv3d(mx.array(x), w, padding=1, algorithm="winograd"))
-    assert not np.isfinite(y[0, :3, 5:8, 5:8]).any()
+    x = np.random.default_rng(3).normal(size=(1, 7, 16, 16, 64)).astype(np.float32)
+    x[0, 3, 6, 6, 5] = value
+    w = prepare(random(64, 3, 3, 3, 64, seed=4))
+    y = np.array(conv3d(mx.array(x), w, padding=(0, 1, 1), algorithm="winograd"))
+    assert not np.isfinite(y[0, 1:4, 5:8, 5:8]).any()
     assert np.isfinite(y[0, :, 10:]).all()
 
 
@@ -98,7 +96,8 @@ def test_error_is_within_that_of_fp32_products(dtype: str) -> None:
     problem = of((1, 3, 24, 24, 256), (64, *CUBE, 256), padding=1, x_type=dtype, w_type=dtype)
     made = operands.make(problem)
     exact, _ = operands.solve(problem, made.exact)
-    y = operands.float64(operands.run(problem, made.arrays, "winograd"))
+    arrays = {**made.arrays, "w": prepare(made.arrays["w"])}
+    y = operands.float64(operands.run(problem, arrays, "winograd"))
     error = reference.norm(y - exact) / reference.norm(exact)
     if dtype == "float32":
         assert error <= 2e-6

@@ -22,6 +22,16 @@ struct Matrices {
   int64_t ldc;
 };
 
+/// Sums in memory that a block will add to lie in the L2 cache: they come while its products are taken.
+template <int R, int V>
+SIMD_INLINE void fetch_sums(const float* c, int64_t ldc) {
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) __builtin_prefetch(c + r * ldc + v * kWidth, 1, 3);
+  }
+}
+
 /// `count` blocks of R rows, one below the other. Short sums would be dominated by a call for each.
 template <int R, int V, bool Transposed>
 void block(int64_t count, int64_t k, const Matrices& of, bool accumulate, const Segments& segments,
@@ -31,6 +41,7 @@ void block(int64_t count, int64_t k, const Matrices& of, bool accumulate, const 
     const float *a = of.a + n * R * a_step, *b = of.b;
     Vec sums[R][V];
     clear_sums(sums);
+    if (accumulate) fetch_sums<R, V>(of.c + n * R * of.ldc, of.ldc);
     for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
       const float* row = b;
       for (int64_t p = 0; p < k; ++p, row += of.ldb, next.at += next.step) {
@@ -68,7 +79,10 @@ void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a,
   // What follows b is mostly the next product's: each row block fetches a part of it.
   constexpr int64_t kLine = 64;
   Prefetch next{reinterpret_cast<const char*>(b), 0};
-  if (!transposed && blocks > 0) {
+  if (segments.next != nullptr && blocks > 0) {
+    next = {reinterpret_cast<const char*>(segments.next),
+            rows / blocks * static_cast<int64_t>(sizeof(float))};
+  } else if (!transposed && blocks > 0) {
     const int64_t panel = vectors * kWidth * static_cast<int64_t>(sizeof(float));
     next.at += k * panel;
     next.step = panel / blocks < kLine ? panel / blocks : kLine;

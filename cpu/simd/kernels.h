@@ -236,6 +236,7 @@ constexpr int kMaxPanelVectors = 3;
 struct Segments {
   int64_t count = 1;
   int64_t a_step = 0, b_step = 0;  ///< floats
+  const float* next = nullptr;     ///< what a will be next, to be fetched; null: what lies behind b is
 };
 
 struct TileKernels;

@@ -63,6 +63,10 @@ SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
   }
 }
 
+/// How many input channels ahead weights are fetched: their rows are too short for the hardware to see them
+/// coming.
+constexpr int64_t kTapsAhead = 64;
+
 /// Reads a panel's taps: calls transform(vector, c, taps) for every vector of output channels and every input
 /// channel, in this order.
 template <class Form, int Depths, class T, class Transform>
@@ -87,10 +91,15 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        Vec block[all][kWidth] = {};
+        Vec block[all][kWidth];
         for (int tap = 0; tap < all; ++tap) {
-          if (tap_offset[tap] == kNoTap) continue;
-          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
+          if (tap_offset[tap] == kNoTap) {
+            for (int i = 0; i < kWidth; ++i) block[tap][i] = Vec{};
+            continue;
+          }
+          const auto* from = w + first * stride[0] + tap_offset[tap] + c;
+          for (int64_t l = 0; l < lanes; ++l) __builtin_prefetch(from + l * stride[0] + kTapsAhead, 0, 2);
+          load_transposed<T>(from, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
           Vec taps[all];

@@ -1,0 +1,81 @@
+"""Winograd whose weights are made panel by panel, just before they are multiplied with, against float64. The plan
+chooses it on the CPU where tiles are few next to the channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import operands
+import pytest
+from problems import Problem, of
+
+from mlx_conv3d import nn, plan, set_workspace_limit
+
+CUBE = (3, 3, 3)
+
+PROBLEMS: dict[str, Problem] = {
+    "one tile": of((1, 3, 4, 4, 64), (64, *CUBE, 64), padding=(0, 1, 1)),
+    "ragged channels": of((1, 3, 7, 9, 203), (53, *CUBE, 203), padding=(0, 1, 1)),
+    "more blocks than channels in one": of((1, 3, 5, 6, 777), (33, *CUBE, 777), padding=(0, 1, 1)),
+    "one input, one output": of((1, 2, 5, 5, 1), (1, *CUBE, 1), padding=1),
+    "two images, padded frames": of((2, 4, 6, 5, 70), (97, *CUBE, 70), padding=1),
+    "one frame": of((1, 1, 6, 6, 96), (64, *CUBE, 96), padding=1),
+    "causal": of((1, 4, 6, 6, 80), (64, *CUBE, 80), padding=((2, 0), 1, 1)),
+    "depth stride": of((1, 7, 6, 7, 64), (64, *CUBE, 64), padding=1, stride=(2, 1, 1)),
+    "depth dilation": of((1, 6, 6, 7, 64), (64, *CUBE, 64), padding=(2, 1, 1), dilation=(2, 1, 1)),
+    "taps that meet nothing": of((1, 2, 6, 7, 64), (64, 5, 3, 3, 64), padding=(4, 1, 1)),
+    "frames of padding alone": of((1, 1, 5, 5, 32), (48, *CUBE, 32), padding=(3, 1, 1)),
+    "2-D": of((1, 9, 8, 256), (100, 3, 3, 256), padding=1),
+    "reflect": of((1, 3, 8, 8, 64), (64, *CUBE, 64), padding=1, modes="reflect"),
+    "lead": of((1, 2, 8, 8, 64), (64, *CUBE, 64), padding=((0, 0), 1, 1), lead=2),
+    "epilogue": of((1, 2, 6, 6, 64), (70, *CUBE, 64), padding=1, bias=True, residual=True, activation="silu"),
+    "strided weights": of((1, 3, 6, 6, 64), (64, *CUBE, 64), padding=1, w_layout="channels_first"),
+    "doubled": of((1, 3, 5, 4, 96), (64, *CUBE, 96), padding=1, upsample=(1, 2, 2)),
+    "dilated": of((1, 3, 5, 4, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
+    "flipped": of((1, 3, 6, 6, 64), (64, *CUBE, 64), padding=1, flip=True),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_weights_made_panel_by_panel(name: str, dtype: str) -> None:
+    problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
+    if not problem.general:
+        assert operands.plan_of(problem, "winograd").weight_channels > 0
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    y = operands.run(problem, made.arrays, "auto" if problem.general else "winograd")
+    operands.check(y, problem, exact, scale, "winograd")
+
+
+def test_several_chunks() -> None:
+    problem = of((1, 24, 23, 4000), (48, 3, 3, 4000), padding=1)
+    before = set_workspace_limit(16 << 20)
+    try:
+        chosen = operands.plan_of(problem, "winograd")
+        assert chosen.weight_channels > 0 and chosen.chunk[1] < 36 and chosen.workspace <= 16 << 20
+        made = operands.make(problem)
+        exact, scale = operands.solve(problem, made.exact)
+        operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
+    finally:
+        set_workspace_limit(before)
+
+
+def test_prepared_weights_are_not_made_again() -> None:
+    x, w = (1, 3, 8, 8, 256), (256, *CUBE, 256)
+    assert plan(x, w, padding=1, prepared=True, algorithm="winograd").weight_channels == 0
+    assert plan(x, w, padding=1, algorithm="winograd").weight_channels > 0
+
+
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1), (3, 2), (2, 3)])
+def test_a_stream_has_the_bits_of_one_call(pieces: tuple[int, ...]) -> None:
+    layer = nn.CausalConv3d(96, 64, 3, padding=1)
+    x = mx.array(np.random.default_rng(3).normal(size=(1, sum(pieces), 7, 6, 96)).astype(np.float32))
+    whole, state, found, at = layer(x), None, [], 0
+    for frames in pieces:
+        y, state = layer.step(x[:, at : at + frames], state)
+        found.append(y)
+        at += frames
+    assert mx.array_equal(mx.concatenate(found, axis=1), whole)
