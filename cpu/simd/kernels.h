@@ -55,12 +55,39 @@ struct WinogradOutputTile {
   const Epilogue* epilogue;
 };
 
+/// Among offsets of columns: a column of zeros.
+constexpr int64_t kNoColumn = INT64_MIN;
+
+/// Neighbouring tiles of one row of tiles, of one group or of a vector of woven ones (PixelBlocks). They share
+/// pixels, so that each of their columns is transformed once.
+struct WinogradStripInput {
+  int64_t tiles, channels;
+  const void* const* rows;  ///< of pixels, the first channel at column 0; null for zeros
+  const int64_t* columns;   ///< bytes from there to each column that the tiles meet, or kNoColumn
+  const int32_t* order;     ///< of a woven vector's channels, or null
+  float* out;               ///< [frequency][tile][channel], channels rounded up to whole vectors
+  int64_t stride, pitch;    ///< floats from frequency to frequency and from tile to tile
+};
+
+struct WinogradStripOutput {
+  int64_t tiles, channels;  ///< whole vectors
+  const float* in;          ///< [product][tile][channel]
+  int64_t stride, pitch;    ///< floats from product to product and from tile to tile
+  const int32_t* order;     ///< of a woven vector's sums, or null
+  void* out;                ///< the whole output: result (i, j) of the strip is element
+                            ///< first + i*row_stride + j*pixel_stride, and so in the residual
+  int64_t first, row_stride, pixel_stride;
+  int64_t rows, cols;  ///< of the strip's results, those that exist
+  const Epilogue* epilogue;
+};
+
 /// All products of one group's tiles with one panel of its weights.
 struct WinogradGroup {
   int64_t products, tiles, channels;
   int vectors;                                   ///< of the panel
+  int woven;                                     ///< groups of a vector, or 1
   int64_t pitch;                                 ///< floats from tile to tile: 1, 2 or 4 vectors
-  const float* in;                               ///< [product][tile][channel]
+  const float* in;                               ///< [product][tile][channel of each group]
   const float* weights;                          ///< [product][channel][lane]
   float* out;                                    ///< [product][tile][lane]; may be `in`
   int64_t in_stride, weight_stride, out_stride;  ///< floats from product to product
@@ -178,8 +205,6 @@ struct GroupedGradientRows {
   float* sums;
 };
 
-/// In DepthwiseColumns: a column of zeros.
-constexpr int64_t kNoColumn = INT64_MIN;
 /// Columns that a block of positions may have beyond a row's last.
 constexpr int64_t kDepthwiseSlack = 32;
 
@@ -296,6 +321,8 @@ struct Kernels {
   /// Lane l of each vector becomes what was lane order[l].
   void (*permute_lanes)(const int32_t* order, float* data, int64_t vectors);
   void (*winograd_group)(const WinogradGroup& group);
+  void (*winograd_strip_input)(WinogradForm form, Dtype type, const WinogradStripInput& strip);
+  void (*winograd_strip_output)(WinogradForm form, const WinogradStripOutput& strip);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   /// C where that kernel's weight [tap][c][lane] is that of input (c + lane) % C of the group, 0 where it is
