@@ -49,7 +49,7 @@ class Runner {
   void run() {
     const int64_t units = p_.groups / plan_.woven, blocks = divide_up(units, plan_.units);
     const int64_t strips = grouped_winograd_strips(p_, plan_);
-    parallel_for(blocks * plan_.pieces, [&](int64_t i, int thread) {
+    parallel_for_shares(blocks * plan_.pieces, [&](int64_t i, int thread) {
       const int64_t block = i / plan_.pieces, piece = i % plan_.pieces;
       const Range of_units{units * block / blocks, units * (block + 1) / blocks};
       Thread& t = threads_[static_cast<size_t>(thread)];
