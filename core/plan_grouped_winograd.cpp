@@ -41,10 +41,13 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
   while (2 * plan.units * channels <= kTaskChannels && divide_up(units, 2 * plan.units) >= most_tasks) {
     plan.units *= 2;
   }
-  const auto near = [&] { return GroupedWinogradSizes(p, plan, d.vector_width).tiles() * 4 <= kNearBytes; };
+  const auto near = [&] {
+    const GroupedWinogradSizes sizes(p, plan, d.vector_width);
+    return 4 * (sizes.columns() + sizes.tiles()) <= kNearBytes;
+  };
   const int64_t across = WinogradAxis(p, plan.form(), kWidth).tiles;
-  for (int64_t parts = 1; parts == 1 || (!near() && plan.columns > 4); ++parts) {
-    plan.columns = divide_up(across, parts);
+  for (int64_t parts = 1; parts == 1 || (!near() && plan.tiles > 4); ++parts) {
+    plan.tiles = divide_up(across, parts);
   }
   const int64_t strips = grouped_winograd_strips(p, plan);
   plan.pieces = std::min(strips, divide_up(2 * d.cores, divide_up(units, plan.units)));
@@ -54,7 +57,7 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
 
 int64_t workspace_of(const ConvProblem& p, const Device& d, const GroupedWinogradPlan& plan) {
   const GroupedWinogradSizes sizes(p, plan, d.vector_width);
-  return d.cores * 4 * (sizes.weights() + 2 * sizes.tiles()) + 4096;
+  return d.cores * 4 * (sizes.weights() + sizes.columns() + 2 * sizes.tiles()) + 4096;
 }
 
 struct Work {
@@ -62,9 +65,9 @@ struct Work {
 };
 Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
   const double products = plan.form().all_products();
-  const double tiles = static_cast<double>(p.batch * p.output(kDepth) *
-                                           WinogradAxis(p, plan.form(), kHeight).tiles *
-                                           WinogradAxis(p, plan.form(), kWidth).tiles);
+  const double tiles =
+      static_cast<double>(p.batch * p.output(kDepth) * WinogradAxis(p, plan.form(), kHeight).tiles *
+                          WinogradAxis(p, plan.form(), kWidth).tiles);
   const double in = static_cast<double>(p.in_channels), out = static_cast<double>(p.out_channels);
   return {2.0 * products * tiles * out * static_cast<double>(p.group_in()), products * tiles * (in + out),
           products * out * static_cast<double>(p.group_in() * plan.pieces)};
@@ -74,7 +77,7 @@ Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
 
 int64_t grouped_winograd_strips(const ConvProblem& p, const GroupedWinogradPlan& plan) {
   const WinogradAxis rows(p, plan.form(), kHeight), cols(p, plan.form(), kWidth);
-  return p.batch * p.output(kDepth) * rows.tiles * divide_up(cols.tiles, plan.columns);
+  return p.batch * p.output(kDepth) * rows.tiles * divide_up(cols.tiles, plan.tiles);
 }
 
 void consider_grouped_winograd(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,

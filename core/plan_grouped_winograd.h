@@ -13,18 +13,17 @@ struct Candidate;
 
 /// How cpu/grouped_winograd.h walks its tiles. A unit is a group, or as many as fill a vector.
 struct GroupedWinogradPlan {
-  int m = 0;                    ///< outputs of a tile along an axis; 0: not used
-  int woven = 1;                ///< groups of a unit
-  int64_t units = 0;            ///< of a task
-  int64_t pieces = 0;           ///< tasks of the same units
-  int64_t columns = 0;          ///< tiles of a strip, which are part of a row
-  int64_t strips = 0;           ///< of a unit, transformed and multiplied at a time
+  int m = 0;           ///< outputs of a tile along an axis; 0: not used
+  int woven = 1;       ///< groups of a unit
+  int64_t units = 0;   ///< of a task
+  int64_t pieces = 0;  ///< tasks of the same units
+  int64_t tiles = 0;   ///< of a strip, which are neighbours in a row
+  int64_t strips = 0;  ///< of a unit, transformed and multiplied at a time
 
   WinogradForm form() const { return {m, Pixels::single}; }
-  int64_t tiles() const { return columns * strips; }
 };
 
-/// Floats of a thread's buffers and from one frequency to the next in them: off the strides that meet in few
+/// Floats of a thread's buffers, and from one frequency to the next in them: off the strides that meet in few
 /// of the cache's sets.
 struct GroupedWinogradSizes {
   GroupedWinogradSizes(const ConvProblem& p, const GroupedWinogradPlan& plan, int vector_width)
@@ -38,10 +37,15 @@ struct GroupedWinogradSizes {
   }
 
   int64_t weight_stride() const { return odd_lines(product_weights_); }
-  int64_t tile_stride() const { return odd_lines(plan_.tiles() * pitch); }
+  /// Of so many neighbouring tiles.
+  int64_t columns_of(int64_t tiles) const { return tiles * plan_.m + plan_.form().side() - plan_.m; }
+  int64_t strip() const { return columns_of(plan_.tiles) * pitch; }
+  int64_t column_stride() const { return odd_lines(plan_.strips * strip()); }
+  int64_t columns() const { return plan_.form().side() * column_stride(); }
+  int64_t tile_stride() const { return odd_lines(plan_.strips * plan_.tiles * pitch); }
   int64_t unit_weights() const { return products * weight_stride(); }
   int64_t weights() const { return plan_.units * unit_weights(); }
-  int64_t tiles() const { return products * tile_stride(); }
+  int64_t tiles() const { return plan_.form().products() * tile_stride(); }
 
   const int64_t in_channels, out_channels;  ///< of a unit
   int64_t pitch;                            ///< from tile to tile

@@ -29,7 +29,10 @@ class Runner {
         panels_(winograd_panels(form_, sizes_.out_channels, k_)),
         rows_(p, form_, kHeight),
         cols_(p, form_, kWidth),
-        parts_(divide_up(cols_.tiles, plan.columns)),
+        parts_(divide_up(cols_.tiles, plan.tiles)),
+        frames_(p.output(kDepth)),
+        height_(p.output(kHeight)),
+        width_(p.output(kWidth)),
         row_sources_(row_sources()),
         threads_(static_cast<size_t>(thread_count())) {
     if (plan.woven > 1) {
@@ -38,8 +41,11 @@ class Runner {
     }
     columns_[0] = columns(input_.frame(0, p.lead).col_stride);
     if (p.lead > 0) columns_[1] = columns(input_.frame(0, 0).col_stride);
+    for (int64_t panel = 0; panel < panels_.count(); ++panel) vectors_.push_back(panels_.vectors(panel));
     for (Thread& t : threads_) {
+      t.tiles.resize(static_cast<size_t>(plan.strips));
       t.weights = workspace.floats(sizes_.weights());
+      t.columns = workspace.floats(sizes_.columns());
       t.inputs = workspace.floats(sizes_.tiles());
       // Sums of a single panel take the place of their inputs.
       t.sums = panels_.count() == 1 ? t.inputs : workspace.floats(sizes_.tiles());
@@ -66,7 +72,8 @@ class Runner {
   };
   struct Thread {
     int64_t first_unit = -1;  ///< of those whose weights it holds
-    float *weights, *inputs, *sums;
+    float *weights, *columns, *inputs, *sums;
+    std::vector<int64_t> tiles;  ///< of the strips at hand
   };
   /// Where a strip is: its frame over (N, D), its row of tiles and the tiles of that.
   struct Strip {
@@ -102,28 +109,19 @@ class Runner {
       const Range chunk{strips.begin + strips.count() * i / chunks,
                         strips.begin + strips.count() * (i + 1) / chunks};
       for (int64_t unit = units.begin; unit < units.end; ++unit) {
-        int64_t tiles = 0;
-        for_each_strip(chunk, [&](const Strip& strip, int64_t first) {
-          transform_inputs(unit, strip, t.inputs + first * sizes_.pitch);
-          tiles += strip.tiles.count();
-        });
-        multiply(unit - units.begin, tiles, t);
-        for_each_strip(chunk, [&](const Strip& strip, int64_t first) {
-          transform_outputs(unit, strip, t.sums + first * sizes_.pitch);
-        });
+        for_each_strip(chunk, [&](const Strip& strip, int64_t i) { transform_pixels(unit, strip, i, t); });
+        multiply(unit - units.begin, chunk.count(), t);
+        for_each_strip(chunk, [&](const Strip& strip, int64_t i) { transform_sums(unit, strip, i, t); });
       }
     }
   }
 
-  /// Calls f(strip, tiles before it).
+  /// Calls f(strip, how many were before it).
   template <class F>
   void for_each_strip(Range strips, const F& f) const {
-    int64_t tiles = 0;
     for (int64_t i = strips.begin; i < strips.end; ++i) {
       const int64_t part = i % parts_, row = i / parts_ % rows_.tiles, frame = i / parts_ / rows_.tiles;
-      const Strip strip{frame, row, {cols_.tiles * part / parts_, cols_.tiles * (part + 1) / parts_}};
-      f(strip, tiles);
-      tiles += strip.tiles.count();
+      f({frame, row, {cols_.tiles * part / parts_, cols_.tiles * (part + 1) / parts_}}, i - strips.begin);
     }
   }
 
@@ -160,67 +158,70 @@ class Runner {
     }
   }
 
-  void transform_inputs(int64_t unit, const Strip& strip, float* to) const {
-    const int64_t frames = p_.output(kDepth);
+  void transform_pixels(int64_t unit, const Strip& strip, int64_t i, Thread& t) const {
     const int64_t depth =
-        p_.source_index(kDepth, strip.frame % frames * p_.stride[kDepth] - p_.pad_lo[kDepth]);
-    const Frame frame = input_.frame(strip.frame / frames, depth < 0 ? p_.lead : depth);
+        p_.source_index(kDepth, strip.frame % frames_ * p_.stride[kDepth] - p_.pad_lo[kDepth]);
+    const Frame frame = input_.frame(strip.frame / frames_, depth < 0 ? p_.lead : depth);
     const void* rows[kMostSide];
-    for (int64_t i = 0; i < form_.side(); ++i) {
-      const int64_t row = row_sources_[static_cast<size_t>(strip.row * form_.side() + i)];
+    for (int64_t j = 0; j < form_.side(); ++j) {
+      const int64_t row = row_sources_[static_cast<size_t>(strip.row * form_.side() + j)];
       const char* start = frame.data + unit * sizes_.in_channels * input_.item();
-      rows[i] = depth < 0 || row < 0 ? nullptr : start + row * frame.row_stride;
+      rows[j] = depth < 0 || row < 0 ? nullptr : start + row * frame.row_stride;
     }
-    WinogradStripInput s{};
-    s.tiles = strip.tiles.count();
-    s.channels = sizes_.in_channels;
-    s.rows = rows;
-    s.columns = columns_[depth >= 0 && depth < p_.lead ? 1 : 0].data() + strip.tiles.begin * form_.m;
-    s.order = in_order_.empty() ? nullptr : in_order_.data();
-    s.out = to;
-    s.stride = sizes_.tile_stride();
-    s.pitch = sizes_.pitch;
-    k_.winograd_strip_input(form_, p_.x_type, s);
+    WinogradColumns c{};
+    c.count = sizes_.columns_of(strip.tiles.count());
+    c.channels = sizes_.in_channels;
+    c.rows = rows;
+    c.columns = columns_[depth >= 0 && depth < p_.lead ? 1 : 0].data() + strip.tiles.begin * form_.m;
+    c.order = in_order_.empty() ? nullptr : in_order_.data();
+    c.next = sizes_.in_channels * input_.item();
+    c.out = t.columns + i * sizes_.strip();
+    c.stride = sizes_.column_stride();
+    c.pitch = sizes_.pitch;
+    k_.winograd_columns(form_, p_.x_type, c);
+    t.tiles[static_cast<size_t>(i)] = strip.tiles.count();
   }
 
-  void multiply(int64_t unit, int64_t tiles, const Thread& t) const {
-    WinogradGroup part{};
-    part.products = sizes_.products;
-    part.tiles = tiles;
-    part.channels = p_.group_in();
-    part.woven = plan_.woven;
-    part.pitch = sizes_.pitch;
-    part.in = t.inputs;
-    part.in_stride = part.out_stride = sizes_.tile_stride();
-    part.weight_stride = sizes_.weight_stride();
-    for (int64_t panel = 0; panel < panels_.count(); ++panel) {
-      part.vectors = panels_.vectors(panel);
-      part.weights = panel_weights(unit, panel, t);
-      part.out = t.sums + panels_.first_vector(panel) * k_.width;
-      k_.winograd_group(part);
-    }
+  void multiply(int64_t unit, int64_t strips, const Thread& t) const {
+    WinogradGroup g{};
+    g.strips = strips;
+    g.tiles = t.tiles.data();
+    g.channels = p_.group_in();
+    g.woven = plan_.woven;
+    g.in_vectors = divide_up(sizes_.in_channels, k_.width);
+    g.panels = panels_.count();
+    g.vectors = vectors_.data();
+    g.columns = t.columns;
+    g.stride = sizes_.column_stride();
+    g.strip = sizes_.strip();
+    g.pitch = sizes_.pitch;
+    g.weights = panel_weights(unit, 0, t);
+    g.weight_stride = sizes_.weight_stride();
+    g.inputs = t.inputs;
+    g.sums = t.sums;
+    g.tile_stride = sizes_.tile_stride();
+    k_.winograd_group(form_, g);
   }
 
-  void transform_outputs(int64_t unit, const Strip& strip, const float* sums) const {
+  void transform_sums(int64_t unit, const Strip& strip, int64_t i, const Thread& t) const {
     const int64_t channel = unit * sizes_.out_channels, row = strip.row * form_.m,
                   col = strip.tiles.begin * form_.m;
     Epilogue epilogue = operands_.epilogue;
     if (epilogue.bias) epilogue.bias += channel;
-    WinogradStripOutput s{};
-    s.tiles = strip.tiles.count();
-    s.channels = sizes_.out_channels;
-    s.in = sums;
-    s.stride = sizes_.tile_stride();
-    s.pitch = sizes_.pitch;
-    s.order = out_order_.empty() ? nullptr : out_order_.data();
-    s.out = operands_.y;
-    s.pixel_stride = p_.out_channels;
-    s.row_stride = p_.output(kWidth) * s.pixel_stride;
-    s.first = (strip.frame * p_.output(kHeight) + row) * s.row_stride + col * s.pixel_stride + channel;
-    s.rows = std::min<int64_t>(form_.m, p_.output(kHeight) - row);
-    s.cols = std::min<int64_t>(s.tiles * form_.m, p_.output(kWidth) - col);
-    s.epilogue = &epilogue;
-    k_.winograd_strip_output(form_, s);
+    WinogradResults r{};
+    r.channels = sizes_.out_channels;
+    r.in = t.columns + i * sizes_.strip();
+    r.stride = sizes_.column_stride();
+    r.pitch = sizes_.pitch;
+    r.order = out_order_.empty() ? nullptr : out_order_.data();
+    r.out = operands_.y;
+    r.pixel_stride = p_.out_channels;
+    r.row_stride = width_ * r.pixel_stride;
+    r.first = (strip.frame * height_ + row) * r.row_stride + col * r.pixel_stride + channel;
+    r.rows = std::min<int64_t>(form_.m, height_ - row);
+    r.cols = std::min<int64_t>(strip.tiles.count() * form_.m, width_ - col);
+    r.epilogue = &epilogue;
+    k_.winograd_results(form_, r);
   }
 
   static constexpr int64_t kMostSide = 6;
@@ -234,10 +235,12 @@ class Runner {
   const GroupedWinogradSizes sizes_;
   const Panels panels_;
   const WinogradAxis rows_, cols_;
-  const int64_t parts_;
+  const int64_t parts_;                    ///< strips of a row of tiles
+  const int64_t frames_, height_, width_;  ///< of the output
   const std::vector<int64_t> row_sources_;
   std::vector<int64_t> columns_[2];  ///< of x, and of the frames before it
   std::vector<int32_t> in_order_, out_order_;
+  std::vector<int> vectors_;  ///< of each panel
   std::vector<Thread> threads_;
 };
 

@@ -25,11 +25,11 @@ inline constexpr bool kCanPermute = false;
 SIMD_INLINE Vec permute(Vec v, IVec) { return v; }
 #endif
 
-/// The same with any instructions, and with the order in memory.
-SIMD_INLINE Vec ordered(Vec v, const int32_t* order) {
-  if constexpr (kCanPermute) return permute(v, *(const IVecUnaligned*)order);
+/// The same with any instructions.
+SIMD_INLINE Vec permuted(Vec v, IVec index) {
+  if constexpr (kCanPermute) return permute(v, index);
   Vec result{};
-  for (int l = 0; l < kWidth; ++l) result[l] = v[order[l]];
+  for (int l = 0; l < kWidth; ++l) result[l] = v[index[l]];
   return result;
 }
 

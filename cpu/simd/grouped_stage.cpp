@@ -47,7 +47,8 @@ void stage(const PixelBlocks& s) {
 }  // namespace
 
 void permute_lanes(const int32_t* order, float* data, int64_t vectors) {
-  for (int64_t v = 0; v < vectors; ++v, data += kWidth) store(data, ordered(load(data), order));
+  const IVec lanes = *(const IVecUnaligned*)order;
+  for (int64_t v = 0; v < vectors; ++v, data += kWidth) store(data, permuted(load(data), lanes));
 }
 
 void stage_blocks(Dtype type, const PixelBlocks& pixels) { SIMD_BY_TYPE(type, stage, pixels) }
