@@ -19,32 +19,45 @@ constexpr int64_t kNearBytes = 40 << 10;  ///< of a core's L1 cache
 /// transforms, in its cache.
 constexpr double kShortProductShare = 0.6, kCachedTransformFloats = 5e9, kCachedWeightFloats = 8e9;
 
+/// Groups whose outputs fill a vector, or 1.
+int woven(const ConvProblem& p, const Device& d) {
+  const bool fill = d.vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
+  const int64_t groups = d.vector_width / p.group_out();
+  return fill && groups > 1 && p.groups % groups == 0 ? static_cast<int>(groups) : 1;
+}
+
 bool fits(const ConvProblem& p, const Device& d) {
   const Size3 kernel{1, 3, 3}, ones{1, 1, 1};
   return p.kernel == kernel && p.stride[kHeight] == 1 && p.stride[kWidth] == 1 && p.dilation[kHeight] == 1 &&
-         p.dilation[kWidth] == 1 && p.input_dilation == ones && p.group_out() % d.vector_width == 0 &&
-         p.group_in() > 1 && std::max(p.group_in(), p.group_out()) <= 4 * d.vector_width && !p.empty();
+         p.dilation[kWidth] == 1 && p.input_dilation == ones && p.group_in() > 1 &&
+         (p.group_out() % d.vector_width == 0 || woven(p, d) > 1) &&
+         std::max(p.group_in(), p.group_out()) <= 4 * d.vector_width && !p.empty();
 }
 
 GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
-  GroupedWinogradPlan plan{m, 1, 1, 1};
-  const int64_t most_tasks = 4 * d.cores, channels = std::max(p.group_in(), p.group_out());
-  while (2 * plan.groups * channels <= kTaskChannels && divide_up(p.groups, 2 * plan.groups) >= most_tasks) {
-    plan.groups *= 2;
+  GroupedWinogradPlan plan{m, woven(p, d), 1, 1, 1, 1};
+  const int64_t most_tasks = 4 * d.cores, units = p.groups / plan.woven;
+  const int64_t channels = std::max(p.group_in(), p.group_out()) * plan.woven;
+  while (2 * plan.units * channels <= kTaskChannels && divide_up(units, 2 * plan.units) >= most_tasks) {
+    plan.units *= 2;
   }
-  const int64_t tiles = grouped_winograd_tiles(p, plan.form());
-  const int64_t blocks = divide_up(p.groups, plan.groups);
-  plan.pieces = std::min(tiles, divide_up(2 * d.cores, blocks));
-  plan.tiles = divide_up(tiles, plan.pieces);
-  while (GroupedWinogradSizes(p, plan, d.vector_width).tiles() * 4 > kNearBytes && plan.tiles > 4) {
-    plan.tiles = std::max<int64_t>(4, plan.tiles - 4);
+  const auto near = [&] {
+    const GroupedWinogradSizes sizes(p, plan, d.vector_width);
+    return 4 * (sizes.columns() + sizes.tiles()) <= kNearBytes;
+  };
+  const int64_t across = WinogradAxis(p, plan.form(), kWidth).tiles;
+  for (int64_t parts = 1; parts == 1 || (!near() && plan.tiles > 4); ++parts) {
+    plan.tiles = divide_up(across, parts);
   }
+  const int64_t strips = grouped_winograd_strips(p, plan);
+  plan.pieces = std::min(strips, divide_up(2 * d.cores, divide_up(units, plan.units)));
+  for (plan.strips = divide_up(strips, plan.pieces); !near() && plan.strips > 1;) --plan.strips;
   return plan;
 }
 
 int64_t workspace_of(const ConvProblem& p, const Device& d, const GroupedWinogradPlan& plan) {
   const GroupedWinogradSizes sizes(p, plan, d.vector_width);
-  return d.cores * 4 * (sizes.weights() + 2 * sizes.tiles()) + 4096;
+  return d.cores * 4 * (sizes.weights() + sizes.columns() + 2 * sizes.tiles()) + 4096;
 }
 
 struct Work {
@@ -52,7 +65,9 @@ struct Work {
 };
 Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
   const double products = plan.form().all_products();
-  const double tiles = static_cast<double>(grouped_winograd_tiles(p, plan.form()));
+  const double tiles =
+      static_cast<double>(p.batch * p.output(kDepth) * WinogradAxis(p, plan.form(), kHeight).tiles *
+                          WinogradAxis(p, plan.form(), kWidth).tiles);
   const double in = static_cast<double>(p.in_channels), out = static_cast<double>(p.out_channels);
   return {2.0 * products * tiles * out * static_cast<double>(p.group_in()), products * tiles * (in + out),
           products * out * static_cast<double>(p.group_in() * plan.pieces)};
@@ -60,9 +75,9 @@ Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
 
 }  // namespace
 
-int64_t grouped_winograd_tiles(const ConvProblem& p, const WinogradForm& form) {
-  return p.batch * p.output(kDepth) * WinogradAxis(p, form, kHeight).tiles *
-         WinogradAxis(p, form, kWidth).tiles;
+int64_t grouped_winograd_strips(const ConvProblem& p, const GroupedWinogradPlan& plan) {
+  const WinogradAxis rows(p, plan.form(), kHeight), cols(p, plan.form(), kWidth);
+  return p.batch * p.output(kDepth) * rows.tiles * divide_up(cols.tiles, plan.tiles);
 }
 
 void consider_grouped_winograd(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,

@@ -11,43 +11,55 @@ namespace mlx_conv3d {
 
 struct Candidate;
 
-/// How cpu/grouped_winograd.h walks its tiles.
+/// How cpu/grouped_winograd.h walks its tiles. A unit is a group, or as many as fill a vector.
 struct GroupedWinogradPlan {
   int m = 0;           ///< outputs of a tile along an axis; 0: not used
-  int64_t groups = 0;  ///< of a task
-  int64_t pieces = 0;  ///< tasks of the same groups
-  int64_t tiles = 0;   ///< of a group, transformed and multiplied at a time
+  int woven = 1;       ///< groups of a unit
+  int64_t units = 0;   ///< of a task
+  int64_t pieces = 0;  ///< tasks of the same units
+  int64_t tiles = 0;   ///< of a strip, which are neighbours in a row
+  int64_t strips = 0;  ///< of a unit, transformed and multiplied at a time
 
   WinogradForm form() const { return {m, Pixels::single}; }
 };
 
-/// Floats of a thread's buffers and from one frequency to the next in them: off the strides that meet in few
+/// Floats of a thread's buffers, and from one frequency to the next in them: off the strides that meet in few
 /// of the cache's sets.
 struct GroupedWinogradSizes {
   GroupedWinogradSizes(const ConvProblem& p, const GroupedWinogradPlan& plan, int vector_width)
-      : pitch(vector_width), products(plan.form().all_products()), plan_(plan) {
-    while (pitch < std::max(p.group_in(), p.group_out())) pitch *= 2;
-    group_products_ = p.group_in() * p.group_out();
+      : in_channels(p.group_in() * plan.woven),
+        out_channels(p.group_out() * plan.woven),
+        pitch(vector_width),
+        products(plan.form().all_products()),
+        plan_(plan),
+        product_weights_(p.group_in() * out_channels) {
+    while (pitch < std::max(in_channels, out_channels)) pitch *= 2;
   }
 
-  int64_t weight_stride() const { return odd_lines(group_products_); }
-  int64_t tile_stride() const { return odd_lines(plan_.tiles * pitch); }
-  int64_t group_weights() const { return products * weight_stride(); }
-  int64_t weights() const { return plan_.groups * group_weights(); }
-  int64_t tiles() const { return products * tile_stride(); }
+  int64_t weight_stride() const { return odd_lines(product_weights_); }
+  /// Of so many neighbouring tiles.
+  int64_t columns_of(int64_t tiles) const { return tiles * plan_.m + plan_.form().side() - plan_.m; }
+  int64_t strip() const { return columns_of(plan_.tiles) * pitch; }
+  int64_t column_stride() const { return odd_lines(plan_.strips * strip()); }
+  int64_t columns() const { return plan_.form().side() * column_stride(); }
+  int64_t tile_stride() const { return odd_lines(plan_.strips * plan_.tiles * pitch); }
+  int64_t unit_weights() const { return products * weight_stride(); }
+  int64_t weights() const { return plan_.units * unit_weights(); }
+  int64_t tiles() const { return plan_.form().products() * tile_stride(); }
 
-  int64_t pitch;  ///< from tile to tile
+  const int64_t in_channels, out_channels;  ///< of a unit
+  int64_t pitch;                            ///< from tile to tile
   const int64_t products;
 
  private:
   static int64_t odd_lines(int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
 
   const GroupedWinogradPlan plan_;
-  int64_t group_products_;
+  const int64_t product_weights_;
 };
 
-/// Tiles of all frames.
-int64_t grouped_winograd_tiles(const ConvProblem& problem, const WinogradForm& form);
+/// Strips of all frames.
+int64_t grouped_winograd_strips(const ConvProblem& problem, const GroupedWinogradPlan& plan);
 
 /// Puts a legal candidate of grouped on Winograd's F(m, 3), where that is possible and modelled faster, or
 /// `like` is there.

@@ -182,4 +182,17 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body) 
   p.run(count, body);
 }
 
+void parallel_for_shares(int64_t count, const std::function<void(int64_t, int)>& body) {
+  const int64_t shares = thread_count();
+  std::vector<std::atomic<int64_t>> taken(static_cast<size_t>(shares));
+  parallel_for(count, [&](int64_t, int thread) {
+    for (int64_t i = 0;; ++i) {
+      const int64_t share = (thread + i) % shares;
+      const int64_t begin = count * share / shares, end = count * (share + 1) / shares;
+      const int64_t item = begin + taken[static_cast<size_t>(share)].fetch_add(1, std::memory_order_relaxed);
+      if (item < end) return body(item, thread);
+    }
+  });
+}
+
 }  // namespace mlx_conv3d::cpu

@@ -25,6 +25,14 @@ inline constexpr bool kCanPermute = false;
 SIMD_INLINE Vec permute(Vec v, IVec) { return v; }
 #endif
 
+/// The same with any instructions.
+SIMD_INLINE Vec permuted(Vec v, IVec index) {
+  if constexpr (kCanPermute) return permute(v, index);
+  Vec result{};
+  for (int l = 0; l < kWidth; ++l) result[l] = v[index[l]];
+  return result;
+}
+
 /// How the lanes of a vector pick their inputs. Phase: the place in its group of lane 0's output channel.
 template <int C, int O, int Phase>
 struct Lanes {

@@ -48,14 +48,7 @@ void stage(const PixelBlocks& s) {
 
 void permute_lanes(const int32_t* order, float* data, int64_t vectors) {
   const IVec lanes = *(const IVecUnaligned*)order;
-  for (int64_t v = 0; v < vectors; ++v, data += kWidth) {
-    if constexpr (kCanPermute) {
-      store(data, permute(load(data), lanes));
-    } else {
-      const Vec from = load(data);
-      for (int l = 0; l < kWidth; ++l) data[l] = from[order[l]];
-    }
-  }
+  for (int64_t v = 0; v < vectors; ++v, data += kWidth) store(data, permuted(load(data), lanes));
 }
 
 void stage_blocks(Dtype type, const PixelBlocks& pixels) { SIMD_BY_TYPE(type, stage, pixels) }

@@ -55,15 +55,51 @@ struct WinogradOutputTile {
   const Epilogue* epilogue;
 };
 
-/// All products of one group's tiles with one panel of its weights.
+/// Among the offsets of columns: one of zeros.
+constexpr int64_t kNoColumn = INT64_MIN;
+
+/// Columns of a strip (neighbouring tiles of one row of tiles), of one group or of a vector of woven ones
+/// (PixelBlocks), to their frequencies along the height. Tiles share columns, which are transformed once.
+struct WinogradColumns {
+  int64_t count, channels;
+  const void* const* rows;  ///< of pixels, the first channel at column 0; null for zeros
+  const int64_t* columns;   ///< bytes from there to each column, or kNoColumn
+  const int32_t* order;     ///< of a woven vector's channels, or null
+  int64_t next;             ///< bytes from these pixels to those that will be read next
+  float* out;               ///< [frequency][column][channel], channels rounded up to whole vectors
+  int64_t stride, pitch;    ///< floats from frequency to frequency and from column to column
+};
+
+/// All products of some strips of one group, in place: columns of frequencies along the height to columns of
+/// sums, of as many results along the width as the strips' tiles have.
 struct WinogradGroup {
-  int64_t products, tiles, channels;
-  int vectors;                                   ///< of the panel
-  int64_t pitch;                                 ///< floats from tile to tile: 1, 2 or 4 vectors
-  const float* in;                               ///< [product][tile][channel]
-  const float* weights;                          ///< [product][channel][lane]
-  float* out;                                    ///< [product][tile][lane]; may be `in`
-  int64_t in_stride, weight_stride, out_stride;  ///< floats from product to product
+  int64_t strips;
+  const int64_t* tiles;   ///< of each strip
+  int64_t channels;       ///< of a group's inputs
+  int woven;              ///< groups of a vector, or 1
+  int64_t in_vectors;     ///< of a column
+  int64_t panels;         ///< of weights
+  const int* vectors;     ///< of each panel
+  float* columns;         ///< [frequency along the height][strip][column][channel, then lane]
+  int64_t stride, strip;  ///< floats from frequency to frequency and from strip to strip
+  int64_t pitch;          ///< floats from column to column and from tile to tile: 1, 2 or 4 vectors
+  const float* weights;   ///< [panel][product][channel][lane]
+  int64_t weight_stride;  ///< floats from product to product
+  float *inputs, *sums;   ///< [frequency along the width][tile][channel or lane]; the same, of one panel
+  int64_t tile_stride;    ///< floats from frequency to frequency there
+};
+
+/// Columns of sums to results.
+struct WinogradResults {
+  int64_t channels;       ///< whole vectors
+  const float* in;        ///< [frequency along the height][column][lane]
+  int64_t stride, pitch;  ///< floats from frequency to frequency and from column to column
+  const int32_t* order;   ///< of a woven vector's sums, or null
+  void* out;              ///< the whole output: result (i, j) is element first + i*row_stride +
+                          ///< j*pixel_stride, and so in the residual
+  int64_t first, row_stride, pixel_stride;
+  int64_t rows, cols;  ///< those that exist
+  const Epilogue* epilogue;
 };
 
 /// Weights (O, KD, KH, KW, C), read through strides.
@@ -178,8 +214,6 @@ struct GroupedGradientRows {
   float* sums;
 };
 
-/// In DepthwiseColumns: a column of zeros.
-constexpr int64_t kNoColumn = INT64_MIN;
 /// Columns that a block of positions may have beyond a row's last.
 constexpr int64_t kDepthwiseSlack = 32;
 
@@ -296,7 +330,9 @@ struct Kernels {
   void (*stage_blocks)(Dtype type, const PixelBlocks& pixels);
   /// Lane l of each vector becomes what was lane order[l].
   void (*permute_lanes)(const int32_t* order, float* data, int64_t vectors);
-  void (*winograd_group)(const WinogradGroup& group);
+  void (*winograd_columns)(WinogradForm form, Dtype type, const WinogradColumns& columns);
+  void (*winograd_group)(WinogradForm form, const WinogradGroup& group);
+  void (*winograd_results)(WinogradForm form, const WinogradResults& results);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   /// C where that kernel's weight [tap][c][lane] is that of input (c + lane) % C of the group, 0 where it is

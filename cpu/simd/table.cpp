@@ -10,6 +10,7 @@
 #include "cpu/simd/winograd.h"
 #include "cpu/simd/winograd_gradient.h"
 #include "cpu/simd/winograd_group.h"
+#include "cpu/simd/winograd_columns.h"
 
 namespace mlx_conv3d::cpu {
 
@@ -31,7 +32,9 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::direct_gradient,
     SIMD_NAMESPACE::stage_blocks,
     SIMD_NAMESPACE::permute_lanes,
+    SIMD_NAMESPACE::winograd_columns,
     SIMD_NAMESPACE::winograd_group,
+    SIMD_NAMESPACE::winograd_results,
     SIMD_NAMESPACE::grouped_function,
     SIMD_NAMESPACE::grouped_rotation,
     SIMD_NAMESPACE::grouped_gradient_function,

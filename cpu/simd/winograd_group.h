@@ -4,6 +4,6 @@
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
-void winograd_group(const WinogradGroup& group);
+void winograd_group(WinogradForm form, const WinogradGroup& group);
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
