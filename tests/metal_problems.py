@@ -146,16 +146,18 @@ def winograd_chunks(draw: st.DrawFn, problem: Problem) -> tuple[int, ...]:
         fused = problem.x_type == problem.dtype != "float32" and draw(st.booleans())
         return (1, tiles, frames, slices, m, 0, 0, int(fused))
     tiles = n * -(-height // m) * -(-width // m)
+    rows = draw(st.sampled_from((0, 2, 3, 8)))
     return (
         m,
         draw(st.integers(-(-tiles // 4), 12)) if tiles <= 48 else -(-tiles // 3),
         draw(st.integers(-(-depth // 3), max(4, depth))),
         draw(st.sampled_from(sorted({min(32, outs), outs}))),
         draw(st.integers(1, 2)) if pairs_frames(problem) else 1,
-        draw(st.sampled_from((0, 2, 3))),
+        rows,
         draw(st.integers(0, 1)),
         0,
         draw(st.integers(0, 1)) if problem.dtype == "bfloat16" else 0,
+        draw(st.sampled_from((0, 8, 32))) if rows else 0,
     )
 
 
