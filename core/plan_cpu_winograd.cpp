@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "core/cpu_model.h"
 #include "core/plan_cpu.h"
+#include "cpu/simd/kernels.h"
 
 namespace mlx_conv3d {
 
@@ -122,6 +124,18 @@ double met_taps(const ConvProblem& p, int64_t frames) {
   return static_cast<double>(met);
 }
 
+/// How much longer the last thread takes than if all had the same share of the panels.
+double panel_imbalance(const ConvProblem& p, const Device& d) {
+  const cpu::Panels panels(p.out_channels, d.vector_width, d.panel_vectors);
+  std::vector<int> busy(static_cast<size_t>(d.cores), 0);
+  for (int64_t i = 0; i < panels.count(); ++i) {
+    *std::min_element(busy.begin(), busy.end()) += panels.vectors(i);
+  }
+  const int longest = *std::max_element(busy.begin(), busy.end());
+  return static_cast<double>(longest * d.cores) /
+         static_cast<double>(std::max<int64_t>(1, panels.vectors_total()));
+}
+
 /// Chunks where the weights are made panel by panel: a thread's sums of one panel stay in its cache. False if
 /// none fits the limit.
 bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form, Candidate& c) {
@@ -169,9 +183,11 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   c.bytes = p.operand_bytes() + 8.0 * input_floats +
             4.0 * static_cast<double>(p.kernel[kHeight] * p.kernel[kWidth]) * taps * weights * (chunks - 1);
   const double scale = core_scale(d);
-  c.cost = product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows +
-           (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           made / (kMadeFloats * d.cores * scale) + 2 * chunks * kStepSeconds;
+  const double by_panel = product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows +
+                          output_floats / (kTransformFloats * d.cores * scale) +
+                          made / (kMadeFloats * d.cores * scale);
+  c.cost = by_panel * panel_imbalance(p, d) + input_floats / (kTransformFloats * d.cores * scale) +
+           2 * chunks * kStepSeconds;
   return true;
 }
 

@@ -22,10 +22,10 @@ struct WinogradWeightBlock {
   int64_t lane, depth, channel, channels;
   int vectors;
 };
-/// Transforms a problem's weights of a block to [product][channel][lane]; the form has depth_m 1 and no
-/// parts.
+/// Transforms a problem's weights of a block to [product][channel][lane], products `stride` floats apart; the
+/// form has depth_m 1 and no parts.
 void winograd_block_weights(WinogradForm form, const ConvProblem& problem, const WeightView& w,
-                            const WinogradWeightBlock& block, float* out);
+                            const WinogradWeightBlock& block, float* out, int64_t stride);
 
 /// Floats that winograd_weights writes. Throws std::invalid_argument for a form that this machine lacks the
 /// matrix unit for.

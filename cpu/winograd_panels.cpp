@@ -27,8 +27,8 @@ const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, const P
   const int vectors = panels.vectors(panel);
   const int64_t held = plan_.weight_channels, lanes = vectors * k_.width;
   const int64_t tiles = chunk.tiles, rows = chunk.frames * tiles, rows_in = chunk.frames_in * tiles;
-  const int64_t products = form_.all_products();
-  float *weights = scratch_[static_cast<size_t>(thread)], *sums = weights + products * held * lanes;
+  const int64_t products = form_.all_products(), stride = winograd_product_stride(plan_, lanes);
+  float *weights = scratch_[static_cast<size_t>(thread)], *sums = weights + products * stride;
   const std::vector<Run> runs = runs_of(chunk);
   std::vector<char> started(runs.size(), 0);
   for (int64_t c = 0; c < p_.in_channels; c += held) {
@@ -38,7 +38,7 @@ const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, const P
       const auto meets_tap = [&](const Run& run) { return meets(chunk, run, kd); };
       if (std::none_of(runs.begin(), runs.end(), meets_tap)) continue;
       winograd_block_weights(form_, p_, w_, {panels.first_vector(panel) * k_.width, kd, c, channels, vectors},
-                             weights);
+                             weights, stride);
       for (int64_t product = 0; product < products; ++product) {
         const float* a = block + form_.frequency(static_cast<int>(product)) * rows_in * held;
         for (size_t r = 0; r < runs.size(); ++r) {
@@ -48,9 +48,8 @@ const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, const P
           const int64_t frame = run.begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
           const float* next = a + (frame * tiles + rows_in) * held;
           k_.gemm(false, (run.end - run.begin) * tiles, vectors, channels, a + frame * tiles * held, held,
-                  weights + product * channels * lanes, lanes,
-                  sums + (product * rows + run.begin * tiles) * lanes, lanes, started[r] != 0,
-                  {1, 0, 0, next});
+                  weights + product * stride, lanes, sums + (product * rows + run.begin * tiles) * lanes,
+                  lanes, started[r] != 0, {1, 0, 0, next});
         }
       }
       for (size_t r = 0; r < runs.size(); ++r) {

@@ -126,12 +126,12 @@ void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channe
 }
 
 void winograd_block_weights(WinogradForm form, const ConvProblem& p, const WeightView& w,
-                            const WinogradWeightBlock& block, float* out) {
+                            const WinogradWeightBlock& block, float* out, int64_t stride) {
   const Task task{form, w, p.out_channels, p.kernel[kDepth], p.kernel[kWidth], p.in_channels, p.flip};
   WinogradWeightPanel part =
       panel_of(task, block.lane, block.vectors, block.depth, block.channel, block.channels);
   part.out = out;
-  part.xi_stride = block.channels * block.vectors * kernels().width;
+  part.xi_stride = stride;
   kernels().winograd_weight(form, part);
 }
 

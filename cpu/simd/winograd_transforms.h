@@ -63,16 +63,30 @@ SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
   }
 }
 
-/// How many input channels ahead weights are fetched: their rows are too short for the hardware to see them
-/// coming.
-constexpr int64_t kTapsAhead = 64;
+constexpr int64_t kNoTap = INT64_MIN;  ///< the offset of a tap that a kernel lacks
+/// Input channels whose weights are fetched while those before them are transformed.
+constexpr int64_t kFetched = 64;
+
+/// Fetches `count` items of each tap of rows [first, last), run by run: taps side by side, as a block of them
+/// is read, are too many streams for the hardware to fetch ahead.
+template <class Item>
+SIMD_INLINE void fetch_taps(const Item* w, int64_t row_stride, const int64_t* offsets, int taps,
+                            int64_t first, int64_t last, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(Item);
+  for (int64_t row = first; row < last; ++row) {
+    for (int tap = 0; tap < taps; ++tap) {
+      if (offsets[tap] == kNoTap) continue;
+      const Item* from = w + row * row_stride + offsets[tap];
+      for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);
+    }
+  }
+}
 
 /// Reads a panel's taps: calls transform(vector, c, taps) for every vector of output channels and every input
 /// channel, in this order.
 template <class Form, int Depths, class T, class Transform>
 SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transform) {
   constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
-  constexpr int64_t kNoTap = INT64_MIN;
   const int64_t* stride = panel.w.stride;
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
   const int last = panel.side - 1;
@@ -85,21 +99,36 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
     const bool exists = row <= last && col <= last;
     tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
   }
+  const auto lanes_of = [&](int v) -> int64_t {
+    const int64_t left = panel.out_channels - v * kWidth;
+    return left < 0 ? 0 : left < kWidth ? left : kWidth;
+  };
+  // A share of the rows of what comes after the channels from c on.
+  const auto fetch = [&](int v, int64_t c, int64_t share, int64_t shares) {
+    const bool turn = c >= panel.channels;
+    v += turn ? 1 : 0;
+    c = turn ? 0 : c;
+    if (v >= panel.vectors) return;
+    const int64_t lanes = lanes_of(v), rest = panel.channels - c;
+    fetch_taps(w + v * kWidth * stride[0] + c, stride[0], tap_offset, all, lanes * share / shares,
+               lanes * (share + 1) / shares, rest < kFetched ? rest : kFetched);
+  };
+  if (stride[4] == 1) fetch(0, 0, 0, 1);
   for (int v = 0; v < panel.vectors; ++v) {
-    const int64_t first = v * kWidth, left = panel.out_channels - first;
-    const int64_t lanes = left < 0 ? 0 : left < kWidth ? left : kWidth;
+    const int64_t first = v * kWidth, lanes = lanes_of(v);
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
+        const int64_t held = c / kFetched * kFetched;
+        const int64_t here = panel.channels - held < kFetched ? panel.channels - held : kFetched;
+        fetch(v, held + kFetched, (c - held) / kWidth, (here + kWidth - 1) / kWidth);
         Vec block[all][kWidth];
         for (int tap = 0; tap < all; ++tap) {
           if (tap_offset[tap] == kNoTap) {
             for (int i = 0; i < kWidth; ++i) block[tap][i] = Vec{};
             continue;
           }
-          const auto* from = w + first * stride[0] + tap_offset[tap] + c;
-          for (int64_t l = 0; l < lanes; ++l) __builtin_prefetch(from + l * stride[0] + kTapsAhead, 0, 2);
-          load_transposed<T>(from, stride[0], lanes, block[tap]);
+          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
           Vec taps[all];
