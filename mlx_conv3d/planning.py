@@ -28,8 +28,8 @@ class Candidate:
     upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
     depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
     0 where all are made once, `weight_outs` the output channels whose weights it then makes at a time or 0 for all,
-    `weight_channels` the input channels whose weights a CPU's thread makes at a time for one panel of output channels or
-    0 where all are made beforehand, `chunk` the sizes of what is computed at a time.
+    `weight_channels` the input channels whose weights a CPU's thread makes at a time for one panel of output channels
+    or 0 where all are made beforehand, `chunk` the sizes of what is computed at a time.
     """
 
     algorithm: str
