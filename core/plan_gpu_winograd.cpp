@@ -259,7 +259,9 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
   const int64_t passes = plan.tile_rows ? 1 : metal::winograd_passes(plan);
   const int64_t pass =
       plan.tile_rows || plan.weight_outs > 0 ? std::min(room, passes * (cache - weight_bytes())) : room;
-  const std::pair<int64_t, int64_t> budgets[] = {{std::min(cache, room), room}, {room, room}, {room, pass}};
+  std::vector<std::pair<int64_t, int64_t>> budgets{{room, room}};
+  if (cache < room) budgets.push_back({cache, room});
+  if (pass < room) budgets.push_back({room, pass});
   for (const auto& [budget, tile_budget] : budgets) {
     for (int64_t pieces = 1;; pieces *= 2) {
       plan.frames = std::min(divide_up(groups, pieces) * depth_m, p.output(kDepth));

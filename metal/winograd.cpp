@@ -1,10 +1,11 @@
 // Winograd on Metal: the weights once per slice of output channels, then per chunk of tiles and frames an
 // input transform, one product per frequency, and an output transform. Where the weights of all frequencies
-// would leave too little scratch to the chunks, each chunk makes them anew, some frequencies at a time. A
-// chunk's input transform may run beside the output transform before it: they touch different scratch. With
-// F(2, 3) along depth the product works on pairs of output frames, whose first and second frames lie in
-// planes of their own. Along depth alone (3x1x1 kernels) tiles are single positions, and the frequencies are
-// those of groups of frames; for 16-bit results one step may do all but the weights, without chunks.
+// would leave too little scratch to the chunks, each chunk makes them anew, some frequencies at a time, of
+// all outputs or of one set of them after the other. A chunk's input transform may run beside the output
+// transform before it: they touch different scratch. With F(2, 3) along depth the product works on pairs of
+// output frames, whose first and second frames lie in planes of their own. Along depth alone (3x1x1 kernels)
+// tiles are single positions, and the frequencies are those of groups of frames; for 16-bit results one step
+// may do all but the weights, without chunks.
 
 #include <algorithm>
 #include <stdexcept>
