@@ -1,8 +1,10 @@
 """Winograd whose weights are made panel by panel, just before they are multiplied with, against float64. The plan
-chooses it on the CPU where tiles are few next to the channels."""
+chooses it on the CPU where tiles are few next to the channels, and the panels fill all threads. On other machines than
+those of `CHOSEN` the same problems run as planned there."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import mlx.core as mx
@@ -11,8 +13,9 @@ import operands
 import pytest
 from problems import Problem, of
 
-from mlx_conv3d import nn, plan, set_workspace_limit
+from mlx_conv3d import _ext, nn, plan, set_workspace_limit
 
+CHOSEN = _ext.isa() in ("avx512", "amx") and (os.cpu_count() or 1) <= 2
 CUBE = (3, 3, 3)
 
 PROBLEMS: dict[str, Problem] = {
@@ -42,7 +45,7 @@ PROBLEMS: dict[str, Problem] = {
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_weights_made_panel_by_panel(name: str, dtype: str) -> None:
     problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
-    if not problem.general:
+    if CHOSEN and not problem.general:
         assert operands.plan_of(problem, "winograd").weight_channels > 0
     made = operands.make(problem)
     exact, scale = operands.solve(problem, made.exact)
@@ -55,7 +58,8 @@ def test_several_chunks() -> None:
     before = set_workspace_limit(16 << 20)
     try:
         chosen = operands.plan_of(problem, "winograd")
-        assert chosen.weight_channels > 0 and chosen.chunk[1] < 36 and chosen.workspace <= 16 << 20
+        assert not CHOSEN or (chosen.weight_channels > 0 and chosen.chunk[1] < 36)
+        assert chosen.workspace <= 16 << 20
         made = operands.make(problem)
         exact, scale = operands.solve(problem, made.exact)
         operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
@@ -66,7 +70,7 @@ def test_several_chunks() -> None:
 def test_prepared_weights_are_not_made_again() -> None:
     x, w = (1, 3, 8, 8, 256), (256, *CUBE, 256)
     assert plan(x, w, padding=1, prepared=True, algorithm="winograd").weight_channels == 0
-    assert plan(x, w, padding=1, algorithm="winograd").weight_channels > 0
+    assert not CHOSEN or plan(x, w, padding=1, algorithm="winograd").weight_channels > 0
 
 
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1), (3, 2), (2, 3)])
