@@ -1,8 +1,10 @@
 """Winograd whose weights are made panel by panel, just before they are multiplied with, against float64. The plan
-chooses it on the CPU where tiles are few next to the channels."""
+chooses it on the CPU where tiles are few next to the channels, and the panels fill all threads. On other machines than
+those of `CHOSEN` the same problems run as planned there."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import mlx.core as mx
@@ -11,14 +13,15 @@ import operands
 import pytest
 from problems import Problem, of
 
-from mlx_conv3d import nn, plan, set_workspace_limit
+from mlx_conv3d import _ext, nn, plan, set_workspace_limit
 
+CHOSEN = _ext.isa() in ("avx512", "amx") and (os.cpu_count() or 1) <= 2
 CUBE = (3, 3, 3)
 
 PROBLEMS: dict[str, Problem] = {
     "one tile": of((1, 3, 4, 4, 64), (64, *CUBE, 64), padding=(0, 1, 1)),
     "ragged channels": of((1, 3, 7, 9, 203), (53, *CUBE, 203), padding=(0, 1, 1)),
-    "more blocks than channels in one": of((1, 3, 5, 6, 777), (33, *CUBE, 777), padding=(0, 1, 1)),
+    "more blocks than channels in one": of((1, 3, 5, 6, 777), (65, *CUBE, 777), padding=(0, 1, 1)),
     "one input, one output": of((1, 2, 5, 5, 1), (1, *CUBE, 1), padding=1),
     "two images, padded frames": of((2, 4, 6, 5, 70), (97, *CUBE, 70), padding=1),
     "one frame": of((1, 1, 6, 6, 96), (64, *CUBE, 96), padding=1),
@@ -42,7 +45,7 @@ PROBLEMS: dict[str, Problem] = {
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_weights_made_panel_by_panel(name: str, dtype: str) -> None:
     problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
-    if not problem.general:
+    if CHOSEN and not problem.general:
         assert operands.plan_of(problem, "winograd").weight_channels > 0
     made = operands.make(problem)
     exact, scale = operands.solve(problem, made.exact)
@@ -51,11 +54,12 @@ def test_weights_made_panel_by_panel(name: str, dtype: str) -> None:
 
 
 def test_several_chunks() -> None:
-    problem = of((1, 24, 23, 4000), (48, 3, 3, 4000), padding=1)
+    problem = of((1, 24, 23, 3000), (96, 3, 3, 3000), padding=1)
     before = set_workspace_limit(16 << 20)
     try:
         chosen = operands.plan_of(problem, "winograd")
-        assert chosen.weight_channels > 0 and chosen.chunk[1] < 36 and chosen.workspace <= 16 << 20
+        assert not CHOSEN or (chosen.weight_channels > 0 and chosen.chunk[1] < 36)
+        assert chosen.workspace <= 16 << 20
         made = operands.make(problem)
         exact, scale = operands.solve(problem, made.exact)
         operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
@@ -66,7 +70,7 @@ def test_several_chunks() -> None:
 def test_prepared_weights_are_not_made_again() -> None:
     x, w = (1, 3, 8, 8, 256), (256, *CUBE, 256)
     assert plan(x, w, padding=1, prepared=True, algorithm="winograd").weight_channels == 0
-    assert plan(x, w, padding=1, algorithm="winograd").weight_channels > 0
+    assert not CHOSEN or plan(x, w, padding=1, algorithm="winograd").weight_channels > 0
 
 
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1), (3, 2), (2, 3)])
