@@ -3,6 +3,7 @@
 #include "core/plan_grouped_winograd.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 
 #include "core/cpu_model.h"
@@ -19,31 +20,24 @@ constexpr int64_t kNearBytes = 40 << 10;  ///< of a core's L1 cache
 /// transforms, in its cache.
 constexpr double kShortProductShare = 0.6, kCachedTransformFloats = 5e9, kCachedWeightFloats = 8e9;
 
-/// Groups whose outputs fill a vector, or 1.
-int woven(const ConvProblem& p, const Device& d) {
-  const bool fill = d.vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
-  const int64_t groups = d.vector_width / p.group_out();
-  return fill && groups > 1 && p.groups % groups == 0 ? static_cast<int>(groups) : 1;
-}
-
 bool fits(const ConvProblem& p, const Device& d) {
   const Size3 kernel{1, 3, 3}, ones{1, 1, 1};
   return p.kernel == kernel && p.stride[kHeight] == 1 && p.stride[kWidth] == 1 && p.dilation[kHeight] == 1 &&
          p.dilation[kWidth] == 1 && p.input_dilation == ones && p.group_in() > 1 &&
-         (p.group_out() % d.vector_width == 0 || woven(p, d) > 1) &&
+         (p.group_out() % d.vector_width == 0 || grouped_winograd_woven(p, d.vector_width) > 1) &&
          std::max(p.group_in(), p.group_out()) <= 4 * d.vector_width && !p.empty();
 }
 
 GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
-  GroupedWinogradPlan plan{m, woven(p, d), 1, 1, 1, 1};
-  const int64_t most_tasks = 4 * d.cores, units = p.groups / plan.woven;
+  GroupedWinogradPlan plan{m, grouped_winograd_woven(p, d.vector_width), 1, 1, 1, 1};
+  static const int64_t mt = getenv("MT") ? atoi(getenv("MT")) : 8; const int64_t most_tasks = mt * d.cores, units = p.groups / plan.woven;
   const int64_t channels = std::max(p.group_in(), p.group_out()) * plan.woven;
-  while (2 * plan.units * channels <= kTaskChannels && divide_up(units, 2 * plan.units) >= most_tasks) {
+  while (2 * plan.units * channels <= (getenv("TC") ? atoi(getenv("TC")) : kTaskChannels) && divide_up(units, 2 * plan.units) >= most_tasks) {
     plan.units *= 2;
   }
   const auto near = [&] {
     const GroupedWinogradSizes sizes(p, plan, d.vector_width);
-    return 4 * (sizes.columns() + sizes.tiles()) <= kNearBytes;
+    return 4 * (sizes.columns() + sizes.tiles()) <= (getenv("NB") ? atoi(getenv("NB"))<<10 : kNearBytes);
   };
   const int64_t across = WinogradAxis(p, plan.form(), kWidth).tiles;
   for (int64_t parts = 1; parts == 1 || (!near() && plan.tiles > 4); ++parts) {
@@ -75,6 +69,12 @@ Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
 
 }  // namespace
 
+int grouped_winograd_woven(const ConvProblem& p, int vector_width) {
+  const bool fill = vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
+  const int64_t groups = vector_width / p.group_out();
+  return fill && groups > 1 && p.groups % groups == 0 ? static_cast<int>(groups) : 1;
+}
+
 int64_t grouped_winograd_strips(const ConvProblem& p, const GroupedWinogradPlan& plan) {
   const WinogradAxis rows(p, plan.form(), kHeight), cols(p, plan.form(), kWidth);
   return p.batch * p.output(kDepth) * rows.tiles * divide_up(cols.tiles, plan.tiles);
@@ -83,7 +83,9 @@ int64_t grouped_winograd_strips(const ConvProblem& p, const GroupedWinogradPlan&
 void consider_grouped_winograd(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
                                Candidate& c) {
   if (!fits(p, d) || (like != nullptr && like->grouped_winograd.m == 0)) return;
+  if (getenv("NOW")) return;
   for (int m : {2, 4}) {
+    if (getenv("FM") && m != atoi(getenv("FM"))) continue;
     if (like != nullptr && like->grouped_winograd.m != m) continue;
     const GroupedWinogradPlan plan = plan_of(p, d, m);
     const int64_t workspace = workspace_of(p, d, plan);
@@ -92,8 +94,9 @@ void consider_grouped_winograd(const ConvProblem& p, const Device& d, int64_t li
     const double scale = d.gflops * 1e9 / d.cores / kCoreFlops;
     const double cost = work.product_flops / (d.gflops * 1e9 * kShortProductShare) +
                         work.transformed / (kCachedTransformFloats * d.cores * scale) +
-                        work.weights / (kCachedWeightFloats * d.cores * scale) + kStepSeconds;
-    if (like == nullptr && cost >= c.cost) continue;
+                        (p.prepared ? 0 : work.weights) / (kCachedWeightFloats * d.cores * scale) +
+                        kStepSeconds;
+    if (!getenv("FM") && like == nullptr && cost >= c.cost) continue;
     c.grouped_winograd = plan;
     c.gemm.tile = {};
     c.cost = cost;

@@ -112,12 +112,32 @@ void transform_sums(const WinogradGroup& g, int64_t vectors, float* columns) {
   });
 }
 
-/// Of `products` neighbouring frequencies with one panel.
-void multiply(const WinogradGroup& g, int products, int vectors, int64_t tiles, const float* weights,
-              float* sums) {
+SIMD_INLINE void fetch_to_read(const char* line) { __builtin_prefetch(line, 0, 2); }
+SIMD_INLINE void fetch_to_write(const char* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*line));
+#else
+  __builtin_prefetch(line, 1, 2);
+#endif
+}
+
+/// Part `i` of `parts` of the lines.
+template <class F>
+SIMD_INLINE void fetch(const LineList& list, int64_t i, int64_t parts, F&& f) {
+  for (int64_t n = list.count * i / parts; n < list.count * (i + 1) / parts; ++n)
+    f(list.lines[n] + list.offset);
+}
+
+/// Of `products` neighbouring frequencies from `first` on, with one panel.
+void multiply(const WinogradGroup& g, int first, int products, int vectors, int64_t tiles,
+              const float* weights, float* sums) {
   const Block* table = blocks_of(g, vectors);
   const int64_t most = kRows[vectors], blocks = (tiles + most - 1) / most;
   for (int64_t product = 0; product < products; ++product, weights += g.weight_stride) {
+    if (sums == g.sums) {
+      fetch(g.reads, first + product, products * products, fetch_to_read);
+      fetch(g.writes, first + product, products * products, fetch_to_write);
+    }
     int64_t tile = 0;
     for (int64_t left = blocks; left > 0; --left) {
       const int64_t rows = (tiles - tile + left - 1) / left, at = product * g.tile_stride + tile * g.pitch;
@@ -136,7 +156,7 @@ void group(const WinogradGroup& g) {
     const float* weights = g.weights + i * t * g.weight_stride;
     int64_t vector = 0;
     for (int64_t panel = 0; panel < g.panels; ++panel) {
-      multiply(g, t, g.vectors[panel], tiles, weights + vector * kWidth * g.channels,
+      multiply(g, i * t, t, g.vectors[panel], tiles, weights + vector * kWidth * g.channels,
                g.sums + vector * kWidth);
       vector += g.vectors[panel];
     }
