@@ -30,22 +30,29 @@ bool fits(const ConvProblem& p, const Device& d) {
 
 GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
   GroupedWinogradPlan plan{m, grouped_winograd_woven(p, d.vector_width), 1, 1, 1, 1};
-  static const int64_t mt = getenv("MT") ? atoi(getenv("MT")) : 8; const int64_t most_tasks = mt * d.cores, units = p.groups / plan.woven;
-  const int64_t channels = std::max(p.group_in(), p.group_out()) * plan.woven;
-  while (2 * plan.units * channels <= (getenv("TC") ? atoi(getenv("TC")) : kTaskChannels) && divide_up(units, 2 * plan.units) >= most_tasks) {
-    plan.units *= 2;
-  }
   const auto near = [&] {
     const GroupedWinogradSizes sizes(p, plan, d.vector_width);
-    return 4 * (sizes.columns() + sizes.tiles()) <= (getenv("NB") ? atoi(getenv("NB"))<<10 : kNearBytes);
+    return 4 * (sizes.columns() + sizes.tiles()) <= kNearBytes;
   };
   const int64_t across = WinogradAxis(p, plan.form(), kWidth).tiles;
   for (int64_t parts = 1; parts == 1 || (!near() && plan.tiles > 4); ++parts) {
     plan.tiles = divide_up(across, parts);
   }
   const int64_t strips = grouped_winograd_strips(p, plan);
-  plan.pieces = std::min(strips, divide_up(2 * d.cores, divide_up(units, plan.units)));
-  for (plan.strips = divide_up(strips, plan.pieces); !near() && plan.strips > 1;) --plan.strips;
+  for (plan.strips = strips; !near() && plan.strips > 1;) --plan.strips;
+  const int64_t units = p.groups / plan.woven, chunks = divide_up(strips, plan.strips);
+  const int64_t weights = GroupedWinogradSizes(p, plan, d.vector_width).unit_weights() * units;
+  if (!getenv("CH") && 8 * weights <= 3 * d.cache_bytes && chunks >= 2 * d.cores) {
+    plan.units = units;
+    plan.pieces = std::min<int64_t>(chunks, 4 * d.cores);
+  } else {
+    const int64_t channels = std::max(p.group_in(), p.group_out()) * plan.woven;
+    while (2 * plan.units * channels <= kTaskChannels && divide_up(units, 2 * plan.units) >= 4 * d.cores) {
+      plan.units *= 2;
+    }
+    plan.pieces = std::min(strips, divide_up(2 * d.cores, divide_up(units, plan.units)));
+    plan.strips = std::min(plan.strips, divide_up(strips, plan.pieces));
+  }
   return plan;
 }
 
