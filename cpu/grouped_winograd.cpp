@@ -4,7 +4,6 @@
 #include "cpu/grouped_winograd.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include "core/integers.h"
@@ -53,7 +52,7 @@ class Runner {
         cols_(p, form_, kWidth),
         unit_bytes_(sizes_.in_channels * input_.item()),
         result_bytes_(sizes_.out_channels * item_size(p.out_type)),
-        fetches_(getenv("FT") ? atoi(getenv("FT")) : p.operand_bytes() > kNearBytes),
+        fetches_(p.operand_bytes() > kKeptBytes),
         threads_(static_cast<size_t>(thread_count())) {
     if (plan.woven > 1) {
       in_order_ = woven_order(p.group_in(), plan.woven, k_.width);
@@ -89,7 +88,7 @@ class Runner {
  private:
   static constexpr int kMostSide = 6;
   /// What the cores' second-level caches hold of pixels and results from call to call.
-  static constexpr double kNearBytes = 2e6;
+  static constexpr double kKeptBytes = 2e6;
 
   struct Range {
     int64_t begin, end;
@@ -260,7 +259,7 @@ class Runner {
     g.sums = t.sums;
     g.tile_stride = sizes_.tile_stride();
     g.reads = reads;
-    static const bool nw=getenv("NOFW"); g.writes = writes; if (nw) g.writes.count=0;
+    g.writes = writes;
     k_.winograd_group(form_, g);
   }
 
