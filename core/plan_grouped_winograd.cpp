@@ -35,11 +35,12 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
     return 4 * (sizes.columns() + sizes.tiles()) <= kNearBytes;
   };
   const int64_t across = WinogradAxis(p, plan.form(), kWidth).tiles;
-  for (int64_t parts = 1; parts == 1 || (!near() && plan.tiles > 4); ++parts) {
-    plan.tiles = divide_up(across, parts);
-  }
+  for (plan.tiles = std::min<int64_t>(across, 4); plan.tiles < across && near();) ++plan.tiles;
+  if (!near() && plan.tiles > 4) --plan.tiles;
+  plan.tiles = divide_up(across, divide_up(across, plan.tiles));
   const int64_t strips = grouped_winograd_strips(p, plan);
-  for (plan.strips = strips; !near() && plan.strips > 1;) --plan.strips;
+  while (plan.strips < strips && near()) ++plan.strips;
+  if (!near() && plan.strips > 1) --plan.strips;
   const int64_t units = p.groups / plan.woven, chunks = divide_up(strips, plan.strips);
   const int64_t weights = GroupedWinogradSizes(p, plan, d.vector_width).unit_weights() * units;
   // All channels of a pixel in one task: hardware fetches ahead what is read in order. Each thread then needs
