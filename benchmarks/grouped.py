@@ -92,14 +92,15 @@ def measure(run: Run) -> None:
 
 def _row(run: Run, layer: Layer, gradient: bool) -> Row:
     data = sides.Data(layer, gradient=gradient)
-    ours = sides.our_gradients(data) if gradient else sides.ours(data)
+    algorithm = run.algorithm(layer)
+    ours = [sides.our_gradients(data)] if gradient else sides.both(data, algorithm)
     theirs = sides.torch_gradients if gradient else sides.torch
     times = 3 if gradient else 1
     return run.compare(
         layer,
-        [ours] + (theirs(data) if run.torch else []),
+        ours + (theirs(data) if run.torch else []),
         label=f"{layer.workloads[0]}: {layer.name}{', with gradients' if gradient else ''}",
-        algorithm=run.algorithm(layer),
+        algorithm=algorithm,
         baselines=[sides.TORCH_NAMES],
         flops=times * layer.flops,
         nbytes=times * layer.bytes,

@@ -111,8 +111,9 @@ def prepared(data: Data, **options: Any) -> Side:
 
 
 def both(data: Data, algorithm: str) -> list[Side]:
-    """mlx_conv3d as it is, and with a prepared weight where preparing changes anything: under Winograd."""
-    return [ours(data), prepared(data)] if algorithm == "winograd" else [ours(data)]
+    """mlx_conv3d as it is, and with a prepared weight where preparing changes anything: where Winograd runs."""
+    prepares = algorithm in ("winograd", "grouped") and plan(data.layer).tile > 0
+    return [ours(data), prepared(data)] if prepares else [ours(data)]
 
 
 def stock(data: Data) -> Side:

@@ -200,9 +200,10 @@ nb::dict to_dict(const Candidate& c) {
     d["weight_outs"] = c.winograd.weight_outs;
     d["weight_channels"] = c.winograd.weight_channels;
   } else {
-    d["tile"] = 0;
-    d["pixels"] = "";
-    d["depth_tile"] = 0;
+    const bool in_groups = c.algorithm == Algorithm::grouped && c.grouped_winograd.m > 0;
+    d["tile"] = in_groups ? c.grouped_winograd.m : 0;
+    d["pixels"] = in_groups ? name_of(Pixels::single) : "";
+    d["depth_tile"] = in_groups ? 1 : 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
     d["weight_rows"] = 0;
     d["weight_outs"] = 0;
@@ -310,9 +311,11 @@ NB_MODULE(_ext, m) {
         nb::kw_only(), "w_shape"_a, "w_type"_a, "lead"_a = nb::none(), "stream"_a = nb::none());
   m.def(
       "pack_weights",
-      [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip,
-         conv3d::mx::StreamOrDevice s) { return conv3d::pack_weights(w, conv3d::to_form(form), flip, s); },
-      "w"_a, "form"_a, "flip"_a, "stream"_a = nb::none());
+      [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip, int groups,
+         conv3d::mx::StreamOrDevice s) {
+        return conv3d::pack_weights(w, conv3d::to_form(form), flip, groups, s);
+      },
+      "w"_a, "form"_a, "flip"_a, "groups"_a, "stream"_a = nb::none());
   m.def(
       "rms_norm",
       [](const conv3d::mx::array& x, const conv3d::mx::array& weight, float eps, int activation,

@@ -160,9 +160,9 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   return conv_primitive(std::move(inputs), std::move(spec), on_gpu, s);
 }
 
-mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s) {
+mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, int groups, mx::StreamOrDevice s) {
   if (mx::to_stream(s).device != mx::Device::cpu) fail("weights are packed on the CPU, for the CPU.");
-  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), PackedWeightsSpec{form, flip});
+  auto primitive = std::make_shared<PackWeights>(mx::to_stream(s), PackedWeightsSpec{form, flip, groups});
   const mx::Shape shape = primitive->output_shapes({w})[0];
   return mx::array(shape, mx::float32, std::move(primitive), {w});
 }

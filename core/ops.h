@@ -37,7 +37,7 @@ mx::array stock_weight_gradient(const ConvSpec& spec, const mx::array& x,
                                 const mx::Shape& w_shape, Dtype type, mx::StreamOrDevice s);
 
 /// Transformed weights, as an fp32 array that `conv` takes as extras.packed.
-mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, mx::StreamOrDevice s);
+mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, int groups, mx::StreamOrDevice s);
 
 /// Whether the type is one that the kernels compute with.
 bool is_supported(mx::Dtype type);

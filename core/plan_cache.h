@@ -15,7 +15,9 @@ std::shared_ptr<const Plan> gpu_plan(const ConvProblem& problem, const Device& d
 
 /// Whether the plan multiplies with weights transformed for this form.
 inline bool uses_packed_weights(const Plan& plan, WinogradForm form) {
-  return plan.algorithm() == Algorithm::winograd && plan.chosen.winograd.form() == form;
+  const Candidate& chosen = plan.chosen;
+  if (chosen.algorithm == Algorithm::grouped) return form.m > 0 && chosen.grouped_winograd.form() == form;
+  return chosen.algorithm == Algorithm::winograd && chosen.winograd.form() == form;
 }
 
 }  // namespace mlx_conv3d

@@ -58,6 +58,9 @@ struct GroupedWinogradSizes {
   const int64_t product_weights_;
 };
 
+/// Groups whose outputs fill a vector, or 1.
+int grouped_winograd_woven(const ConvProblem& problem, int vector_width);
+
 /// Strips of all frames.
 int64_t grouped_winograd_strips(const ConvProblem& problem, const GroupedWinogradPlan& plan);
 

@@ -9,6 +9,7 @@
 #include "core/plan_cache.h"
 #include "core/route.h"
 #include "core/staging.h"
+#include "cpu/grouped_winograd_weights.h"
 #include "cpu/run.h"
 #include "cpu/winograd.h"
 #include "mlx/allocator.h"
@@ -171,7 +172,10 @@ void ConvWeightGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 
 std::vector<mx::Shape> PackWeights::output_shapes(const Arrays& inputs) {
   const mx::Shape& w = inputs[0].shape();
-  return {mx::Shape{narrow(cpu::winograd_weights_size(parameters_.form, w[0], w[1], w[4]))}};
+  const auto& [form, flip, groups] = parameters_;
+  const int64_t size = groups > 1 ? cpu::grouped_winograd_weights_size(form, w[0], w[4], groups)
+                                  : cpu::winograd_weights_size(form, w[0], w[1], w[4]);
+  return {mx::Shape{narrow(size)}};
 }
 
 void PackWeights::eval_cpu(const Arrays& inputs, Arrays& outputs) {
@@ -182,8 +186,12 @@ void PackWeights::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   encoder.set_output_array(out);
   const cpu::WeightView w = view_weights(inputs[0]);
   const mx::Shape shape = inputs[0].shape();
-  encoder.dispatch([w, shape, form = parameters_.form, flip = parameters_.flip, to = out.data<float>()] {
-    cpu::winograd_weights(form, w, shape[0], shape[1], shape[3], shape[4], flip, to);
+  encoder.dispatch([w, shape, spec = parameters_, to = out.data<float>()] {
+    if (spec.groups > 1) {
+      cpu::grouped_winograd_weights(spec.form, w, shape[0], shape[4], spec.groups, spec.flip, to);
+    } else {
+      cpu::winograd_weights(spec.form, w, shape[0], shape[1], shape[3], shape[4], spec.flip, to);
+    }
   });
 }
 

@@ -100,11 +100,13 @@ class ConvWeightGradient : public CpuPrimitive<WeightGradientSpec> {
 struct PackedWeightsSpec {
   WinogradForm form;
   bool flip = false;
+  int groups = 1;
 
   bool operator==(const PackedWeightsSpec&) const = default;
 };
 
-/// w transformed for a form of Winograd, in the layout of the CPU's winograd.
+/// w transformed for a form of Winograd, in the layout of the CPU's winograd, or of grouped where there are
+/// groups.
 class PackWeights : public CpuPrimitive<PackedWeightsSpec> {
  public:
   using CpuPrimitive::CpuPrimitive;

@@ -16,7 +16,8 @@ int thread_count();
 void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body);
 
 /// The same, but each thread begins with a share of neighbouring items, the same one in every call of as many
-/// items, and helps with the others' shares when its own is done: neighbours in memory stay in one core's cache.
+/// items, and helps with the others' shares when its own is done: neighbours in memory stay in one core's
+/// cache.
 void parallel_for_shares(int64_t count, const std::function<void(int64_t, int)>& body);
 
 /// Raises `value` to `met` where that is larger.

@@ -82,7 +82,7 @@ def stock_weight_gradient(
     stream: _Stream = None,
 ) -> mx.array: ...
 def pack_weights(
-    w: mx.array, form: tuple[int, str, int, int], flip: bool, stream: _Stream = None
+    w: mx.array, form: tuple[int, str, int, int], flip: bool, groups: int, stream: _Stream = None
 ) -> mx.array: ...
 def rms_norm(
     x: mx.array, weight: mx.array, eps: float, activation: int, stream: _Stream = None

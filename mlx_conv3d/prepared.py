@@ -27,7 +27,7 @@ class PreparedWeight:
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
-        self._packed: dict[tuple[Form, bool], mx.array] = {}
+        self._packed: dict[tuple[Form, bool, int], mx.array] = {}
         self._forms: dict[tuple[Any, ...], Form | None] = {}
 
     @property
@@ -58,7 +58,7 @@ class PreparedWeight:
         """
         from mlx_conv3d.planning import promote
 
-        if algorithm not in ("auto", "winograd") or _ext.disabled():
+        if algorithm not in ("auto", "winograd", "grouped") or _ext.disabled():
             return {}
         # A GPU transforms them itself, by the layout that its plan needs.
         if not _ext.on_cpu(stream):
@@ -73,12 +73,12 @@ class PreparedWeight:
         form = self._form(x, parameters, 0 if lead is None else int(lead.shape[1]), out_type, algorithm)
         if form is None:
             return {}
-        key = (form, parameters.flip)
+        key = (form, parameters.flip, parameters.groups)
         if key not in self._packed:
             lifted = self.weight
             while lifted.ndim < 5:
                 lifted = mx.expand_dims(lifted, 1)
-            packed = _ext.pack_weights(lifted, form, parameters.flip, stream=mx.cpu)
+            packed = _ext.pack_weights(lifted, form, parameters.flip, parameters.groups, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
         return {"packed": self._packed[key], "packed_form": form}
@@ -107,9 +107,8 @@ class PreparedWeight:
                 prepared=True,
                 algorithm=algorithm,
             )
-            winograd = chosen.algorithm == "winograd"
             form = chosen.tile, chosen.pixels, chosen.depth_tile, chosen.parts
-            self._forms[key] = form if winograd else None
+            self._forms[key] = form if chosen.tile > 0 else None
         return self._forms[key]
 
 

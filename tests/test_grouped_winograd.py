@@ -6,15 +6,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 import operands
 import problems
 import pytest
+import reference
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import DTYPES, Family, Problem, of
 from test_gradients import MOST_PRODUCTS, away_from_relu_corner, check_gradients, exact_of
 from test_parity import check_problem
 
+import mlx_conv3d
 from mlx_conv3d import _ext
 
 WIDTH = {"sse2": 4, "neon": 4, "avx2": 8}.get(_ext.isa(), 16)
@@ -43,7 +46,47 @@ LONG = {
     "more outputs than inputs": of((1, 9, 9, 34), (96, 3, 3, 17), padding=1, groups=2),
     "more inputs than outputs": of((1, 9, 9, 80), (32, 3, 3, 40), padding=1, groups=2),
 }
-SHAPES = ((2, 16, 16), (3, 5, 16), (2, 2, 16), (5, 16, 16), (2, 32, 32), (2, 20, 48), (2, 64, 16))
+SHAPES = (
+    (4, 8, 8),
+    (8, 4, 4),
+    (2, 16, 16),
+    (3, 5, 16),
+    (2, 2, 16),
+    (5, 16, 16),
+    (2, 32, 32),
+    (2, 20, 48),
+    (2, 64, 16),
+)
+# Groups of half a vector, two to a vector.
+HALF = max(WIDTH // 2, 2)
+PAIRED = {
+    "pairs": of((1, 28, 28, 8 * HALF), (8 * HALF, 3, 3, HALF), padding=1, groups=8),
+    "pairs, ragged tiles": of((3, 27, 30, 6 * HALF), (6 * HALF, 3, 3, HALF), padding=1, groups=6, bias=True),
+    "pairs, a long row": of((1, 9, 99, 4 * HALF), (4 * HALF, 3, 3, HALF), padding=((2, 0), (0, 1)), groups=4),
+    "pairs, epilogue": of(
+        (2, 19, 22, 8 * HALF),
+        (8 * HALF, 3, 3, HALF),
+        padding=1,
+        groups=8,
+        bias=True,
+        activation="silu",
+        residual=True,
+    ),
+    "pairs, half": of(
+        (2, 29, 22, 8 * HALF),
+        (8 * HALF, 3, 3, HALF),
+        padding=1,
+        groups=8,
+        x_type="float16",
+        w_type="float16",
+    ),
+    "pairs, frames": of(
+        (1, 5, 19, 18, 8 * HALF), (8 * HALF, 1, 3, 3, HALF), padding=(0, 1, 1), groups=8, lead=2
+    ),
+    "pairs, weights in a view": of(
+        (1, 28, 28, 8 * HALF), (8 * HALF, 3, 3, HALF), padding=1, groups=8, w_layout="channels_first"
+    ),
+}
 FAMILIES = {
     "grouped 3x3": Family(
         ((3, 3),),
@@ -92,6 +135,61 @@ def test_wide_groups(name: str) -> None:
     widest = max(problem.w[0], problem.x[-1]) // problem.groups
     assert bool(tile_of(problem)) == (widest <= 4 * WIDTH)
     check_with_gradients(problem)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_groups_of_half_a_vector(name: str) -> None:
+    assert tile_of(PAIRED[name]) or WIDTH < 16
+    check_with_gradients(PAIRED[name])
+
+
+@pytest.mark.parametrize("batch", [1, 8, 37])
+def test_tasks_of_images_and_of_groups(batch: int) -> None:
+    """Many images are shared out with all their groups, few by groups."""
+    problem = of((batch, 13, 18, 64), (64, 3, 3, 16), padding=1, groups=4, bias=True)
+    assert tile_of(problem) or WIDTH < 16
+    check_problem(problem)
+
+
+PREPARED = {
+    "whole vectors": PICKED["ragged tiles"],
+    "two panels": LONG["two panels"],
+    "pairs": PAIRED["pairs"],
+    "bfloat16": replace(PICKED["ragged tiles"], x_type="bfloat16", w_type="bfloat16"),
+    "weights in a view": PICKED["weights in a view"],
+    "flipped": replace(PICKED["ragged tiles"], flip=True, bias=False),
+}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_prepared_weights(name: str) -> None:
+    problem = PREPARED[name]
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    prepared = mlx_conv3d.prepare(made.arrays["w"])
+    for _ in range(2):
+        y = operands.run(problem, {**made.arrays, "w": prepared}, "auto" if problem.general else "grouped")
+        operands.check(y, problem, exact, scale, "prepared")
+    if WIDTH == 16:
+        assert len(prepared._packed) == 1
+
+
+def test_weights_prepared_for_several_tiles_and_groups() -> None:
+    """One array may be the weights of different numbers of groups, and of different tiles."""
+    mx.random.seed(0)
+    w = mx.random.normal((64, 3, 3, 16))
+    prepared = mlx_conv3d.prepare(w)
+    for shape, groups in (((8, 30, 31, 64), 4), ((1, 2, 2, 64), 4), ((2, 17, 16, 32), 2)):
+        x = mx.random.normal(shape)
+        exact = reference.linear(
+            operands.float64(x),
+            operands.float64(w),
+            reference.Conv.of(2, padding=((1, 1), (1, 1)), groups=groups),
+        )
+        y = operands.float64(mlx_conv3d.conv2d(x, prepared, padding=1, groups=groups))
+        assert reference.norm(y - exact) <= 3e-6 * reference.norm(exact)
+    if WIDTH == 16:
+        assert len(prepared._packed) == 3
 
 
 @pytest.mark.parametrize("types", [("float16", "float16"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")])

@@ -319,7 +319,7 @@ def test_mixed_types_use_their_transforms() -> None:
     made.weight = made.weight.astype(mx.bfloat16)
     y = made(x)
     assert y.dtype == mx.float32
-    ((tile, *_), _), *others = kept(made)._packed
+    ((tile, *_), *_), *others = kept(made)._packed
     assert tile == 4 and not others
     assert mx.array_equal(y, fresh(made, x))
 

@@ -65,9 +65,16 @@ struct WinogradColumns {
   const void* const* rows;  ///< of pixels, the first channel at column 0; null for zeros
   const int64_t* columns;   ///< bytes from there to each column, or kNoColumn
   const int32_t* order;     ///< of a woven vector's channels, or null
-  int64_t next;             ///< bytes from these pixels to those that will be read next
   float* out;               ///< [frequency][column][channel], channels rounded up to whole vectors
   int64_t stride, pitch;    ///< floats from frequency to frequency and from column to column
+};
+
+/// Cache lines that will be used next, asked for a few at a time: what lies lines apart no hardware
+/// prefetches.
+struct LineList {
+  const char* const* lines;
+  int64_t count;
+  int64_t offset;  ///< bytes from each
 };
 
 /// All products of some strips of one group, in place: columns of frequencies along the height to columns of
@@ -87,6 +94,7 @@ struct WinogradGroup {
   int64_t weight_stride;  ///< floats from product to product
   float *inputs, *sums;   ///< [frequency along the width][tile][channel or lane]; the same, of one panel
   int64_t tile_stride;    ///< floats from frequency to frequency there
+  LineList reads, writes;
 };
 
 /// Columns of sums to results.

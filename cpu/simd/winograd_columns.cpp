@@ -25,7 +25,7 @@ void transform_columns(const WinogradColumns& s, int64_t c) {
   }
   IVec order{};
   if constexpr (Woven) order = *(const IVecUnaligned*)s.order;
-  const int64_t *columns = s.columns, next = s.next, stride = s.stride, left = s.channels - c;
+  const int64_t *columns = s.columns, stride = s.stride, left = s.channels - c;
   float* out = s.out + c;
   for (int64_t n = s.count; n > 0; --n, ++columns, out += s.pitch) {
     Vec d[t] = {}, frequencies[t];
@@ -33,8 +33,6 @@ void transform_columns(const WinogradColumns& s, int64_t c) {
 #pragma GCC unroll 8
       for (int i = 0; i < t; ++i) {
         const char* p = start[i] + (*columns & mask[i]);
-        // The first rows are the last ones of the strip above.
-        if (i >= t - Form::outputs) __builtin_prefetch(p + next, 0, 2);
         const auto* items = reinterpret_cast<const typename T::Item*>(p);
         d[i] = Whole ? T::load(items) : load_part<T>(items, left);
         if constexpr (Woven) d[i] = permuted(d[i], order);

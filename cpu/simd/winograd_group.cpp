@@ -21,43 +21,38 @@ void block(int64_t k, const float* a, const float* b, float* c) {
   store_sums(sums, c, Pitch, false);
 }
 
-/// Of K groups' inputs, woven.
-template <int R, int K>
+/// Of two groups' inputs, woven.
+template <int R>
 void woven_block(int64_t k, const float* a, const float* b, float* c) {
   Vec sums[R][1];
   clear_sums(sums);
-  for (int64_t p = 0; p < k; ++p, a += K, b += kWidth) {
+  for (int64_t p = 0; p < k; ++p, a += 2, b += kWidth) {
     const Vec w = load(b);
 #pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) sums[r][0] += repeat<K>(a + r * kWidth) * w;
+    for (int r = 0; r < R; ++r) sums[r][0] += repeat<2>(a + r * kWidth) * w;
   }
   store_sums(sums, c, kWidth, false);
 }
 
-constexpr int kPitches = 3, kMostWoven = kWidth / 2;
+constexpr int kPitches = 3;
 
 struct Blocks {
   Block table[kPitches][kMaxPanelVectors + 1][kMaxRows + 1] = {};
-  Block woven[kMostWoven + 1][kMaxRows + 1] = {};
+  Block woven[kMaxRows + 1] = {};
   constexpr Blocks() {
     for_each_block([&](auto rows, auto vectors) {
       constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
       table[0][V][R] = block<R, V, kWidth>;
       table[1][V][R] = block<R, V, 2 * kWidth>;
       table[2][V][R] = block<R, V, 4 * kWidth>;
-      if constexpr (V == 1) add_woven<R, 2>();
+      if constexpr (V == 1) woven[R] = woven_block<R>;
     });
-  }
-  template <int R, int K>
-  constexpr void add_woven() {
-    woven[K][R] = woven_block<R, K>;
-    if constexpr (2 * K <= kMostWoven) add_woven<R, 2 * K>();
   }
 };
 constexpr Blocks kBlocks;
 
 const Block* blocks_of(const WinogradGroup& g, int vectors) {
-  if (g.woven > 1) return kBlocks.woven[g.woven];
+  if (g.woven == 2) return kBlocks.woven;
   return kBlocks.table[g.pitch == kWidth ? 0 : g.pitch == 2 * kWidth ? 1 : 2][vectors];
 }
 
@@ -112,12 +107,32 @@ void transform_sums(const WinogradGroup& g, int64_t vectors, float* columns) {
   });
 }
 
-/// Of `products` neighbouring frequencies with one panel.
-void multiply(const WinogradGroup& g, int products, int vectors, int64_t tiles, const float* weights,
-              float* sums) {
+SIMD_INLINE void fetch_to_read(const char* line) { __builtin_prefetch(line, 0, 2); }
+SIMD_INLINE void fetch_to_write(const char* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*line));
+#else
+  __builtin_prefetch(line, 1, 2);
+#endif
+}
+
+/// Part `i` of `parts` of the lines.
+template <class F>
+SIMD_INLINE void fetch(const LineList& list, int64_t i, int64_t parts, F&& f) {
+  for (int64_t n = list.count * i / parts; n < list.count * (i + 1) / parts; ++n)
+    f(list.lines[n] + list.offset);
+}
+
+/// Of `products` neighbouring frequencies from `first` on, with one panel.
+void multiply(const WinogradGroup& g, int first, int products, int vectors, int64_t tiles,
+              const float* weights, float* sums) {
   const Block* table = blocks_of(g, vectors);
   const int64_t most = kRows[vectors], blocks = (tiles + most - 1) / most;
   for (int64_t product = 0; product < products; ++product, weights += g.weight_stride) {
+    if (sums == g.sums) {
+      fetch(g.reads, first + product, products * products, fetch_to_read);
+      fetch(g.writes, first + product, products * products, fetch_to_write);
+    }
     int64_t tile = 0;
     for (int64_t left = blocks; left > 0; --left) {
       const int64_t rows = (tiles - tile + left - 1) / left, at = product * g.tile_stride + tile * g.pitch;
@@ -136,7 +151,7 @@ void group(const WinogradGroup& g) {
     const float* weights = g.weights + i * t * g.weight_stride;
     int64_t vector = 0;
     for (int64_t panel = 0; panel < g.panels; ++panel) {
-      multiply(g, t, g.vectors[panel], tiles, weights + vector * kWidth * g.channels,
+      multiply(g, i * t, t, g.vectors[panel], tiles, weights + vector * kWidth * g.channels,
                g.sums + vector * kWidth);
       vector += g.vectors[panel];
     }

@@ -1,0 +1,92 @@
+// Weights of groups in the transform domain, for a task or for many calls.
+
+#include "cpu/grouped_winograd_weights.h"
+
+#include <cstring>
+
+#include "cpu/grouped_layout.h"
+#include "cpu/threads.h"
+#include "cpu/winograd.h"
+
+namespace mlx_conv3d::cpu {
+namespace {
+
+/// Before packed weights, which start on a cache line wherever the array lies.
+constexpr int64_t kLineFloats = 16;
+
+ConvProblem problem_of(int64_t out_channels, int64_t channels, int64_t groups, bool flip) {
+  ConvProblem p;
+  p.out_channels = out_channels;
+  p.in_channels = channels * groups;
+  p.groups = groups;
+  p.kernel = {1, 3, 3};
+  p.flip = flip;
+  return p;
+}
+
+GroupedWinogradPlan plan_of(WinogradForm form, const ConvProblem& p) {
+  return {form.m, grouped_winograd_woven(p, kernels().width)};
+}
+
+}  // namespace
+
+GroupedWinogradWeights::GroupedWinogradWeights(const ConvProblem& p, const GroupedWinogradPlan& plan,
+                                               const WeightView& w)
+    : p_(p),
+      plan_(plan),
+      w_(w),
+      k_(kernels()),
+      sizes_(p, plan, k_.width),
+      panels_(winograd_panels(plan.form(), sizes_.out_channels, k_)) {
+  if (plan.woven > 1) order_ = woven_order(p.group_out(), plan.woven, k_.width);
+}
+
+void GroupedWinogradWeights::transform(int64_t unit, float* out) const {
+  for (int64_t panel = 0; panel < panels_.count(); ++panel) {
+    const int64_t lane = panels_.first_vector(panel) * k_.width;
+    const int64_t channel = unit * sizes_.out_channels + lane;
+    WinogradWeightPanel part{};
+    part.w = w_;
+    part.w.data = static_cast<const char*>(w_.data) + channel * w_.stride[0] * item_size(w_.type);
+    part.out_channels = sizes_.out_channels - lane;
+    part.channels = p_.group_in();
+    part.side = 3;
+    part.flip = p_.flip;
+    part.vectors = panels_.vectors(panel);
+    part.out = out + lane * p_.group_in();
+    part.xi_stride = sizes_.weight_stride();
+    k_.winograd_weight(plan_.form(), part);
+  }
+  for (int64_t product = 0; product < sizes_.products && !order_.empty(); ++product) {
+    k_.permute_lanes(order_.data(), out + product * sizes_.weight_stride(), p_.group_in());
+  }
+}
+
+int64_t grouped_winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t channels,
+                                      int64_t groups) {
+  const ConvProblem p = problem_of(out_channels, channels, groups, false);
+  const GroupedWinogradPlan plan = plan_of(form, p);
+  return p.groups / plan.woven * GroupedWinogradSizes(p, plan, kernels().width).unit_weights() +
+         2 * kLineFloats;
+}
+
+void grouped_winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t channels,
+                              int64_t groups, bool flip, float* out) {
+  const ConvProblem p = problem_of(out_channels, channels, groups, flip);
+  const GroupedWinogradPlan plan = plan_of(form, p);
+  const GroupedWinogradWeights weights(p, plan, w);
+  const int64_t each = GroupedWinogradSizes(p, plan, kernels().width).unit_weights();
+  const auto line = reinterpret_cast<uintptr_t>(out) / sizeof(float) % kLineFloats;
+  const auto offset = static_cast<int32_t>(2 * kLineFloats - static_cast<int64_t>(line));
+  std::memcpy(out, &offset, sizeof(offset));
+  parallel_for(weights.units(),
+               [&](int64_t unit, int) { weights.transform(unit, out + offset + unit * each); });
+}
+
+const float* grouped_winograd_packed(const float* weights) {
+  int32_t offset;
+  std::memcpy(&offset, weights, sizeof(offset));
+  return weights + offset;
+}
+
+}  // namespace mlx_conv3d::cpu
