@@ -136,7 +136,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, const NormSpec& 
 }
 
 void RMSNorm::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
+  allocate(outputs[0]);
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   const cpu::TensorView x = staging.pixels(inputs[0]);
@@ -152,7 +152,7 @@ void RMSNorm::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 }
 
 void RMSNormGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  for (mx::array& out : outputs) out.set_data(mx::allocator::malloc(out.nbytes()));
+  for (mx::array& out : outputs) allocate(out);
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   const cpu::TensorView x = staging.pixels(inputs[0]), dy = staging.pixels(inputs[2]);

@@ -89,7 +89,7 @@ std::vector<mx::Shape> Conv::output_shapes(const Arrays& inputs) {
 
 void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   mx::array& out = outputs[0];
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+  allocate(out);
   ConvProblem p = problem(inputs);
   if (p.empty()) return;
   std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
@@ -145,7 +145,7 @@ std::vector<mx::Shape> ConvWeightGradient::output_shapes(const Arrays& inputs) {
 
 void ConvWeightGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   mx::array& out = outputs[0];
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+  allocate(out);
   if (out.size() == 0) return;
   ConvProblem p =
       parameters_.conv.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), weight_shape(inputs),
@@ -180,7 +180,7 @@ std::vector<mx::Shape> PackWeights::output_shapes(const Arrays& inputs) {
 
 void PackWeights::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   mx::array& out = outputs[0];
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+  allocate(out);
   auto& encoder = mx::cpu::get_command_encoder(stream());
   encoder.set_input_array(inputs[0]);
   encoder.set_output_array(out);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "cpu/geometry.h"
@@ -15,6 +18,18 @@ namespace mx = mlx::core;
 
 [[noreturn]] inline void no_gpu() {
   throw std::runtime_error("[mlx_conv3d] this operation is built on CPU streams only.");
+}
+
+/// Memory for an array that a CPU writes, from the start of a cache line on. What MLX's allocator gives on
+/// Linux begins 8 to 56 bytes behind one: each vector of 64 bytes would lie in two.
+inline void allocate(mx::array& a) {
+  constexpr uintptr_t kLine = 64;
+  auto data = mx::allocator::malloc(a.nbytes() + kLine);
+  const auto begin = reinterpret_cast<uintptr_t>(data.buffer().raw_ptr());
+  const bool column =
+      a.size() <= 1 || a.size() == static_cast<size_t>(*std::max_element(a.shape().begin(), a.shape().end()));
+  a.set_data(std::move(data), a.size(), a.strides(), {true, true, column},
+             static_cast<int64_t>((kLine - begin % kLine) % kLine));
 }
 
 /// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each
@@ -41,7 +56,7 @@ class Staging {
  private:
   const mx::array& copy(const mx::array& a) {
     mx::array to(a.shape(), a.dtype(), nullptr, {});
-    to.set_data(mx::allocator::malloc(to.nbytes()));
+    allocate(to);
     cpu::StridedCopy task;
     task.from = a.data<char>();
     task.to = to.data<char>();

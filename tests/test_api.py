@@ -332,6 +332,20 @@ def test_empty_results_and_gradients(name: str) -> None:
         assert not mx.isnan(gradient).any().item() if a.size else True
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (1, 2, 3, 5, 7), (2, 4, 33, 31, 16)])
+def test_results_begin_with_a_cache_line(shape: tuple[int, ...]) -> None:
+    """And what follows reads them from there: operations, views and another convolution."""
+    x, w = mx.random.normal(shape), mx.random.normal((5, 1, 1, 1, shape[-1]))
+    y = conv3d(x, w)
+    assert np.array(y, copy=False).ctypes.data % 64 == 0
+    exact = np.array(x, np.float64) @ np.array(w, np.float64).reshape(5, -1).T
+    np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mx.abs(y)[..., 1:], np.abs(exact)[..., 1:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mx.flatten(y * 2), 2 * exact.ravel(), rtol=1e-5, atol=1e-5)
+    again = conv3d(y, mx.ones((1, 1, 1, 1, 5)))
+    np.testing.assert_allclose(again[..., 0], exact.sum(-1), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("groups", [2, 3, 6])
 def test_grouped_3d(groups: int) -> None:
     """MLX refuses groups in 3-D; ours equals one convolution per group."""
