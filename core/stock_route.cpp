@@ -96,9 +96,9 @@ StockRoute winograd_route(const ConvProblem& p, const Device& d, const Sizes& n,
   r.name = "one 2-D Winograd F(6, 3) per depth tap";
   r.flops = 2 * 64 * tiles * p.in_channels * p.out_channels * taps;
   const double weight = item * p.in_channels * p.out_channels, weights = 64 * weight;
-  r.bytes = taps * (2 * item * inputs + 2 * tile_in + 2 * tile_out + 9 * weight + 2 * weights +
-                    item * n.outputs) +
-            separate_bytes(p, n, item);
+  r.bytes =
+      taps * (2 * item * inputs + 2 * tile_in + 2 * tile_out + 9 * weight + 2 * weights + item * n.outputs) +
+      separate_bytes(p, n, item);
   r.seconds = seconds(r.flops / (peak * kStockProductShare), r.bytes, d);
   r.workspace = static_cast<int64_t>(taps * (item * inputs + tile_in + tile_out + weights) +
                                      item * n.outputs * (taps - 1));

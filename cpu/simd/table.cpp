@@ -8,9 +8,9 @@
 #include "cpu/simd/norm.h"
 #include "cpu/simd/taps.h"
 #include "cpu/simd/winograd.h"
+#include "cpu/simd/winograd_columns.h"
 #include "cpu/simd/winograd_gradient.h"
 #include "cpu/simd/winograd_group.h"
-#include "cpu/simd/winograd_columns.h"
 
 namespace mlx_conv3d::cpu {
 
