@@ -112,11 +112,17 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   return true;
 }
 
-/// How many depth taps all output frames meet.
+/// How many depth taps all output frames meet. Of many, zeros at the ends are not worth counting.
 double met_taps(const ConvProblem& p, int64_t frames) {
+  constexpr int64_t kCounted = 4096;
+  const int64_t taps = p.kernel[kDepth];
+  if (frames > kCounted || taps > kCounted || frames * taps > kCounted) {
+    return static_cast<double>(frames) * static_cast<double>(taps) /
+           static_cast<double>(p.input_dilation[kDepth]);
+  }
   int64_t met = 0;
   for (int64_t f = 0; f < frames; ++f) {
-    for (int64_t kd = 0; kd < p.kernel[kDepth]; ++kd) {
+    for (int64_t kd = 0; kd < taps; ++kd) {
       const int64_t at = f * p.stride[kDepth] + kd * p.dilation[kDepth] - p.pad_lo[kDepth];
       met += p.source_index(kDepth, at) >= 0 ? 1 : 0;
     }

@@ -467,6 +467,9 @@ def test_plan_takes_any_size() -> None:
     found = plan((1, 500, 2000, 2000, 256), (256, *CUBE, 256), padding=1)
     assert found.direct_flops == 2 * 500 * 2000 * 2000 * 256 * 256 * 27
     assert 0 < found.workspace <= mlx_conv3d.get_workspace_limit()
+    # Nor does planning count frames or columns one by one.
+    assert plan((1, 2**31 - 9, 8, 8, 16), (16, *CUBE, 16), padding=1).algorithm == "winograd"
+    assert plan((1, 4, 8, 2**31 - 9, 16), (16, 1, 3, 3, 8), padding=(0, 1, 1), groups=2).algorithm == "grouped"
 
 
 def test_plan_of_lower_dimensions_and_types() -> None:
