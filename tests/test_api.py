@@ -469,7 +469,9 @@ def test_plan_takes_any_size() -> None:
     assert 0 < found.workspace <= mlx_conv3d.get_workspace_limit()
     # Nor does planning count frames or columns one by one.
     assert plan((1, 2**31 - 9, 8, 8, 16), (16, *CUBE, 16), padding=1).algorithm == "winograd"
-    assert plan((1, 4, 8, 2**31 - 9, 16), (16, 1, 3, 3, 8), padding=(0, 1, 1), groups=2).algorithm == "grouped"
+    assert (
+        plan((1, 4, 8, 2**31 - 9, 16), (16, 1, 3, 3, 8), padding=(0, 1, 1), groups=2).algorithm == "grouped"
+    )
 
 
 def test_plan_of_lower_dimensions_and_types() -> None:
