@@ -1,9 +1,7 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "cpu/geometry.h"
@@ -24,12 +22,11 @@ namespace mx = mlx::core;
 /// Linux begins 8 to 56 bytes behind one: each vector of 64 bytes would lie in two.
 inline void allocate(mx::array& a) {
   constexpr uintptr_t kLine = 64;
-  auto data = mx::allocator::malloc(a.nbytes() + kLine);
-  const auto begin = reinterpret_cast<uintptr_t>(data.buffer().raw_ptr());
-  const bool column =
-      a.size() <= 1 || a.size() == static_cast<size_t>(*std::max_element(a.shape().begin(), a.shape().end()));
-  a.set_data(std::move(data), a.size(), a.strides(), {true, true, column},
-             static_cast<int64_t>((kLine - begin % kLine) % kLine));
+  a.set_data(mx::allocator::malloc(a.nbytes() + kLine));
+  const uintptr_t past = reinterpret_cast<uintptr_t>(a.data<char>()) % kLine;
+  if (past == 0 || past % a.itemsize() != 0) return;
+  a.copy_shared_buffer(a, a.strides(), a.flags(), a.size(),
+                       static_cast<int64_t>((kLine - past) / a.itemsize()));
 }
 
 /// Collects what has to be copied to be readable: the CPU backend wants a pixel's channels next to each

@@ -298,7 +298,7 @@ def test_a_reflected_and_a_repeated_position() -> None:
 
 def test_every_algorithm_and_tile_is_checked() -> None:
     assert set(cpu_kernels.CASES) == set(_arguments.ALGORITHMS) - {"auto", "stock"}
-    tiles = set()
+    tiles, by_panel = set(), False
     for algorithm, group in cpu_kernels.CASES.items():
         for problem in group:
             for dtype in ("float32", "bfloat16"):
@@ -307,6 +307,8 @@ def test_every_algorithm_and_tile_is_checked() -> None:
                 own = candidates["winograd"]
                 if algorithm == "winograd":
                     tiles.add((own.pixels, own.tile, own.depth_tile))
+                    by_panel |= own.weight_channels > 0
+    assert by_panel
     plain = {("single", m, 1) for m in (2, 4, 6)}
     assert tiles >= plain | {(p, m, 1) for p in ("doubled", "dilated") for m in (4, 6, 8)} | {
         ("single", 2, 2)
