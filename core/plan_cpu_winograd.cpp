@@ -259,12 +259,13 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
       for (int parts : {0, tile_parts(p, d)}) {
         const WinogradForm form{m, kind, depth_m, parts};
         if (like != nullptr && form != like->form()) continue;
-        for (const auto fit : {fit_winograd, fit_panels}) {
-          const bool by_panel = fit == fit_panels;
+        for (bool by_panel : {false, true}) {
           if (by_panel && (p.prepared || depth_m == 2 || parts > 0)) continue;
           if (like != nullptr && by_panel != (like->weight_channels > 0)) continue;
           Candidate at = c;
-          if (fit(p, d, limit, form, at) && at.cost < best.cost) best = at;
+          const bool fits =
+              by_panel ? fit_panels(p, d, limit, form, at) : fit_winograd(p, d, limit, form, at);
+          if (fits && at.cost < best.cost) best = at;
         }
       }
     }

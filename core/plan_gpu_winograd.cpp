@@ -37,6 +37,11 @@ FrameChunks frame_chunks(const ConvProblem& p, const WinogradPlan& plan, const m
   return all;
 }
 
+/// Tiles of one frame of each batch element.
+int64_t tiles_of(const ConvProblem& p, int64_t m) {
+  return p.batch * divide_up(p.output(kHeight), m) * divide_up(p.output(kWidth), m);
+}
+
 /// The output channels of a slice as its products see them.
 struct Outputs {
   int64_t sets, set_cols;  ///< sets whose weights take turns, and columns of the first in whole blocks
@@ -185,7 +190,7 @@ void cost_fused(const ConvProblem& p, const Device& d, const WinogradPlan& plan,
 /// The plan with the largest chunk of tiles that takes at most `budget` bytes with its products, and at most
 /// `tile_budget` without; no tiles if there is none.
 WinogradPlan fit_chunk(const ConvProblem& p, WinogradPlan plan, int64_t budget, int64_t tile_budget) {
-  const int64_t tiles = p.batch * divide_up(p.output(kHeight), plan.m) * divide_up(p.output(kWidth), plan.m);
+  const int64_t tiles = tiles_of(p, plan.m);
   int64_t low = 0, high = tiles;
   while (low < high) {
     plan.tiles = (low + high + 1) / 2;
@@ -215,8 +220,7 @@ double filled_share(const ConvProblem& p, const Device& d, const WinogradPlan& p
 
 /// The plan with its tiles in some more chunks, where those leave fewer cores idle.
 WinogradPlan fill_waves(const ConvProblem& p, const Device& d, const WinogradPlan& fitted) {
-  const int64_t tiles =
-      p.batch * divide_up(p.output(kHeight), fitted.m) * divide_up(p.output(kWidth), fitted.m);
+  const int64_t tiles = tiles_of(p, fitted.m);
   const int64_t least = divide_up(tiles, fitted.tiles);
   WinogradPlan best = fitted;
   double share = filled_share(p, d, fitted);
@@ -238,7 +242,7 @@ std::string obstacle(const ConvProblem& p) {
   if (p.in_channels == 0) return "it needs input channels";
   if (p.input_dilated()) return "it needs input dilation 1";
   const int64_t least = p.kernel[kHeight] == 1 ? 1 : 2;
-  const int64_t tiles = p.batch * divide_up(p.output(kHeight), least) * divide_up(p.output(kWidth), least);
+  const int64_t tiles = tiles_of(p, least);
   if (tiles > INT32_MAX / 4) return "it needs fewer tiles";
   return "";
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/cpu_model.h"
+#include "core/plan_cpu.h"
 
 namespace mlx_conv3d {
 
@@ -69,9 +70,7 @@ struct Work {
 };
 Work work_of(const ConvProblem& p, const GroupedWinogradPlan& plan) {
   const double products = plan.form().all_products();
-  const double tiles =
-      static_cast<double>(p.batch * p.output(kDepth) * WinogradAxis(p, plan.form(), kHeight).tiles *
-                          WinogradAxis(p, plan.form(), kWidth).tiles);
+  const double tiles = static_cast<double>(p.output(kDepth) * winograd_tiles(p, plan.form()));
   const double in = static_cast<double>(p.in_channels), out = static_cast<double>(p.out_channels);
   const double weights = products * out * static_cast<double>(p.group_in());
   return {2.0 * weights * tiles, products * tiles * (in + out), weights};

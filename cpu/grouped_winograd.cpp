@@ -47,7 +47,7 @@ class Runner {
         form_(plan.form()),
         sizes_(p, plan, k_.width),
         weights_(p, plan, operands.w),
-        packed_(operands.packed_w ? grouped_winograd_packed(operands.packed_w) : nullptr),
+        packed_(operands.packed_w),
         rows_(p, form_, kHeight),
         cols_(p, form_, kWidth),
         unit_bytes_(sizes_.in_channels * input_.item()),

@@ -2,17 +2,12 @@
 
 #include "cpu/grouped_winograd_weights.h"
 
-#include <cstring>
-
 #include "cpu/grouped_layout.h"
 #include "cpu/threads.h"
 #include "cpu/winograd.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
-
-/// Before packed weights, which start on a cache line wherever the array lies.
-constexpr int64_t kLineFloats = 16;
 
 ConvProblem problem_of(int64_t out_channels, int64_t channels, int64_t groups, bool flip) {
   ConvProblem p;
@@ -66,8 +61,7 @@ int64_t grouped_winograd_weights_size(WinogradForm form, int64_t out_channels, i
                                       int64_t groups) {
   const ConvProblem p = problem_of(out_channels, channels, groups, false);
   const GroupedWinogradPlan plan = plan_of(form, p);
-  return p.groups / plan.woven * GroupedWinogradSizes(p, plan, kernels().width).unit_weights() +
-         2 * kLineFloats;
+  return p.groups / plan.woven * GroupedWinogradSizes(p, plan, kernels().width).unit_weights();
 }
 
 void grouped_winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t channels,
@@ -76,17 +70,7 @@ void grouped_winograd_weights(WinogradForm form, const WeightView& w, int64_t ou
   const GroupedWinogradPlan plan = plan_of(form, p);
   const GroupedWinogradWeights weights(p, plan, w);
   const int64_t each = GroupedWinogradSizes(p, plan, kernels().width).unit_weights();
-  const auto line = reinterpret_cast<uintptr_t>(out) / sizeof(float) % kLineFloats;
-  const auto offset = static_cast<int32_t>(2 * kLineFloats - static_cast<int64_t>(line));
-  std::memcpy(out, &offset, sizeof(offset));
-  parallel_for(weights.units(),
-               [&](int64_t unit, int) { weights.transform(unit, out + offset + unit * each); });
-}
-
-const float* grouped_winograd_packed(const float* weights) {
-  int32_t offset;
-  std::memcpy(&offset, weights, sizeof(offset));
-  return weights + offset;
+  parallel_for(weights.units(), [&](int64_t unit, int) { weights.transform(unit, out + unit * each); });
 }
 
 }  // namespace mlx_conv3d::cpu

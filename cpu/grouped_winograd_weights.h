@@ -32,7 +32,5 @@ void grouped_winograd_weights(WinogradForm form, const WeightView& w, int64_t ou
 /// Floats that it writes.
 int64_t grouped_winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t channels,
                                       int64_t groups);
-/// The first unit's in what it wrote.
-const float* grouped_winograd_packed(const float* weights);
 
 }  // namespace mlx_conv3d::cpu
