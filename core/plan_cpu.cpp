@@ -20,8 +20,8 @@ constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 
 constexpr int64_t kNarrowDepth = 4096;    ///< each lane sums a vector's share of it
 constexpr int64_t kNarrowWeights = 6144;  ///< floats of a block's weights, which stay in the L1 cache
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
-/// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
-constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9;
+/// Measured on AVX-512, a thread's floats a second: copied for each position, as whole rows, weights packed.
+constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9, kPackFloats = 1.6e9;
 constexpr double kRowShare = 0.66;     ///< of the peak, that products over such rows reach
 constexpr double kGroupedShare = 0.5;  ///< and the compiled grouped kernels
 
@@ -61,9 +61,10 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, const Pr
   c.flops = 2.0 * rows * k * padded_lanes;
   c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
   const double scale = core_scale(d);
-  c.cost = c.flops / (d.gflops * 1e9 * rates.share) + gathered / (rates.gathered * d.cores * scale) +
-           static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (1.0e9 * d.cores * scale) +
-           rows * padded_lanes / (rates.stored * d.cores * scale) + 2 * p.groups * kStepSeconds;
+  c.cost =
+      c.flops / (d.gflops * 1e9 * rates.share) + gathered / (rates.gathered * d.cores * scale) +
+      static_cast<double>(p.taps() * p.group_in() * out_lanes * p.groups) / (kPackFloats * d.cores * scale) +
+      rows * padded_lanes / (rates.stored * d.cores * scale) + 2 * p.groups * kStepSeconds;
 }
 
 /// Whether copying `pixels` inputs for each output position as whole rows beats gathering one for each tap.
