@@ -171,6 +171,12 @@ bool gradient_rows_are_outputs(const ConvProblem& p, int vector_width) {
 
 WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit,
                                              std::optional<bool> winograd) {
+  WeightGradientPlan by_units;
+  by_units.unit = make_unit_gradient_plan(p, d);
+  if (by_units.unit.woven > 0) {
+    by_units.workspace = unit_gradient_workspace(p, d, by_units.unit);
+    if (by_units.workspace <= limit) return by_units;
+  }
   WeightGradientPlan compiled;
   compiled.grouped = make_grouped_plan(p, d);
   if (compiled.grouped.kernel >= 0) {

@@ -33,8 +33,10 @@ bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
   if (k.family == GroupedFamily::pointwise) return !p.input_dilated();
   if (k.family != GroupedFamily::depthwise) return true;
   if (in_place(k)) {
-    return p.stride[1] == p.stride[2] && p.stride[1] <= 2 && p.dilation[1] == 1 && p.dilation[2] == 1 &&
-           !p.input_dilated() && p.out_channels >= vector_width;
+    const int64_t stride = p.stride[kHeight], dilated = p.input_dilation[kHeight];
+    return stride == p.stride[kWidth] && dilated == p.input_dilation[kWidth] && stride * dilated <= 2 &&
+           p.input_dilation[kDepth] == 1 && p.dilation[kHeight] == 1 && p.dilation[kWidth] == 1 &&
+           p.out_channels >= vector_width;
   }
   return !p.input_dilated() && grouped_set_positions(p.out_channels, vector_width) == 1;
 }
@@ -137,7 +139,10 @@ GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel
   while (p.kernel[kDepth] > 1 && window_bytes(p, plan.band) > d.cache_bytes / 2 && plan.band > kLeastBand) {
     plan.band = divide_up(plan.band, 2);
   }
-  const auto tasks = [&] { return tasks_of(p, plan) * divide_up(vectors, plan.vectors); };
+  const auto tasks = [&] {
+    return p.batch * divide_up(p.output(kDepth), plan.frames) * divide_up(p.output(kHeight), plan.band) *
+           divide_up(vectors, plan.vectors);
+  };
   const int64_t wanted = wanted_tasks(p.operand_bytes() / kTaskBytes, d);
   while (tasks() < wanted && cut_in_place(p, plan)) {
   }
@@ -182,9 +187,10 @@ std::string constraints_of(const GroupedKernel& k) {
       return "O/groups a multiple of " + std::to_string(kBroadcastOutputs) + ", C/groups at most " +
              std::to_string(kMostBroadcastInputs);
     case GroupedFamily::depthwise:
-      return in_place(k) ? "spatial stride 1 or 2, spatial dilation 1, input dilation 1, at least a vector "
-                           "of channels"
-                         : "input dilation 1, at least a vector of channels";
+      return in_place(k)
+                 ? "spatial stride or input dilation 1 or 2, spatial dilation 1, at least a vector of "
+                   "channels"
+                 : "input dilation 1, at least a vector of channels";
   }
   return "";
 }

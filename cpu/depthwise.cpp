@@ -28,8 +28,8 @@ class Depthwise {
         input_(p, operands),
         d_(axis_phases(p, kDepth, false).front()),
         h_(axis_phases(p, kHeight, false).front()),
-        w_(row_phases(p, d_, h_).front()),
-        run_(k_.depthwise(p.kernel[kWidth], p.stride[kWidth], p.x_type)),
+        w_(whole_row(p)),
+        run_(k_.depthwise(p.kernel[kWidth], p.stride[kWidth], p.input_dilation[kWidth], p.x_type)),
         parts_(divide_up(d_.count, plan.frames)),
         bands_(divide_up(h_.count, plan.band)) {
     slices_ = divide_up(divide_up(p.out_channels, k_.width), plan.vectors);
@@ -45,6 +45,11 @@ class Depthwise {
   }
 
  private:
+  /// One phase even of a dilated input, whose zeros between the pixels are columns that do not exist.
+  static RowPhase whole_row(const ConvProblem& p) {
+    return {axis_phases(p, kWidth, false, false).front(), p.stride[kWidth], 1, 0, -p.pad_lo[kWidth], 1};
+  }
+
   /// The last vector of channels begins within the one before it, and where it pays so does the second: as
   /// many pixels as can be have the others aligned then.
   void choose_channels() {
@@ -89,11 +94,12 @@ class Depthwise {
 
   /// The first positions in a row whose columns are all there and follow each other.
   void find_inner() {
-    const int64_t taps = w_.axis.tap_count();
+    const int64_t taps = w_.axis.tap_count(), dilation = p_.input_dilation[kWidth];
     const auto inner = [&](int64_t position) {
-      const int64_t first = w_.column(p_, position * w_.stride);
-      for (int64_t t = 0; t < taps; ++t) {
-        if (first < 0 || w_.column(p_, position * w_.stride + t) != first + t) return false;
+      const int64_t begin = position * w_.stride, past = (begin - p_.pad_lo[kWidth]) % dilation;
+      const int64_t pixel = begin + (dilation - past) % dilation, first = w_.column(p_, pixel);
+      for (int64_t q = pixel; q < begin + taps; q += dilation) {
+        if (first < 0 || w_.column(p_, q) != first + (q - pixel) / dilation) return false;
       }
       return true;
     };
@@ -152,7 +158,8 @@ class Depthwise {
   /// The rows of x that the next output frame is the first to meet.
   void find_next(int64_t n, int64_t od, int64_t first, int64_t last, std::vector<const void*>& rows) const {
     const int64_t taps = d_.tap_count();
-    const int64_t sd = taps > 1 && od + 1 < d_.count ? d_.source(taps - 1, od + 1) : -1;
+    const bool wanted = taps > 1 && od + 1 < d_.count && !p_.input_dilated();
+    const int64_t sd = wanted ? d_.source(taps - 1, od + 1) : -1;
     if (sd >= p_.lead) find_frame_rows(input_.frame(n, sd), first, last, rows);
   }
 
