@@ -177,6 +177,12 @@ WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device&
     by_units.workspace = unit_gradient_workspace(p, d, by_units.unit);
     if (by_units.workspace <= limit) return by_units;
   }
+  WeightGradientPlan in_place;
+  in_place.grouped = make_depthwise_gradient_plan(p, d);
+  if (in_place.grouped.vectors > 0) {
+    in_place.workspace = depthwise_gradient_workspace(p, d, in_place.grouped);
+    if (in_place.workspace <= limit) return in_place;
+  }
   WeightGradientPlan compiled;
   compiled.grouped = make_grouped_plan(p, d);
   if (compiled.grouped.kernel >= 0) {

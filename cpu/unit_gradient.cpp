@@ -46,15 +46,15 @@ class Gradient {
 
   void run() {
     const int64_t blocks = divide_up(units_, plan_.units), bands = unit_gradient_bands(p_, plan_);
-    parallel_for(blocks * plan_.splits, [&](int64_t i, int thread) {
+    parallel_for_shares(blocks * plan_.splits, [&](int64_t i, int thread) {
       const int64_t block = i / plan_.splits, split = i % plan_.splits;
       const Range units{units_ * block / blocks, units_ * (block + 1) / blocks};
       Thread& t = threads_[static_cast<size_t>(thread)];
       float* sums =
           partial_ == nullptr ? t.sums : partial_ + (split * units_ + units.begin) * sizes_.unit_sums();
-      std::fill(sums, sums + units.count() * sizes_.unit_sums(), 0.0f);
-      for (int64_t band = bands * split / plan_.splits; band < bands * (split + 1) / plan_.splits; ++band) {
-        add_band(band, units, t, sums);
+      const Range of_bands{bands * split / plan_.splits, bands * (split + 1) / plan_.splits};
+      for (int64_t band = of_bands.begin; band < of_bands.end; ++band) {
+        add_band(band, of_bands, units, t, sums);
       }
       for (int64_t unit = units.begin; partial_ == nullptr && unit < units.end; ++unit) {
         finish(unit, sums + (unit - units.begin) * sizes_.unit_sums());
@@ -89,6 +89,15 @@ class Gradient {
     const Piece& piece;
   };
 
+  Band band_of(int64_t index) const {
+    const auto pieces = static_cast<int64_t>(pieces_.size());
+    const int64_t row = index / pieces % bands_, frame = index / pieces / bands_;
+    return {frame / d_.count,
+            frame % d_.count,
+            {h_.count * row / bands_, h_.count * (row + 1) / bands_},
+            pieces_[static_cast<size_t>(index % pieces)]};
+  }
+
   void make_pieces() {
     const int64_t width = p_.output(kWidth), parts = divide_up(width, plan_.cols);
     for (int64_t part = 0; part < parts; ++part) {
@@ -119,21 +128,23 @@ class Gradient {
     }
   }
 
-  void add_band(int64_t index, Range units, Thread& t, float* sums) const {
-    const auto pieces = static_cast<int64_t>(pieces_.size());
-    const int64_t row = index / pieces % bands_, frame = index / pieces / bands_;
-    const Band band{frame / d_.count,
-                    frame % d_.count,
-                    {h_.count * row / bands_, h_.count * (row + 1) / bands_},
-                    pieces_[static_cast<size_t>(index % pieces)]};
+  void add_band(int64_t index, Range bands, Range units, Thread& t, float* sums) const {
+    const Band band = band_of(index);
+    const bool first = index == bands.begin;
     find_rows(band.rows, t);
     for (int64_t unit = units.begin; unit < units.end; ++unit, sums += sizes_.unit_sums()) {
       copy_cotangents(band, unit, t);
       for (int64_t kd = 0; kd < d_.tap_count(); ++kd) {
-        const int64_t sd = d_.source(kd, band.od);
-        if (sd < 0) continue;
-        copy_inputs(input_.frame(band.n, sd), band.piece, unit, t);
-        add_frame(band, d_.taps[static_cast<size_t>(kd)], t, sums);
+        const int64_t sd = d_.source(kd, band.od), tap = d_.taps[static_cast<size_t>(kd)];
+        if (sd >= 0) {
+          copy_inputs(input_.frame(band.n, sd), band.piece, unit, t);
+          UnitGradientRow r = row_of(band, t);
+          r.accumulate = !first;
+          add_frame(r, tap, t, sums);
+        } else if (first) {
+          const int64_t size = sizes_.unit_sums() / d_.tap_count();
+          std::fill(sums + tap * size, sums + (tap + 1) * size, 0.0f);
+        }
       }
     }
   }
@@ -152,12 +163,17 @@ class Gradient {
     }
   }
 
+  /// Element offset of a row's first position in dL/dy.
+  int64_t output_of(const Band& band, int64_t oh) const {
+    const int64_t row = (band.n * d_.count + band.od) * h_.count + oh;
+    return (row * p_.output(kWidth) + band.piece.positions.begin) * p_.out_channels;
+  }
+
   void copy_cotangents(const Band& band, int64_t unit, const Thread& t) const {
     const int64_t item = item_size(dy_type_), channel = unit * sizes_.lanes;
     const int64_t count = band.piece.positions.count();
     for (int64_t oh = band.rows.begin; oh < band.rows.end; ++oh) {
-      const int64_t row = (band.n * d_.count + band.od) * h_.count + oh;
-      const int64_t at = (row * p_.output(kWidth) + band.piece.positions.begin) * p_.out_channels + channel;
+      const int64_t at = output_of(band, oh) + channel;
       copy(dy_type_,
            {dy_ + at * item, p_.out_channels * item, count, p_.out_channels - channel, sizes_.lanes},
            out_order_, t.dy + (oh - band.rows.begin) * count * sizes_.lanes);
@@ -193,11 +209,10 @@ class Gradient {
                            order.empty() ? nullptr : order.data(), to, 0});
   }
 
-  /// All products of a frame's taps, row of taps by row of taps.
-  void add_frame(const Band& band, int64_t kd, Thread& t, float* sums) const {
-    const int64_t height = band.rows.count();
+  /// Everything but rows and sums.
+  UnitGradientRow row_of(const Band& band, const Thread& t) const {
     UnitGradientRow r{};
-    r.out_rows = height;
+    r.out_rows = band.rows.count();
     r.dy = t.dy;
     r.positions = band.piece.positions.count();
     r.step = p_.stride[kWidth] * sizes_.pixel;
@@ -206,10 +221,15 @@ class Gradient {
     r.runs = static_cast<int64_t>(runs_.size());
     r.run = runs_.data();
     r.length = run_length_;
+    return r;
+  }
+
+  /// All products of a frame's taps, row of taps by row of taps.
+  void add_frame(UnitGradientRow& r, int64_t kd, Thread& t, float* sums) const {
     for (int64_t kh = 0; kh < h_.tap_count(); ++kh) {
       t.rows.clear();
-      for (int64_t i = 0; i < height; ++i) {
-        const int64_t slot = t.slots[static_cast<size_t>(kh * height + i)];
+      for (int64_t i = 0; i < r.out_rows; ++i) {
+        const int64_t slot = t.slots[static_cast<size_t>(kh * r.out_rows + i)];
         t.rows.push_back(slot < 0 ? nullptr : t.x + slot * sizes_.row);
       }
       const int64_t row = kd * p_.kernel[kHeight] + h_.taps[static_cast<size_t>(kh)];

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/depthwise_gradient.h"
 #include "cpu/grouped.h"
 #include "cpu/grouped_gradient.h"
 #include "cpu/row_gather.h"
@@ -240,6 +241,8 @@ void weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
                      Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
   if (plan.unit.woven > 0) {
     unit_gradient(p, plan.unit, operands, dy_type, dy, dw, workspace);
+  } else if (plan.grouped.vectors > 0) {
+    depthwise_gradient(p, plan.grouped, operands, dy_type, dy, dw, workspace);
   } else if (plan.grouped.kernel >= 0) {
     grouped_gradient(p, plan.grouped, operands, dy_type, dy, dw, workspace);
   } else if (plan.direct) {

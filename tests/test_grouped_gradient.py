@@ -107,6 +107,20 @@ STRIDED = {
     "frames": of((2, 4, 7, 18, 54), (54, 3, 3, 3, 1), stride=(1, 2, 2), padding=1, groups=54),
     "edges": of((1, 9, 12, 16), (16, 3, 3, 1), stride=2, padding=2, modes="edge", groups=16),
 }
+# Positions in blocks of 7, 4, 2 and 1, of two rows and of one; shares of frames, and slices of channels.
+IN_PLACE = {
+    "14 positions": of((2, 6, 14, 48), (48, 3, 3, 1), padding=1, groups=48),
+    "13 positions, odd rows": of((1, 5, 13, 37), (37, 3, 3, 1), padding=1, groups=37),
+    "lead": of((2, 3, 4, 9, 33), (33, 3, 3, 3, 1), padding=(0, 1, 1), lead=2, groups=33),
+    "frames apart": of((1, 7, 5, 9, 17), (17, 3, 3, 3, 1), stride=(2, 1, 1), padding=1, groups=17),
+    "shares": of((9, 9, 8, 32), (32, 5, 5, 1), padding=2, groups=32),
+    "slices": of((1, 7, 7, 1296), (1296, 3, 3, 1), padding=1, groups=1296),
+    "upsampled": of((1, 3, 5, 18), (18, 3, 3, 1), padding=1, upsample=2, groups=18),
+    "mirrored": of((1, 6, 9, 16), (16, 5, 5, 1), padding=2, modes="reflect", groups=16),
+    "a view": of((2, 5, 6, 20), (20, 3, 3, 1), padding=1, groups=20, layout="reversed"),
+    "flipped": of((1, 5, 6, 20), (20, 3, 3, 1), padding=1, groups=20, flip=True),
+    "no image": of((0, 7, 7, 32), (32, 3, 3, 1), padding=1, groups=32),
+}
 
 
 def dilated(problem: Problem) -> Problem:
@@ -134,6 +148,22 @@ def test_drawn_gradients(family: str, data: st.DataObject) -> None:
     problem = problems.smaller(data.draw(problems.problems(FAMILIES[family]), label=family), MOST_PRODUCTS)
     assume(away_from_relu_corner(problem, exact_of(problem)))
     check_gradients(problem)
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_depthwise(name: str) -> None:
+    for t in DTYPES:
+        check_gradients(replace(IN_PLACE[name], x_type=t, w_type=t))
+    check_gradients(replace(IN_PLACE[name], x_type="float16"))
+
+
+def test_nan_stays_in_its_taps() -> None:
+    """A column that only some of a block's positions meet reaches the sums of their taps alone."""
+    x = mx.zeros((1, 3, 9, 16))
+    x[:, :, 8] = float("nan")
+    dy = mx.ones((1, 1, 7, 16)).at[:, :, 6].add(-1)
+    _, (dw,) = mx.vjp(lambda w: mlx_conv3d.conv2d(x, w, groups=16), [mx.zeros((16, 3, 3, 1))], [dy])
+    assert np.isnan(np.array(dw[:, :, 2])).all() and (np.array(dw[:, :, :2]) == 0).all()
 
 
 @pytest.mark.parametrize("name", STRIDED)

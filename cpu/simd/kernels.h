@@ -231,7 +231,7 @@ struct UnitGradientRun {
 };
 
 /// dL/dw of a unit (a group, or groups that are woven: see PixelBlocks) over some output rows, of one row of
-/// taps: sums[product][lane] += sum over positions of the product's input * dy[position][lane].
+/// taps: sums[product][lane] (+)= sum over positions of the product's input * dy[position][lane].
 struct UnitGradientRow {
   int64_t out_rows;
   const float* const* rows;  ///< [output row]: the input of its first position, or null for zeros
@@ -243,6 +243,7 @@ struct UnitGradientRow {
   const UnitGradientRun* run;
   int64_t length;  ///< products of a run
   float* sums;
+  bool accumulate;
 };
 
 /// Sums of a unit, in parts that are added, to dL/dw.
@@ -285,6 +286,16 @@ struct DepthwiseRows {
   int64_t channels;
 };
 using DepthwiseFunction = void (*)(const DepthwiseRows& rows);
+
+/// What DepthwiseRows has of some output rows, and their gradient in place of outputs: `sums`
+/// [vector][tap][lane]
+/// += sum over positions of dy * input.
+struct DepthwiseGradientRows {
+  DepthwiseRows rows;
+  const float* dy;  ///< [output row][position][channel]
+  float* sums;
+};
+using DepthwiseGradientFunction = void (*)(const DepthwiseGradientRows& rows);
 
 /// Pixels as blocks: block b has, for every pixel, the `window` channels from first[b] on, as floats.
 struct PixelBlocks {
@@ -384,6 +395,9 @@ struct Kernels {
   void (*unit_gradient_results)(Dtype type, const UnitGradientResults& results);
   /// Of 3x3 or 5x5 spatial taps; the spatial stride or input dilation is 1 or 2.
   DepthwiseFunction (*depthwise)(int64_t side, int64_t stride, int64_t input_dilation, Dtype x_type);
+
+  /// Without input dilation.
+  DepthwiseGradientFunction (*depthwise_gradient)(int64_t side, int64_t stride, Dtype x_type);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);

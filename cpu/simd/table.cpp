@@ -42,6 +42,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::unit_gradient,
     SIMD_NAMESPACE::unit_gradient_results,
     SIMD_NAMESPACE::depthwise_function,
+    SIMD_NAMESPACE::depthwise_gradient_function,
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,
     SIMD_NAMESPACE::winograd_weight,

@@ -41,7 +41,9 @@ __attribute__((noinline)) void block(const UnitGradientRow& r, int64_t x, int64_
 #pragma GCC unroll 24
   for (int i = 0; i < P; ++i, to += r.lanes) {
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(to + v * kWidth, load(to + v * kWidth) + sums[i][v]);
+    for (int v = 0; v < V; ++v) {
+      store(to + v * kWidth, r.accumulate ? load(to + v * kWidth) + sums[i][v] : sums[i][v]);
+    }
   }
 }
 
@@ -60,37 +62,44 @@ SIMD_INLINE void vectors(const UnitGradientRow& r, int64_t lane) {
   for (int64_t j = 0; j < r.runs; ++j) {
     int64_t i = blocks<K, V, kLarge>(r, r.run[j], lane, 0);
     if constexpr (kLarge > 16) i = blocks<K, V, 16>(r, r.run[j], lane, i);
+    if constexpr (kLarge > 12) i = blocks<K, V, 12>(r, r.run[j], lane, i);
     if constexpr (kLarge > 8) i = blocks<K, V, 8>(r, r.run[j], lane, i);
     i = blocks<K, V, 4>(r, r.run[j], lane, i);
     blocks<K, V, 1>(r, r.run[j], lane, i);
   }
 }
 
+/// A whole block of sums, or `rows` of them.
+template <bool Whole>
+SIMD_INLINE void load_sums(const UnitGradientResults& r, const float* sums, int64_t rows, Vec* block) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i, sums += r.lanes) block[i] = Whole || i < rows ? load(sums) : Vec{};
+  for (int64_t part = 1; part < r.parts; ++part) {
+    sums += r.part_stride - kWidth * r.lanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i, sums += r.lanes) {
+      if (Whole || i < rows) block[i] += load(sums);
+    }
+  }
+  transpose(block);
+}
+
 template <class T>
 void results(const UnitGradientResults& r) {
   auto* out = static_cast<typename T::Item*>(r.dw);
-  const int64_t rows = r.products < kWidth ? r.products : kWidth;
   for (int64_t lane = 0; lane < r.lanes; lane += kWidth) {
+    Vec block[kWidth];
+    if (r.products < kWidth) {
+      load_sums<false>(r, r.sums + lane, r.products, block);
+      for (int l = 0; l < kWidth; ++l) store_part<T>(out + r.rows[lane + l], block[l], r.products);
+      continue;
+    }
     for (int64_t next = 0; next < r.products; next += kWidth) {
       // The last block begins within the one before it.
-      const int64_t first = next + rows <= r.products ? next : r.products - rows;
-      Vec block[kWidth];
+      const int64_t first = next + kWidth <= r.products ? next : r.products - kWidth;
+      load_sums<true>(r, r.sums + first * r.lanes + lane, kWidth, block);
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) {
-        block[i] = Vec{};
-        for (int64_t part = 0; i < rows && part < r.parts; ++part) {
-          block[i] += load(r.sums + part * r.part_stride + (first + i) * r.lanes + lane);
-        }
-      }
-      transpose(block);
-      for (int l = 0; l < kWidth; ++l) {
-        typename T::Item* to = out + r.rows[lane + l] + first;
-        if (rows == kWidth) {
-          T::store(to, block[l]);
-        } else {
-          store_part<T>(to, block[l], rows);
-        }
-      }
+      for (int l = 0; l < kWidth; ++l) T::store(out + r.rows[lane + l] + first, block[l]);
     }
   }
 }
