@@ -215,9 +215,14 @@ bool is_direct(const ConvProblem& problem);
 /// Output positions that a task of the direct kernels handles.
 inline constexpr int64_t kDirectPositions = 32;
 
-/// With at most this many output channels (per group) the products' vectors run along the inputs instead.
-inline constexpr int kNarrowOutputs = 4;
-inline bool is_narrow(const ConvProblem& problem) { return problem.group_out() <= kNarrowOutputs; }
+/// With few output channels (per group) the products' vectors run along the inputs instead: always with four
+/// or fewer, and with up to three quarters of a vector where adding each sum's lanes is little beside its
+/// products.
+inline bool is_narrow(const ConvProblem& problem, int64_t vector_width) {
+  const int64_t outputs = problem.group_out();
+  return outputs <= 4 ||
+         (4 * outputs <= 3 * vector_width && problem.taps() * problem.group_in() >= 64 * outputs);
+}
 
 /// How dL/dw is walked: in the transform domain, or by tasks of `depth` products (taps x input channels) by
 /// `cols` output channels, the output positions cut into `splits` parts whose sums are added at the end.

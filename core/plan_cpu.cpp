@@ -17,7 +17,8 @@ constexpr int64_t kRowBlock = 192, kColBlock = 768;
 /// Where a product's weights stay in the L1 cache, tasks are long and go through pieces whose sums do as
 /// well.
 constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 24, kLongRowBlock = 2048;
-constexpr int64_t kNarrowDepthBlock = 4096;  ///< each lane sums a vector's share of it
+constexpr int64_t kNarrowDepth = 4096;    ///< each lane sums a vector's share of it
+constexpr int64_t kNarrowWeights = 6144;  ///< floats of a block's weights, which stay in the L1 cache
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
 /// Measured on AVX-512, a thread's floats a second: copied for each position, and as whole rows.
 constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9;
@@ -41,7 +42,7 @@ constexpr ProductRates kGathered{kGatherShare, kGatherFloats, 1.5e9}, kRows{0.85
 /// Of a single tap whole pixels are copied, or read where they lie; fp32 sums of whole vectors are taken in
 /// the output.
 double price_single_tap(const ConvProblem& p, const Device& d, const GemmPlan& g, ProductRates& rates) {
-  const bool whole = p.group_out() % d.vector_width == 0 || is_narrow(p);
+  const bool whole = p.group_out() % d.vector_width == 0 || is_narrow(p, d.vector_width);
   rates = p.out_type == Dtype::float32 && whole ? kInOutput : kSingle;
   const bool in_place = p.x_type == Dtype::float32 && p.stride == Size3{1, 1, 1};
   return in_place ? 0 : gathered_floats(p, 1, g, d);
@@ -55,7 +56,7 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, const Pr
   const double k =
       static_cast<double>(p.taps() * p.group_in()) / (c.algorithm == Algorithm::transposed ? phases(p) : 1);
   // Narrow products sum their vectors' lanes at the end of each block.
-  const int64_t busy_lanes = is_narrow(p) ? p.group_out() + 1 : out_lanes;
+  const int64_t busy_lanes = is_narrow(p, d.vector_width) ? p.group_out() + 1 : out_lanes;
   const double padded_lanes = static_cast<double>(busy_lanes * p.groups);
   c.flops = 2.0 * rows * k * padded_lanes;
   c.bytes = p.operand_bytes() + 8.0 * gathered + 8.0 * static_cast<double>(packed_bytes) / 4;
@@ -68,7 +69,7 @@ void price_gemm(const ConvProblem& p, const Device& d, double gathered, const Pr
 /// Whether copying `pixels` inputs for each output position as whole rows beats gathering one for each tap.
 /// Many output channels make up for the gathering, and products of its dense blocks are faster.
 bool rows_pay(const ConvProblem& p, const Device& d, double pixels) {
-  if (is_narrow(p)) return true;
+  if (is_narrow(p, d.vector_width)) return true;
   // Rows of a product a KiB apart meet in a few sets of the cache.
   if (p.stride[kWidth] * p.group_in() % 256 == 0) return false;
   const double taps = static_cast<double>(p.taps());
@@ -86,7 +87,7 @@ struct RowTile {
 /// The tile that meets the fewest, of those whose input rows fit half the cache; no rows if none does.
 RowTile best_row_tile(const ConvProblem& p, const Device& d) {
   const int64_t height = p.output(kHeight), width = p.output(kWidth), most_floats = d.cache_bytes / 2 / 4;
-  const int64_t most_positions = is_narrow(p) ? kNarrowTile : kRowTile;
+  const int64_t most_positions = is_narrow(p, d.vector_width) ? kNarrowTile : kRowTile;
   RowTile best;
   for (int64_t pieces = divide_up(width, kMostTileCols); pieces <= width; pieces *= 2) {
     RowTile tile{1, divide_up(width, pieces), 0};
@@ -114,13 +115,16 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   if (rows == 0 || !rows_pay(p, d, tile.pixels)) return false;
   const int64_t panel = d.panel_vectors * d.vector_width, out_lanes = lanes(p.group_out(), d);
   const int64_t packed_bytes = p.taps() * p.group_in() * out_lanes * 4;
-  const int64_t thread_floats = row_buffer_floats(p, rows, cols) + rows * cols * panel;
+  const bool narrow = is_narrow(p, d.vector_width);
+  const int64_t sums = narrow ? p.group_out() * d.vector_width : panel;
+  const int64_t thread_floats = row_buffer_floats(p, rows, cols) + rows * cols * sums;
   const int64_t zeros = input_span(p, kWidth, cols) * p.group_in();
   const int64_t slack = 4096 + 64 * d.cores * (p.kernel[kDepth] + 1);
   c.workspace = packed_bytes + 4 * (d.cores * thread_floats + zeros) + slack;
   if (c.workspace > limit) return false;
   GemmPlan g;
-  g.depth = is_narrow(p) ? kNarrowDepthBlock : kDepthBlock;
+  g.depth =
+      narrow ? std::min(kNarrowDepth, kNarrowWeights / std::max<int64_t>(1, p.group_out())) : kDepthBlock;
   g.cols = round_up(out_lanes, panel);
   // Enough tasks to keep every thread busy to the end.
   const auto tasks = [&] {
@@ -136,7 +140,7 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   g.tile_rows = rows;
   g.tile_cols = cols;
   c.gemm = g;
-  price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), is_narrow(p) ? kJoined : kRows, packed_bytes, c);
+  price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), narrow ? kJoined : kRows, packed_bytes, c);
   return true;
 }
 
@@ -194,7 +198,7 @@ bool fit_gemm(const ConvProblem& p, const Device& d, int64_t limit, int64_t dept
 
 /// Rows of a task of all phases that fit the limit.
 bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
-  if (is_narrow(p) || !is_one_tap_per_output(p)) return false;
+  if (is_narrow(p, d.vector_width) || !is_one_tap_per_output(p)) return false;
   const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
   const int64_t row_floats = p.in_channels + d.vector_width + out_lanes;
   const int64_t slack = 4096 + int64_t{64} * 3 * d.cores;

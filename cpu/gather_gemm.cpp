@@ -34,7 +34,8 @@ class Product {
     cols_ = std::min(width_, block_panels_ * k_.panel_vectors * k_.width);
     by_plane_ = rows.plane_rows() >= plan.rows / 4;
     in_place_ = by_plane_ && rows.rows_in_place();
-    in_output_ = p.out_type == Dtype::float32 && rows.in_order() && (is_narrow(p) || p.group_out() == width_);
+    in_output_ = p.out_type == Dtype::float32 && rows.in_order() &&
+                 (is_narrow(p, k_.width) || p.group_out() == width_);
     const bool dense = p.taps() == 1 && p.group_in() <= plan.depth;
     lda_ = dense ? p.group_in() : plan.depth + k_.width;
     for (int t = 0; t < threads; ++t) {
@@ -171,12 +172,29 @@ class Product {
         pack_weight_panel(p_, operands_.w, pass.group, panels_, panel, pass.offsets[b], own);
         weights = own + lane * k;
       }
-      if (is_narrow(p_)) {
-        k_.gemm_narrow(rows.count, static_cast<int>(p_.group_out()), k, {&a, 1}, lda, weights, k, c, ldc,
-                       accumulate);
+      if (is_narrow(p_, k_.width)) {
+        multiply_narrow(rows.count, k, a, lda, weights, c, ldc, accumulate);
       } else {
         k_.gemm(false, rows.count, vectors, k, a, lda, weights, vectors * k_.width, c + lane - cols.lane, ldc,
                 accumulate, {});
+      }
+    }
+  }
+
+  void multiply_narrow(int64_t rows, int64_t k, const float* a, int64_t lda, const float* weights, float* c,
+                       int64_t ldc, bool accumulate) const {
+    constexpr int64_t kRows = 16, kMostSums = kRows * 16, kMostWidth = 16;
+    float lanes[kMostSums * kMostWidth];
+    const int64_t outputs = p_.group_out();
+    for (int64_t r = 0; r < rows; r += kRows, a += kRows * lda, c += kRows * ldc) {
+      const int64_t count = std::min(kRows, rows - r);
+      k_.gemm_narrow(count, static_cast<int>(outputs), k, {&a, 1}, lda, weights, k, lanes, false);
+      k_.sum_lanes(lanes, count * outputs);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t o = 0; o < outputs; ++o) {
+          float& to = c[i * ldc + o];
+          to = (accumulate ? to : 0.0f) + lanes[i * outputs + o];
+        }
       }
     }
   }

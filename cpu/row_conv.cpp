@@ -27,6 +27,7 @@ class RowConv {
         d_(axis_phases(p, kDepth, false).front()),
         h_(axis_phases(p, kHeight, false).front()),
         w_(axis_phases(p, kWidth, false).front()),
+        narrow_(is_narrow(p, k_.width)),
         width_(panels_.vectors_total() * k_.width),
         block_panels_(std::max<int64_t>(1, plan.cols / (k_.panel_vectors * k_.width))),
         tile_frames_(divide_up(p.output(kDepth), plan.tile_frames)),
@@ -45,7 +46,7 @@ class RowConv {
     packed_ = workspace.floats(products * width_);
     zeros_ = workspace.floats(input_span(p, kWidth, plan.tile_cols) * p.group_in());
     std::fill_n(zeros_, input_span(p, kWidth, plan.tile_cols) * p.group_in(), 0.0f);
-    const int64_t panel = k_.panel_vectors * k_.width;
+    const int64_t held = narrow_ ? p.group_out() : k_.panel_vectors;
     for (int t = 0; t < thread_count(); ++t) {
       Scratch own;
       own.frames.resize(static_cast<size_t>(p.kernel[kDepth]));
@@ -54,7 +55,7 @@ class RowConv {
         held.buffer =
             workspace.floats(row_buffer_floats(p, plan.tile_rows, plan.tile_cols) / p.kernel[kDepth]);
       }
-      own.sums = workspace.floats(plan.rows * panel);
+      own.sums = workspace.floats(plan.rows * held * k_.width);
       scratch_.push_back(std::move(own));
     }
   }
@@ -212,25 +213,29 @@ class RowConv {
     const int64_t lanes = std::min(vectors * k_.width, p_.group_out() - lane);
     const int64_t channel = g * p_.group_out() + lane;
     const Epilogue& e = operands_.epilogue;
-    const bool plain = e.plain() && (lanes == vectors * k_.width || is_narrow(p_));
-    const int64_t ldc = plain ? p_.out_channels : vectors * k_.width;
+    const bool any = std::any_of(blocks_.begin(), blocks_.end(),
+                                 [&](const auto& block) { return reads_input(own, block); });
+    const bool in_output = any && !narrow_ && e.plain() && lanes == vectors * k_.width;
+    const int64_t ldc = in_output ? p_.out_channels : narrow_ ? lanes * k_.width : vectors * k_.width;
+    const auto sums = [&](int64_t j) {
+      return in_output ? static_cast<float*>(operands_.y) + output_offset(tile, frame, j, channel)
+                       : own.sums + (j - tile.row) * tile.cols() * ldc;
+    };
     bool started = false;
     for (size_t b = 0; b < blocks_.size(); ++b) {
       if (!reads_input(own, blocks_[b])) continue;
       const int64_t k = static_cast<int64_t>(offsets_[b].size());
-      const float* weights = packed_ + width_ * starts_[b] + (is_narrow(p_) ? 0 : lane * k);
+      const float* weights = packed_ + width_ * starts_[b] + (narrow_ ? 0 : lane * k);
       for (int64_t j = tile.row; j < tile.row_end; ++j) {
-        float* c = plain ? static_cast<float*>(operands_.y) + output_offset(tile, frame, j, channel)
-                         : own.sums + (j - tile.row) * tile.cols() * ldc;
-        multiply(tile, j, blocks_[b], weights, k, vectors, c, ldc, started, own);
+        multiply(tile, j, blocks_[b], weights, k, vectors, sums(j), ldc, started, own);
       }
       started = true;
     }
-    if (plain && started) return;
-    if (!started) std::fill_n(own.sums, tile.rows() * tile.cols() * vectors * k_.width, 0.0f);
+    if (in_output) return;
+    if (!any) std::fill_n(own.sums, tile.rows() * tile.cols() * ldc, 0.0f);
     for (int64_t j = tile.row; j < tile.row_end; ++j) {
-      const float* sums = own.sums + (j - tile.row) * tile.cols() * vectors * k_.width;
-      k_.store_rows(e, {tile.cols(), lanes, sums, vectors * k_.width, channel,
+      if (narrow_) k_.sum_lanes(sums(j), tile.cols() * lanes);
+      k_.store_rows(e, {tile.cols(), lanes, sums(j), narrow_ ? lanes : ldc, channel,
                         output_offset(tile, frame, j, channel), p_.out_channels, operands_.y});
     }
   }
@@ -264,8 +269,8 @@ class RowConv {
     }
     const Taps taps{own.taps.data(), static_cast<int64_t>(own.taps.size())};
     const int64_t k = products / taps.count, lda = p_.stride[kWidth] * channels;
-    if (is_narrow(p_)) {
-      k_.gemm_narrow(tile.cols(), static_cast<int>(p_.group_out()), k, taps, lda, weights, products, c, ldc,
+    if (narrow_) {
+      k_.gemm_narrow(tile.cols(), static_cast<int>(p_.group_out()), k, taps, lda, weights, products, c,
                      accumulate);
     } else {
       k_.gemm_taps(tile.cols(), static_cast<int>(vectors), k, taps, lda, weights, c, ldc, accumulate);
@@ -278,6 +283,7 @@ class RowConv {
   const Kernels& k_;
   const Panels panels_;
   const AxisPhase d_, h_, w_;
+  const bool narrow_;
   const int64_t width_, block_panels_;
   const int64_t tile_frames_, tile_rows_, tile_cols_;  ///< how many tiles there are along each axis
   std::vector<int64_t> source_, run_;

@@ -23,7 +23,7 @@ void pack_narrow(const ConvProblem& p, const WeightView& w, int64_t g, const std
 
 void pack_weight_panel(const ConvProblem& p, const WeightView& w, int64_t g, const Panels& panels,
                        int64_t panel, const std::vector<int64_t>& offsets, float* block) {
-  if (is_narrow(p)) return pack_narrow(p, w, g, offsets, block);
+  if (is_narrow(p, kernels().width)) return pack_narrow(p, w, g, offsets, block);
   const Kernels& k = kernels();
   const int64_t lane = panels.first_vector(panel) * k.width;
   GemmWeightPanel out{};

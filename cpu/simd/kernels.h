@@ -359,10 +359,13 @@ struct Kernels {
   void (*gemm_taps)(int64_t rows, int vectors, int64_t k, Taps a, int64_t lda, const float* b, float* c,
                     int64_t ldc, bool accumulate);
 
-  /// c[r][o] (+)= sum over pieces s and their k of a(s, r, k) * b[o*ldb + s*k + k] for 1 to 4 outputs:
-  /// vectors along k, since lanes of outputs would be mostly empty.
+  /// lanes[r][o] (+)= sum over pieces s and their k of a(s, r, k) * b[o*ldb + s*k + k] for few outputs:
+  /// vectors along k, since lanes of outputs would be mostly empty. A sum is a vector here, each lane has a
+  /// share.
   void (*gemm_narrow)(int64_t rows, int outputs, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb,
-                      float* c, int64_t ldc, bool accumulate);
+                      float* lanes, bool accumulate);
+  /// What the lanes of each of so many vectors add up to, in place: lanes[i] is the sum of vector i.
+  void (*sum_lanes)(float* lanes, int64_t sums);
 
   void (*to_float)(Dtype from, const void* src, float* dst, int64_t n);
   /// dst[0..n) = epilogue(sums[0..n)) where element i is output channel `channel + i`; `offset` is dst's

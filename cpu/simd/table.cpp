@@ -24,6 +24,7 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::gemm,
     SIMD_NAMESPACE::gemm_taps,
     SIMD_NAMESPACE::gemm_narrow,
+    SIMD_NAMESPACE::sum_lanes,
     SIMD_NAMESPACE::to_float,
     SIMD_NAMESPACE::store_row,
     SIMD_NAMESPACE::store_rows,

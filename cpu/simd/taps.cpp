@@ -36,33 +36,31 @@ struct Blocks {
 };
 constexpr Blocks kBlocks;
 
-template <int Step, size_t... Lane>
-SIMD_INLINE Vec swapped(Vec v, std::index_sequence<Lane...>) {
-  return __builtin_shufflevector(v, v, (Lane ^ Step)...);
-}
-template <int Step = kWidth / 2>
-SIMD_INLINE float sum_of_lanes(Vec v) {
-  if constexpr (Step == 0) {
-    return v[0];
-  } else {
-    return sum_of_lanes<Step / 2>(v + swapped<Step>(v, std::make_index_sequence<kWidth>()));
-  }
+/// How many rows of so many outputs registers hold; at least eight sums hide the multiply-adds' latency.
+constexpr int narrow_rows(int outputs) {
+  if (SIMD_REGISTERS == 32) return outputs <= 2 ? 8 : 9 - outputs;
+  return outputs == 1 ? 8 : outputs == 4 ? 2 : 6 - outputs;
 }
 
+constexpr int kNarrowBlock = 4;  ///< outputs
+constexpr int kAhead = 192;      ///< floats
+
+/// Sums of R rows and O outputs, each of them a vector: of its lanes each has a share.
 template <int R, int O>
-void narrow_block(int64_t k, Taps a, int64_t first, int64_t lda, const float* b, int64_t ldb, float* c,
-                  int64_t ldc, bool accumulate) {
+void narrow_block(int64_t k, Taps a, int64_t first, int64_t lda, const float* b, int64_t ldb, float* lanes,
+                  int64_t pitch, bool accumulate) {
   Vec sums[R][O];
-  for (int r = 0; r < R; ++r) {
-    for (int o = 0; o < O; ++o) sums[r][o] = Vec{};
-  }
+  clear_sums(sums);
   const auto add = [&](const float* from, const float* weights, auto&& read) __attribute__((always_inline)) {
     Vec bs[O];
 #pragma GCC unroll 4
     for (int o = 0; o < O; ++o) bs[o] = read(weights + o * ldb);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      Vec x = read(from + r * lda);
+      const float* at = from + r * lda;
+      // The rows before these have been met as the later ones of other taps and blocks.
+      if (r + 3 >= R) __builtin_prefetch(at + kAhead);
+      Vec x = read(at);
       hold(x);
 #pragma GCC unroll 4
       for (int o = 0; o < O; ++o) sums[r][o] += x * bs[o];
@@ -79,23 +77,21 @@ void narrow_block(int64_t k, Taps a, int64_t first, int64_t lda, const float* b,
           [rest](const float* at) __attribute__((always_inline)) { return load_part<Float32>(at, rest); });
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int o = 0; o < O; ++o) {
-      float& to = c[r * ldc + o];
-      to = (accumulate ? to : 0.0f) + sum_of_lanes(sums[r][o]);
-    }
-  }
+  store_sums(sums, lanes, pitch, accumulate);
 }
 
-template <int O>
-void narrow_rows(int64_t rows, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb, float* c,
-                 int64_t ldc, bool accumulate) {
-  // At least eight sums hide the multiply-adds' latency.
-  constexpr int R = SIMD_REGISTERS == 32 ? (O <= 2 ? 8 : 9 - O) : (O == 1 ? 8 : O == 4 ? 2 : 6 - O);
-  int64_t r = 0;
-  for (; r + R <= rows; r += R) narrow_block<R, O>(k, a, r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
-  for (; r < rows; ++r) narrow_block<1, O>(k, a, r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
-}
+using NarrowBlock = void (*)(int64_t, Taps, int64_t, int64_t, const float*, int64_t, float*, int64_t, bool);
+
+struct NarrowBlocks {
+  NarrowBlock table[kNarrowBlock + 1][narrow_rows(1) + 1] = {};
+  constexpr NarrowBlocks() {
+    unroll<1, kNarrowBlock + 1>([&](auto outputs) {
+      constexpr int O = decltype(outputs)::value;
+      unroll<1, narrow_rows(O) + 1>([&](auto rows) { table[O][rows.value] = narrow_block<rows.value, O>; });
+    });
+  }
+};
+constexpr NarrowBlocks kNarrowBlocks;
 
 }  // namespace
 
@@ -112,16 +108,26 @@ void gemm_taps(int64_t rows, int vectors, int64_t k, Taps a, int64_t lda, const 
 }
 
 void gemm_narrow(int64_t rows, int outputs, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb,
-                 float* c, int64_t ldc, bool accumulate) {
-  switch (outputs) {
-    case 1:
-      return narrow_rows<1>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 2:
-      return narrow_rows<2>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 3:
-      return narrow_rows<3>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
-    case 4:
-      return narrow_rows<4>(rows, k, a, lda, b, ldb, c, ldc, accumulate);
+                 float* lanes, bool accumulate) {
+  const int most = narrow_rows(outputs < kNarrowBlock ? outputs : kNarrowBlock);
+  const int64_t pitch = outputs * kWidth;
+  for (int64_t r = 0; r < rows; r += most) {
+    const int64_t held = rows - r < most ? rows - r : most;
+    for (int o = 0; o < outputs; o += kNarrowBlock) {
+      const int of = outputs - o < kNarrowBlock ? outputs - o : kNarrowBlock;
+      kNarrowBlocks.table[of][held](k, a, r * lda, lda, b + o * ldb, ldb, lanes + r * pitch + o * kWidth,
+                                    pitch, accumulate);
+    }
+  }
+}
+
+void sum_lanes(float* lanes, int64_t sums) {
+  Vec rows[kWidth];
+  for (int64_t i = 0; i < sums; i += kWidth) {
+    for (int r = 0; r < kWidth; ++r) rows[r] = i + r < sums ? load(lanes + (i + r) * kWidth) : Vec{};
+    transpose(rows);
+    for (int r = 1; r < kWidth; ++r) rows[0] += rows[r];
+    store_part<Float32>(lanes + i, rows[0], sums - i < kWidth ? sums - i : kWidth);
   }
 }
 

@@ -8,6 +8,7 @@ void gemm_taps(int64_t rows, int vectors, int64_t k, Taps a, int64_t lda, const 
                int64_t ldc, bool accumulate);
 
 void gemm_narrow(int64_t rows, int outputs, int64_t k, Taps a, int64_t lda, const float* b, int64_t ldb,
-                 float* c, int64_t ldc, bool accumulate);
+                 float* lanes, bool accumulate);
+void sum_lanes(float* lanes, int64_t sums);
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -160,20 +160,34 @@ SIMD_INLINE bool follow_each_other(const int64_t* offsets) {
   return offsets[0] >= 0;
 }
 
+constexpr int64_t kStepsAhead = 4;
+
+/// A step's 32 products of a tile's output channels: far apart in memory, and few at a time. Splitting fp32
+/// ones takes longer than reading them.
+template <class Item>
+SIMD_INLINE void fetch_rows(const Item* from, int64_t stride, int64_t channels) {
+  if constexpr (sizeof(Item) > 2) return;
+  for (int64_t o = 0; o < (channels < kTileSide ? channels : kTileSide); ++o) {
+    __builtin_prefetch(from + o * stride, 0, 2);
+  }
+}
+
 template <class T, int Parts>
 uint32_t pack_panel(const TileWeightPanel& panel) {
   Packer<T, Parts> packer{panel};
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
-  for (int64_t s = 0; s < panel.steps; ++s) {
-    const int64_t* offsets = panel.offsets + s * kTileDepth;
-    const bool rows = panel.w.stride[0] != 1 && follow_each_other(offsets);
-    for (int t = 0; t < panel.tiles; ++t) {
-      const int64_t first = t * kTileSide;
-      const int64_t channels =
-          panel.out_channels - first < kTileSide ? panel.out_channels - first : kTileSide;
-      const auto* from = w + (channels > 0 ? first * panel.w.stride[0] : 0);
+  // Tile by tile: the rows of one are as many streams as the hardware fetches ahead.
+  for (int t = 0; t < panel.tiles; ++t) {
+    const int64_t first = t * kTileSide;
+    const int64_t channels = panel.out_channels - first < kTileSide ? panel.out_channels - first : kTileSide;
+    const auto* from = w + (channels > 0 ? first * panel.w.stride[0] : 0);
+    for (int64_t s = 0; s < panel.steps; ++s) {
+      const int64_t* offsets = panel.offsets + s * kTileDepth;
       uint16_t* out = panel.out + (s * Parts * panel.tiles + t) * kTileItems;
-      if (rows) {
+      if (panel.w.stride[0] != 1 && follow_each_other(offsets)) {
+        if (s + kStepsAhead < panel.steps) {
+          fetch_rows(from + offsets[kStepsAhead * kTileDepth], panel.w.stride[0], channels);
+        }
         packer.rows(from + offsets[0], channels, out);
       } else {
         packer.columns(from, offsets, channels, out);
