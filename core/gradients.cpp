@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "core/grouped_kernels.h"
 #include "core/integers.h"
 #include "core/ops.h"
 #include "core/primitive.h"
@@ -92,6 +93,18 @@ mx::array swap_channels(const mx::array& w, int64_t groups, mx::StreamOrDevice s
   mx::array split = mx::reshape(w, {g, o, w.shape(1), w.shape(2), w.shape(3), w.shape(4)}, s);
   return mx::reshape(mx::swapaxes(split, 1, 5, s), {g * w.shape(4), w.shape(1), w.shape(2), w.shape(3), o},
                      s);
+}
+
+/// Whether the CPU's kernels read w with its channels swapped: those of a group are whole vectors.
+bool reads_swapped(const mx::array& w, int64_t groups, mx::StreamOrDevice s) {
+  return groups > 1 && w.shape(4) % kBroadcastOutputs == 0 && mx::to_stream(s).device == mx::Device::cpu;
+}
+
+/// A convolution that reads w with its channels swapped, as one of w that is so.
+Arrays unswap(Arrays inputs, ConvSpec& spec, mx::StreamOrDevice s) {
+  spec.swapped = false;
+  inputs[1] = swap_channels(inputs[1], spec.groups, s);
+  return inputs;
 }
 
 /// The convolution alone, by whichever algorithm.
@@ -190,7 +203,9 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
   for (int i = 0; i < 5; ++i) {
     if (input_shape[i] == 0) return mx::zeros(input_shape, to_mlx(type), s);
   }
-  mx::array grad = make_conv({dy, swap_channels(taps, spec.groups, s)}, adjoint, s);
+  adjoint.swapped = reads_swapped(taps, spec.groups, s);
+  if (!adjoint.swapped) taps = swap_channels(taps, spec.groups, s);
+  mx::array grad = make_conv({dy, taps}, adjoint, s);
   for (int axis = 0; axis < 3; ++axis) {
     if (folded_lo[axis] + folded_hi[axis] > 0) {
       const PadMode mode = spec.upsample[axis] > 1 ? PadMode::edge : spec.pad_mode[axis];
@@ -201,8 +216,17 @@ mx::array input_gradient(const ConvSpec& spec, const mx::Shape& input_shape, con
 }
 
 Arrays Conv::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
-                 const Arrays&) {
+                 const Arrays& outputs) {
   const mx::StreamOrDevice s = stream();
+  if (spec_.swapped) {
+    ConvSpec spec = spec_;
+    const Arrays inputs = unswap(primals, spec, s);
+    Arrays grads = Conv(stream(), spec, on_gpu_).vjp(inputs, cotangents, argnums, outputs);
+    for (size_t i = 0; i < argnums.size(); ++i) {
+      if (argnums[i] == 1) grads[i] = swap_channels(grads[i], spec.groups, s);
+    }
+    return grads;
+  }
   const ConvInputs at(spec_);
   const mx::array& x = primals[0];
   const mx::array& w = primals[1];
@@ -243,6 +267,15 @@ Arrays Conv::vjp(const Arrays& primals, const Arrays& cotangents, const std::vec
 
 Arrays Conv::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
   const mx::StreamOrDevice s = stream();
+  if (spec_.swapped) {
+    ConvSpec spec = spec_;
+    const Arrays inputs = unswap(primals, spec, s);
+    Arrays swapped = tangents;
+    for (size_t i = 0; i < argnums.size(); ++i) {
+      if (argnums[i] == 1) swapped[i] = swap_channels(swapped[i], spec.groups, s);
+    }
+    return Conv(stream(), spec, on_gpu_).jvp(inputs, swapped, argnums);
+  }
   const ConvInputs at(spec_);
   std::vector<std::optional<mx::array>> tangent(primals.size());
   for (size_t i = 0; i < argnums.size(); ++i) tangent[argnums[i]] = tangents[i];

@@ -10,6 +10,7 @@
 #include "core/integers.h"
 #include "core/plan_grouped.h"
 #include "core/plan_grouped_winograd.h"
+#include "core/plan_unit_gradient.h"
 #include "core/problem.h"
 #include "core/winograd_form.h"
 
@@ -232,6 +233,7 @@ struct WeightGradientPlan {
   int64_t splits = 1;
   bool direct = false;    ///< few channels per group: lane by lane, no GEMM
   GroupedPlan grouped;    ///< with a kernel: its rows, no GEMM
+  UnitGradientPlan unit;  ///< with `woven`: unit by unit
   WinogradPlan winograd;  ///< tiles > 0: the sums are taken in the transform domain
   int64_t in_slice = 0;   ///< of winograd: input channels whose sums are held at a time
   double cost = 0;        ///< modelled seconds; 0 for direct

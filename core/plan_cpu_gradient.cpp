@@ -171,6 +171,18 @@ bool gradient_rows_are_outputs(const ConvProblem& p, int vector_width) {
 
 WeightGradientPlan make_weight_gradient_plan(const ConvProblem& p, const Device& d, int64_t limit,
                                              std::optional<bool> winograd) {
+  WeightGradientPlan by_units;
+  by_units.unit = make_unit_gradient_plan(p, d);
+  if (by_units.unit.woven > 0) {
+    by_units.workspace = unit_gradient_workspace(p, d, by_units.unit);
+    if (by_units.workspace <= limit) return by_units;
+  }
+  WeightGradientPlan in_place;
+  in_place.grouped = make_depthwise_gradient_plan(p, d);
+  if (in_place.grouped.vectors > 0) {
+    in_place.workspace = depthwise_gradient_workspace(p, d, in_place.grouped);
+    if (in_place.workspace <= limit) return in_place;
+  }
   WeightGradientPlan compiled;
   compiled.grouped = make_grouped_plan(p, d);
   if (compiled.grouped.kernel >= 0) {

@@ -14,6 +14,7 @@ namespace {
 constexpr double kTaskFlops = 1e6;  ///< about what starting a thread takes
 constexpr double kTaskBytes = 1e5;  ///< the same, where memory is what takes the time
 constexpr int64_t kLeastBand = 4, kLeastCols = 128;
+constexpr int64_t kLeastSlice = 16;  ///< vectors of channels that are worth cutting before rows are
 
 int rank_of(const ConvProblem& p) { return p.kernel[kDepth] > 1 ? 3 : p.kernel[kHeight] > 1 ? 2 : 1; }
 
@@ -33,8 +34,10 @@ bool fits(const GroupedKernel& k, const ConvProblem& p, int vector_width) {
   if (k.family == GroupedFamily::pointwise) return !p.input_dilated();
   if (k.family != GroupedFamily::depthwise) return true;
   if (in_place(k)) {
-    return p.stride[1] == p.stride[2] && p.stride[1] <= 2 && p.dilation[1] == 1 && p.dilation[2] == 1 &&
-           !p.input_dilated() && p.out_channels >= vector_width;
+    const int64_t stride = p.stride[kHeight], dilated = p.input_dilation[kHeight];
+    return stride == p.stride[kWidth] && dilated == p.input_dilation[kWidth] && stride * dilated <= 2 &&
+           p.input_dilation[kDepth] == 1 && p.dilation[kHeight] == 1 && p.dilation[kWidth] == 1 &&
+           p.out_channels >= vector_width;
   }
   return !p.input_dilated() && grouped_set_positions(p.out_channels, vector_width) == 1;
 }
@@ -126,7 +129,13 @@ bool cut_in_place(const ConvProblem& p, GroupedPlan& plan) {
   return true;
 }
 
-GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel) {
+int64_t in_place_tasks(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  return p.batch * divide_up(p.output(kDepth), plan.frames) * divide_up(p.output(kHeight), plan.band) *
+         divide_up(divide_up(p.out_channels, d.vector_width), plan.vectors);
+}
+
+/// Bands whose frames stay in the second-level cache.
+GroupedPlan whole_in_place_plan(const ConvProblem& p, const Device& d, int kernel) {
   const int64_t vectors = divide_up(p.out_channels, d.vector_width);
   GroupedPlan plan{kernel,
                    std::max<int64_t>(1, p.output(kDepth)),
@@ -137,9 +146,13 @@ GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel
   while (p.kernel[kDepth] > 1 && window_bytes(p, plan.band) > d.cache_bytes / 2 && plan.band > kLeastBand) {
     plan.band = divide_up(plan.band, 2);
   }
-  const auto tasks = [&] { return tasks_of(p, plan) * divide_up(vectors, plan.vectors); };
+  return plan;
+}
+
+GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel) {
+  GroupedPlan plan = whole_in_place_plan(p, d, kernel);
   const int64_t wanted = wanted_tasks(p.operand_bytes() / kTaskBytes, d);
-  while (tasks() < wanted && cut_in_place(p, plan)) {
+  while (in_place_tasks(p, d, plan) < wanted && cut_in_place(p, plan)) {
   }
   return plan;
 }
@@ -182,9 +195,10 @@ std::string constraints_of(const GroupedKernel& k) {
       return "O/groups a multiple of " + std::to_string(kBroadcastOutputs) + ", C/groups at most " +
              std::to_string(kMostBroadcastInputs);
     case GroupedFamily::depthwise:
-      return in_place(k) ? "spatial stride 1 or 2, spatial dilation 1, input dilation 1, at least a vector "
-                           "of channels"
-                         : "input dilation 1, at least a vector of channels";
+      return in_place(k)
+                 ? "spatial stride or input dilation 1 or 2, spatial dilation 1, at least a vector of "
+                   "channels"
+                 : "input dilation 1, at least a vector of channels";
   }
   return "";
 }
@@ -266,6 +280,40 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
   while (tasks_of(p, plan) < wanted && cut(p, plan)) {
   }
   return plan;
+}
+
+GroupedPlan make_depthwise_gradient_plan(const ConvProblem& p, const Device& d) {
+  const int kernel = grouped_kernel(p, d.vector_width);
+  const bool reads = kernel >= 0 && in_place(kGroupedKernels.at[kernel]);
+  if (!reads || p.input_dilated() || p.flip || p.empty()) return {};
+  GroupedPlan plan = whole_in_place_plan(p, d, kernel);
+  const int64_t wanted = wanted_tasks(p.operand_bytes() / kTaskBytes, d);
+  // Channels first, whose parts share no sums.
+  while (in_place_tasks(p, d, plan) < wanted) {
+    if (plan.vectors >= kLeastSlice) {
+      plan.vectors = divide_up(plan.vectors, 2);
+    } else if (!cut_in_place(p, plan)) {
+      break;
+    }
+  }
+  return plan;
+}
+
+int64_t depthwise_gradient_shares(const ConvProblem& p, const GroupedPlan& plan, int cores) {
+  const int64_t bands =
+      p.batch * divide_up(p.output(kDepth), plan.frames) * divide_up(p.output(kHeight), plan.band);
+  return std::min<int64_t>(bands, 4 * cores);
+}
+
+int64_t depthwise_gradient_floats(const ConvProblem& p) {
+  return kDepthwiseGradientRows * p.output(kWidth) * p.out_channels;
+}
+
+int64_t depthwise_gradient_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  // One more where a vector begins early to align the others.
+  const int64_t vectors = divide_up(p.out_channels, d.vector_width) + 1;
+  const int64_t sums = depthwise_gradient_shares(p, plan, d.cores) * vectors * p.taps() * d.vector_width;
+  return 4 * (sums + d.cores * depthwise_gradient_floats(p)) + 64 * (1 + d.cores) + 4096;
 }
 
 GroupedPlan make_grouped_forward_plan(const ConvProblem& p, const Device& d) {

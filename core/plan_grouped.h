@@ -30,6 +30,16 @@ GroupedPlan make_grouped_plan(const ConvProblem& problem, const Device& device);
 /// The same, or by joined frames where taps along depth are the only ones, or by rows read in place.
 GroupedPlan make_grouped_forward_plan(const ConvProblem& problem, const Device& device);
 
+/// dL/dw with rows read in place; `vectors` is 0 where that is not possible.
+GroupedPlan make_depthwise_gradient_plan(const ConvProblem& problem, const Device& device);
+/// Shares of its frames and bands, whose sums are added in the end.
+int64_t depthwise_gradient_shares(const ConvProblem& problem, const GroupedPlan& plan, int cores);
+/// Output rows whose dL/dy is converted to float32 at a time, and how many floats that is.
+inline constexpr int64_t kDepthwiseGradientRows = 2;
+int64_t depthwise_gradient_floats(const ConvProblem& problem);
+int64_t depthwise_gradient_workspace(const ConvProblem& problem, const Device& device,
+                                     const GroupedPlan& plan);
+
 /// Positions of a set: 1 where vectors of outputs fill a position well, else what fills whole vectors.
 int64_t grouped_set_positions(int64_t out_channels, int vector_width);
 /// Vectors of outputs in a set.

@@ -31,6 +31,15 @@ cpu::WeightView view_weights(const mx::array& w) {
   return view;
 }
 
+/// See ConvSpec::swapped.
+cpu::WeightView view_swapped_weights(const mx::array& w, int64_t groups) {
+  cpu::WeightView view = view_weights(w);
+  std::swap(view.stride[0], view.stride[4]);
+  view.group = w.shape(4);
+  view.group_stride = w.shape(0) / groups * view.stride[4];
+  return view;
+}
+
 ConvProblem bind_inputs(const ConvSpec& spec, const Arrays& inputs) {
   const int64_t lead = spec.lead ? inputs[2].shape(1) : 0;
   return spec.bind(inputs[0].shape(), to_dtype(inputs[0].dtype()), inputs[1].shape(),
@@ -54,7 +63,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.batch = x[0];
   p.input = {x[1], x[2], x[3]};
   p.in_channels = x[4];
-  p.out_channels = w[0];
+  p.out_channels = swapped ? groups * w[4] : w[0];
   p.kernel = {w[1], w[2], w[3]};
   p.lead = lead_frames;
   p.groups = groups;
@@ -107,7 +116,7 @@ void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   Staging staging(stream());
   cpu::Operands operands;
   operands.x = staging.pixels(inputs[0]);
-  operands.w = view_weights(inputs[1]);
+  operands.w = spec_.swapped ? view_swapped_weights(inputs[1], spec_.groups) : view_weights(inputs[1]);
   const ConvInputs at(spec_);
   const auto floats = [&](int input) { return static_cast<const float*>(staging.contiguous(inputs[input])); };
   if (spec_.lead) operands.lead = staging.pixels(inputs[at.lead]);

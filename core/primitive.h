@@ -25,6 +25,9 @@ struct ConvSpec {
   bool lead = false, bias = false, residual = false;
   WinogradForm packed;  ///< m > 0: the last input is w transformed to this form
   bool per_frame = false, odd_frame = false;
+  /// w is that of the convolution whose adjoint this is, (C, KD, KH, KW, O/groups), and read with its
+  /// channels swapped within each group; only on CPUs.
+  bool swapped = false;
   Dtype out_type = Dtype::float32;
   std::optional<Algorithm> forced;
 

@@ -16,6 +16,14 @@ int64_t pixel_stride(const TensorView& view, const int64_t (&sizes)[4], int firs
   return pixel;
 }
 
+WeightView weights_from(const WeightView& w, int64_t channel) {
+  WeightView rest = w;
+  const int64_t at = w.group > 0 ? channel / w.group * w.group_stride + channel % w.group * w.stride[0]
+                                 : channel * w.stride[0];
+  rest.data = static_cast<const char*>(w.data) + at * item_size(w.type);
+  return rest;
+}
+
 std::vector<AxisPhase> axis_phases(const ConvProblem& p, int axis, bool split_phases, bool with_sources) {
   const int64_t out = p.output(axis), dilation = p.input_dilation[axis];
   const int64_t period = split_phases ? dilation / std::gcd(p.stride[axis], dilation) : 1;

@@ -18,6 +18,9 @@ struct TensorView {
 /// 0. `sizes` are those of n, d, h, w; `alone` is for a single pixel.
 int64_t pixel_stride(const TensorView& view, const int64_t (&sizes)[4], int first, int64_t alone);
 
+/// The same from output channel `channel` on; beyond the channel's group only where groups follow each other.
+WeightView weights_from(const WeightView& w, int64_t channel);
+
 /// What a run reads and writes. The output and the residual are contiguous.
 struct Operands {
   TensorView x;

@@ -41,8 +41,7 @@ void GroupedWinogradWeights::transform(int64_t unit, float* out) const {
     const int64_t lane = panels_.first_vector(panel) * k_.width;
     const int64_t channel = unit * sizes_.out_channels + lane;
     WinogradWeightPanel part{};
-    part.w = w_;
-    part.w.data = static_cast<const char*>(w_.data) + channel * w_.stride[0] * item_size(w_.type);
+    part.w = weights_from(w_, channel);
     part.out_channels = sizes_.out_channels - lane;
     part.channels = p_.group_in();
     part.side = 3;

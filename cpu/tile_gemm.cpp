@@ -197,9 +197,7 @@ class TileGemm {
       const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
       const int64_t channel = panel * kPanelColumns;
       TileWeightPanel out{};
-      out.w = operands_.w;
-      out.w.data = static_cast<const char*>(operands_.w.data) +
-                   (g * p_.group_out() + channel) * out.w.stride[0] * item_size(out.w.type);
+      out.w = weights_from(operands_.w, g * p_.group_out() + channel);
       out.offsets = offsets.data() + first * kTileDepth;
       out.steps = last - first;
       out.out_channels = p_.group_out() - channel;

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/depthwise_gradient.h"
 #include "cpu/grouped.h"
 #include "cpu/grouped_gradient.h"
 #include "cpu/row_gather.h"
 #include "cpu/threads.h"
+#include "cpu/unit_gradient.h"
 #include "cpu/winograd_gradient.h"
 
 namespace mlx_conv3d::cpu {
@@ -237,7 +239,11 @@ void direct_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const
 
 void weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands,
                      Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
-  if (plan.grouped.kernel >= 0) {
+  if (plan.unit.woven > 0) {
+    unit_gradient(p, plan.unit, operands, dy_type, dy, dw, workspace);
+  } else if (plan.grouped.vectors > 0) {
+    depthwise_gradient(p, plan.grouped, operands, dy_type, dy, dw, workspace);
+  } else if (plan.grouped.kernel >= 0) {
     grouped_gradient(p, plan.grouped, operands, dy_type, dy, dw, workspace);
   } else if (plan.direct) {
     direct_gradient(p, plan, operands, dy_type, dy, dw, workspace);

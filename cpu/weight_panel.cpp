@@ -13,8 +13,7 @@ void pack_narrow(const ConvProblem& p, const WeightView& w, int64_t g, const std
                  float* block) {
   const int64_t k = static_cast<int64_t>(offsets.size());
   for (int64_t o = 0; o < p.group_out(); ++o) {
-    const char* from =
-        static_cast<const char*>(w.data) + (g * p.group_out() + o) * w.stride[0] * item_size(w.type);
+    const auto* from = static_cast<const char*>(weights_from(w, g * p.group_out() + o).data);
     for (int64_t i = 0; i < k; ++i)
       kernels().to_float(w.type, from + offsets[i] * item_size(w.type), block + o * k + i, 1);
   }
@@ -28,9 +27,7 @@ void pack_weight_panel(const ConvProblem& p, const WeightView& w, int64_t g, con
   const Kernels& k = kernels();
   const int64_t lane = panels.first_vector(panel) * k.width;
   GemmWeightPanel out{};
-  out.w = w;
-  out.w.data =
-      static_cast<const char*>(w.data) + (g * p.group_out() + lane) * w.stride[0] * item_size(w.type);
+  out.w = weights_from(w, g * p.group_out() + lane);
   out.offsets = offsets.data();
   out.k = static_cast<int64_t>(offsets.size());
   out.out_channels = p.group_out() - lane;
@@ -45,8 +42,7 @@ void pack_vectors(const WeightView& w, int64_t out_channels, const std::vector<i
   const int64_t count = static_cast<int64_t>(offsets.size()), vectors = divide_up(out_channels, k.width);
   const auto pack = [&](int64_t v, int) {
     GemmWeightPanel panel{};
-    panel.w = w;
-    panel.w.data = static_cast<const char*>(w.data) + v * k.width * w.stride[0] * item_size(w.type);
+    panel.w = weights_from(w, v * k.width);
     panel.offsets = offsets.data();
     panel.k = count;
     panel.out_channels = out_channels - v * k.width;

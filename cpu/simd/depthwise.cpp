@@ -9,10 +9,10 @@
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
 
-/// KH x KW taps; output rows and positions of a block.
-template <int KH, int KW, int S>
+/// KH x KW taps; output rows and positions of a block. Of an input dilated by D every D-th column exists.
+template <int KH, int KW, int S, int D>
 struct Shape {
-  static constexpr int kRowTaps = KH, kColTaps = KW, kStride = S;
+  static constexpr int kRowTaps = KH, kColTaps = KW, kStride = S, kDilation = D;
   static constexpr int kMostRows = SIMD_REGISTERS == 32 && KH == 3 ? 3 : 2;
   static constexpr int kPositions = SIMD_REGISTERS == 32 ? 7 : 4;
   static constexpr int kColumns = (kPositions - 1) * S + KW;
@@ -93,12 +93,17 @@ SIMD_INLINE void prefetch(const DepthwiseRows& r, const Place& place) {
   }
 }
 
-/// One vector of channels, R output rows and up to P positions of them. Inner: the columns follow each other.
-template <class T, class Of, int R, bool Inner>
+/// Of a block's columns that follow each other, the first one that exists; else that is to be looked up.
+constexpr int kAnyColumn = -1;
+
+/// One vector of channels, R output rows and up to P positions of them.
+template <class T, class Of, int R, int First>
 SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place) {
   typedef typename T::Item Item;
   constexpr int KH = Of::kRowTaps, KW = Of::kColTaps, S = Of::kStride, P = Of::kPositions;
   constexpr int kRows = Of::rows(R), kColumns = Of::kColumns;
+  constexpr bool kInner = First != kAnyColumn;
+  constexpr int kBegin = kInner ? First : 0, kStep = kInner ? Of::kDilation : 1;
   Vec sums[R][P];
   const Vec start = r.epilogue->bias ? load(r.epilogue->bias + place.channel) : Vec{};
 #pragma GCC unroll 3
@@ -122,13 +127,13 @@ SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place) {
 #pragma GCC unroll 7
     for (int ih = 0; ih < kRows; ++ih) {
       if (rows[ih] == nullptr) continue;
-      const Item* x = static_cast<const Item*>(rows[ih]) + place.channel + (Inner ? columns[0] : 0);
+      const Item* x = static_cast<const Item*>(rows[ih]) + place.channel + (kInner ? columns[kBegin] : 0);
 #pragma GCC unroll 32
-      for (int t = 0; t < kColumns; ++t) {
-        if (!Inner && columns[t] == kNoColumn) continue;
-        Vec in = T::load(Inner ? x : x + columns[t]);
+      for (int t = kBegin; t < kColumns; t += kStep) {
+        if (!kInner && columns[t] == kNoColumn) continue;
+        Vec in = T::load(kInner ? x : x + columns[t]);
         hold(in);
-        if (Inner) {
+        if (kInner) {
           x += pixel;
           asm("" : "+r"(x));
         }
@@ -155,10 +160,16 @@ SIMD_INLINE void blocks(const DepthwiseRows& r, int64_t row) {
   for (int64_t next = 0; next < r.positions; next += P) {
     const int64_t count = r.positions < P ? r.positions : P;
     const int64_t first = next + P <= r.positions || r.positions < P ? next : r.positions - P;
-    if (first >= r.inner_begin && first + P <= r.inner_end) {
-      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, true>(r, v, {row, first, count, r.channel[v]});
+    const bool inner = first >= r.inner_begin && first + P <= r.inner_end;
+    const int64_t* columns = r.columns[0].at + first * Of::kStride;
+    if (inner && columns[0] != kNoColumn) {
+      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, 0>(r, v, {row, first, count, r.channel[v]});
+    } else if (inner && Of::kDilation > 1) {
+      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, 1>(r, v, {row, first, count, r.channel[v]});
     } else {
-      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, false>(r, v, {row, first, count, r.channel[v]});
+      for (int64_t v = 0; v < r.vectors; ++v) {
+        block<T, Of, R, kAnyColumn>(r, v, {row, first, count, r.channel[v]});
+      }
     }
   }
 }
@@ -202,14 +213,15 @@ DepthwiseFunction of_type(Dtype type) {
 }
 
 template <int K>
-DepthwiseFunction of_stride(int64_t stride, Dtype type) {
-  return stride == 1 ? of_type<Shape<K, K, 1>>(type) : of_type<Shape<K, K, 2>>(type);
+DepthwiseFunction of_steps(int64_t stride, int64_t dilation, Dtype type) {
+  if (dilation == 2) return of_type<Shape<K, K, 1, 2>>(type);
+  return stride == 1 ? of_type<Shape<K, K, 1, 1>>(type) : of_type<Shape<K, K, 2, 1>>(type);
 }
 
 }  // namespace
 
-DepthwiseFunction depthwise_function(int64_t side, int64_t stride, Dtype type) {
-  return side == 3 ? of_stride<3>(stride, type) : of_stride<5>(stride, type);
+DepthwiseFunction depthwise_function(int64_t side, int64_t stride, int64_t input_dilation, Dtype type) {
+  return side == 3 ? of_steps<3>(stride, input_dilation, type) : of_steps<5>(stride, input_dilation, type);
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

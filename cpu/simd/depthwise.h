@@ -4,6 +4,8 @@
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
-DepthwiseFunction depthwise_function(int64_t side, int64_t stride, Dtype type);
+DepthwiseFunction depthwise_function(int64_t side, int64_t stride, int64_t input_dilation, Dtype type);
+
+DepthwiseGradientFunction depthwise_gradient_function(int64_t side, int64_t stride, Dtype x_type);
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

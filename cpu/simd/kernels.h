@@ -115,6 +115,8 @@ struct WeightView {
   const void* data;
   Dtype type;
   int64_t stride[5];  ///< elements: o, kd, kh, kw, c
+  /// With group > 0, so many output channels follow each other by stride[0], a group by group_stride.
+  int64_t group = 0, group_stride = 0;
 };
 
 /// Where F(2, 3)'s frequencies along depth lie: in the order in which their products are taken.
@@ -222,6 +224,37 @@ struct GroupedGradientRows {
   float* sums;
 };
 
+/// Products of a row of taps whose inputs follow each other.
+struct UnitGradientRun {
+  int64_t x;        ///< floats from a position's first input
+  int64_t product;  ///< of the row of taps: the first of them
+};
+
+/// dL/dw of a unit (a group, or groups that are woven: see PixelBlocks) over some output rows, of one row of
+/// taps: sums[product][lane] (+)= sum over positions of the product's input * dy[position][lane].
+struct UnitGradientRow {
+  int64_t out_rows;
+  const float* const* rows;  ///< [output row]: the input of its first position, or null for zeros
+  const float* dy;           ///< [output row][position][lane]
+  int64_t positions, step;   ///< of an output row; floats from a position's inputs to the next one's
+  int64_t lanes;             ///< whole vectors
+  int woven;                 ///< groups of a vector, or 1
+  int64_t runs;
+  const UnitGradientRun* run;
+  int64_t length;  ///< products of a run
+  float* sums;
+  bool accumulate;
+};
+
+/// Sums of a unit, in parts that are added, to dL/dw.
+struct UnitGradientResults {
+  int64_t parts, part_stride;
+  int64_t products, lanes;
+  const float* sums;    ///< [product][lane]
+  const int64_t* rows;  ///< [lane]: elements from dw to its products, which follow each other there
+  void* dw;
+};
+
 /// Columns that a block of positions may have beyond a row's last.
 constexpr int64_t kDepthwiseSlack = 32;
 
@@ -241,7 +274,8 @@ struct DepthwiseRows {
   int64_t next_pixel;
   const DepthwiseColumns* columns;  ///< [KD]
   int64_t positions;
-  int64_t inner_begin, inner_end;  ///< positions whose columns all follow each other
+  int64_t inner_begin, inner_end;  ///< positions whose columns, of a dilated input every other one, are all
+                                   ///< there and follow each other
   int64_t vectors;                 ///< of channels
   const int32_t* channel;          ///< first channel of each
   const float* weights;            ///< [vector][tap][lane]
@@ -252,6 +286,16 @@ struct DepthwiseRows {
   int64_t channels;
 };
 using DepthwiseFunction = void (*)(const DepthwiseRows& rows);
+
+/// What DepthwiseRows has of some output rows, and their gradient in place of outputs: `sums`
+/// [vector][tap][lane]
+/// += sum over positions of dy * input.
+struct DepthwiseGradientRows {
+  DepthwiseRows rows;
+  const float* dy;  ///< [output row][position][channel]
+  float* sums;
+};
+using DepthwiseGradientFunction = void (*)(const DepthwiseGradientRows& rows);
 
 /// Pixels as blocks: block b has, for every pixel, the `window` channels from first[b] on, as floats.
 struct PixelBlocks {
@@ -350,8 +394,13 @@ struct Kernels {
   /// that of input c.
   int (*grouped_rotation)(int kernel);
   GroupedGradientFunction (*grouped_gradient)(int kernel);
-  /// Of 3x3 or 5x5 spatial taps; the spatial stride is 1 or 2.
-  DepthwiseFunction (*depthwise)(int64_t side, int64_t stride, Dtype x_type);
+  void (*unit_gradient)(const UnitGradientRow& row);
+  void (*unit_gradient_results)(Dtype type, const UnitGradientResults& results);
+  /// Of 3x3 or 5x5 spatial taps; the spatial stride or input dilation is 1 or 2.
+  DepthwiseFunction (*depthwise)(int64_t side, int64_t stride, int64_t input_dilation, Dtype x_type);
+
+  /// Without input dilation.
+  DepthwiseGradientFunction (*depthwise_gradient)(int64_t side, int64_t stride, Dtype x_type);
 
   void (*winograd_input)(WinogradForm form, Dtype type, const WinogradInputTile& tile);
   void (*winograd_output)(WinogradForm form, const WinogradOutputTile& tile);

@@ -7,6 +7,7 @@
 #include "cpu/simd/grouped.h"
 #include "cpu/simd/norm.h"
 #include "cpu/simd/taps.h"
+#include "cpu/simd/unit_gradient.h"
 #include "cpu/simd/winograd.h"
 #include "cpu/simd/winograd_columns.h"
 #include "cpu/simd/winograd_gradient.h"
@@ -39,7 +40,10 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::grouped_function,
     SIMD_NAMESPACE::grouped_rotation,
     SIMD_NAMESPACE::grouped_gradient_function,
+    SIMD_NAMESPACE::unit_gradient,
+    SIMD_NAMESPACE::unit_gradient_results,
     SIMD_NAMESPACE::depthwise_function,
+    SIMD_NAMESPACE::depthwise_gradient_function,
     SIMD_NAMESPACE::winograd_input,
     SIMD_NAMESPACE::winograd_output,
     SIMD_NAMESPACE::winograd_weight,
