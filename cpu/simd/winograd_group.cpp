@@ -3,6 +3,7 @@
 
 #include "cpu/simd/winograd_group.h"
 
+#include "cpu/simd/fetch.h"
 #include "cpu/simd/grouped.h"
 #include "cpu/simd/register_block.h"
 #include "cpu/simd/winograd_axis.h"
@@ -105,15 +106,6 @@ void transform_sums(const WinogradGroup& g, int64_t vectors, float* columns) {
       }
     }
   });
-}
-
-SIMD_INLINE void fetch_to_read(const char* line) { __builtin_prefetch(line, 0, 2); }
-SIMD_INLINE void fetch_to_write(const char* line) {
-#if defined(__x86_64__)
-  asm volatile("prefetchw %0" : : "m"(*line));
-#else
-  __builtin_prefetch(line, 1, 2);
-#endif
 }
 
 /// Part `i` of `parts` of the lines.
