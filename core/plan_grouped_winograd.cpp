@@ -16,8 +16,7 @@ namespace {
 
 constexpr int64_t kTaskChannels = 64;
 constexpr int64_t kNearBytes = 40 << 10;  ///< of a core's L1 cache
-constexpr int kMostWoven = 2;      ///< with more groups to a vector rows are faster, whose products are few
-constexpr int kMostRowsWoven = 4;  ///< the same of tiles of one row
+constexpr int kMostWoven = 4;             ///< with more groups to a vector products are few
 /// Measured on AVX-512: the share of the peak of the short products, and a thread's floats a second of the
 /// transforms, times the terms of each.
 constexpr double kShortProductShare = 0.79, kTransformTerms = 2.4e10, kWeightTerms = 3.3e10;
@@ -35,12 +34,12 @@ bool fits(const ConvProblem& p, const Device& d, bool rows) {
   const Size3 kernel{1, 3, 3}, ones{1, 1, 1};
   return p.kernel == kernel && p.stride[kHeight] == 1 && p.stride[kWidth] == 1 && p.dilation[kHeight] == 1 &&
          p.dilation[kWidth] == 1 && p.input_dilation == ones && p.group_in() > 1 &&
-         (p.group_out() % d.vector_width == 0 || grouped_winograd_woven(p, d.vector_width, rows) > 1) &&
+         (p.group_out() % d.vector_width == 0 || (rows && grouped_winograd_woven(p, d.vector_width) > 1)) &&
          std::max(p.group_in(), p.group_out()) <= 4 * d.vector_width && !p.empty();
 }
 
 GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
-  GroupedWinogradPlan plan{m, grouped_winograd_woven(p, d.vector_width), 1, 1, 1, 1};
+  GroupedWinogradPlan plan{m, 1, 1, 1, 1, 1};
   const auto near = [&] {
     const GroupedWinogradSizes sizes(p, plan, d.vector_width);
     return 4 * (sizes.columns() + sizes.tiles()) <= kNearBytes;
@@ -52,7 +51,7 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
   const int64_t strips = grouped_winograd_strips(p, plan);
   while (plan.strips < strips && near()) ++plan.strips;
   if (!near() && plan.strips > 1) --plan.strips;
-  const int64_t units = p.groups / plan.woven, chunks = divide_up(strips, plan.strips);
+  const int64_t units = p.groups, chunks = divide_up(strips, plan.strips);
   const int64_t weights = GroupedWinogradSizes(p, plan, d.vector_width).unit_weights() * units;
   // All channels of a pixel in one task: hardware fetches ahead what is read in order. Each thread then needs
   // all weights, for which its second-level cache must have room.
@@ -61,7 +60,7 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
     plan.pieces = std::min<int64_t>(chunks, 4 * d.cores);
     return plan;
   }
-  const int64_t channels = std::max(p.group_in(), p.group_out()) * plan.woven;
+  const int64_t channels = std::max(p.group_in(), p.group_out());
   while (2 * plan.units * channels <= kTaskChannels && divide_up(units, 2 * plan.units) >= 4 * d.cores) {
     plan.units *= 2;
   }
@@ -73,7 +72,7 @@ GroupedWinogradPlan plan_of(const ConvProblem& p, const Device& d, int m) {
 /// Tiles of one row. Of data beyond the caches all channels of a pixel are in one task, where each thread has
 /// room for all weights, so that hardware fetches ahead.
 GroupedWinogradPlan row_plan_of(const ConvProblem& p, const Device& d) {
-  GroupedWinogradPlan plan{4, grouped_winograd_woven(p, d.vector_width, true), 1, 1, 1, 1, true, 1};
+  GroupedWinogradPlan plan{4, grouped_winograd_woven(p, d.vector_width), 1, 1, 1, 1, true, 1};
   plan.tiles = std::min<int64_t>(kRowTiles, WinogradAxis(p, plan.form(), kWidth).tiles);
   const int64_t height = p.output(kHeight), units = p.groups / plan.woven;
   const auto band = [&](int64_t most) { return divide_up(height, divide_up(height, most)); };
@@ -134,11 +133,10 @@ double seconds_of(const ConvProblem& p, const Device& d, const GroupedWinogradPl
 
 }  // namespace
 
-int grouped_winograd_woven(const ConvProblem& p, int vector_width, bool rows) {
+int grouped_winograd_woven(const ConvProblem& p, int vector_width) {
   const bool fill = vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
   const int64_t groups = vector_width / p.group_out();
-  return fill && groups > 1 && groups <= (rows ? kMostRowsWoven : kMostWoven) && vector_width >= 8 &&
-                 p.groups % groups == 0
+  return fill && groups > 1 && groups <= kMostWoven && vector_width >= 8 && p.groups % groups == 0
              ? static_cast<int>(groups)
              : 1;
 }

@@ -82,8 +82,8 @@ struct GroupedRowSizes {
   const int64_t unit_weights_;
 };
 
-/// Groups whose outputs fill a vector, or 1.
-int grouped_winograd_woven(const ConvProblem& problem, int vector_width, bool rows = false);
+/// Groups whose outputs fill a vector, for tiles of one row, or 1.
+int grouped_winograd_woven(const ConvProblem& problem, int vector_width);
 
 /// Strips of all frames.
 int64_t grouped_winograd_strips(const ConvProblem& problem, const GroupedWinogradPlan& plan);

@@ -20,7 +20,7 @@ ConvProblem problem_of(int64_t out_channels, int64_t channels, int64_t groups, b
 }
 
 GroupedWinogradPlan plan_of(WinogradForm form, const ConvProblem& p) {
-  GroupedWinogradPlan plan{form.m, grouped_winograd_woven(p, kernels().width, form.rows)};
+  GroupedWinogradPlan plan{form.m, form.rows ? grouped_winograd_woven(p, kernels().width) : 1};
   plan.rows = form.rows;
   return plan;
 }
@@ -73,9 +73,6 @@ void GroupedWinogradWeights::transform(int64_t unit, float* out) const {
     part.out = out + lane * p_.group_in();
     part.xi_stride = sizes_.weight_stride();
     k_.winograd_weight(plan_.form(), part);
-  }
-  for (int64_t product = 0; product < sizes_.products && !order_.empty(); ++product) {
-    k_.permute_lanes(order_.data(), out + product * sizes_.weight_stride(), p_.group_in());
   }
 }
 

@@ -58,13 +58,12 @@ struct WinogradOutputTile {
 /// Among the offsets of columns: one of zeros.
 constexpr int64_t kNoColumn = INT64_MIN;
 
-/// Columns of a strip (neighbouring tiles of one row of tiles), of one group or of a vector of woven ones
-/// (PixelBlocks), to their frequencies along the height. Tiles share columns, which are transformed once.
+/// Columns of a strip (neighbouring tiles of one row of tiles), of one group, to their frequencies along the
+/// height. Tiles share columns, which are transformed once.
 struct WinogradColumns {
   int64_t count, channels;
   const void* const* rows;  ///< of pixels, the first channel at column 0; null for zeros
   const int64_t* columns;   ///< bytes from there to each column, or kNoColumn
-  const int32_t* order;     ///< of a woven vector's channels, or null
   float* out;               ///< [frequency][column][channel], channels rounded up to whole vectors
   int64_t stride, pitch;    ///< floats from frequency to frequency and from column to column
 };
@@ -83,7 +82,6 @@ struct WinogradGroup {
   int64_t strips;
   const int64_t* tiles;   ///< of each strip
   int64_t channels;       ///< of a group's inputs
-  int woven;              ///< groups of a vector, or 1
   int64_t in_vectors;     ///< of a column
   int64_t panels;         ///< of weights
   const int* vectors;     ///< of each panel
@@ -102,7 +100,6 @@ struct WinogradResults {
   int64_t channels;       ///< whole vectors
   const float* in;        ///< [frequency along the height][column][lane]
   int64_t stride, pitch;  ///< floats from frequency to frequency and from column to column
-  const int32_t* order;   ///< of a woven vector's sums, or null
   void* out;              ///< the whole output: result (i, j) is element first + i*row_stride +
                           ///< j*pixel_stride, and so in the residual
   int64_t first, row_stride, pixel_stride;
