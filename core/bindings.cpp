@@ -26,12 +26,13 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-/// A WinogradForm as Python has it: outputs of a tile, of which pixels, outputs along depth, bf16 parts.
-using PackedForm = std::tuple<int, std::string, int, int>;
+/// A WinogradForm as Python has it: outputs of a tile along the width, of which pixels, outputs along depth,
+/// bf16 parts, outputs along the height.
+using PackedForm = std::tuple<int, std::string, int, int, int>;
 WinogradForm to_form(const PackedForm& form) {
-  const auto& [m, name, depth_m, parts] = form;
+  const auto& [m, name, depth_m, parts, height] = form;
   for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
-    if (name == name_of(pixels)) return {m, pixels, depth_m, parts};
+    if (name == name_of(pixels)) return {m, pixels, depth_m, parts, height < m};
   }
   throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
 }
@@ -193,6 +194,7 @@ nb::dict to_dict(const Candidate& c) {
   d["parts"] = c.algorithm == Algorithm::winograd ? c.winograd.parts : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
+    d["tile_height"] = c.winograd.m;
     d["pixels"] = name_of(c.winograd.pixels);
     d["depth_tile"] = c.winograd.depth_m;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
@@ -202,6 +204,7 @@ nb::dict to_dict(const Candidate& c) {
   } else {
     const bool in_groups = c.algorithm == Algorithm::grouped && c.grouped_winograd.m > 0;
     d["tile"] = in_groups ? c.grouped_winograd.m : 0;
+    d["tile_height"] = in_groups ? c.grouped_winograd.rows ? 1 : c.grouped_winograd.m : 0;
     d["pixels"] = in_groups ? name_of(Pixels::single) : "";
     d["depth_tile"] = in_groups ? 1 : 0;
     d["chunk"] = nb::make_tuple(c.gemm.rows, c.gemm.depth, c.gemm.cols);
@@ -299,7 +302,7 @@ NB_MODULE(_ext, m) {
            "per_frame"_a, "odd_frame"_a);
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, "parameters"_a, nb::kw_only(), "bias"_a = nb::none(),
         "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
-        "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0}, "algorithm"_a = "auto",
+        "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0, 0}, "algorithm"_a = "auto",
         "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, "x_shape"_a, "w_shape"_a, "parameters"_a, nb::kw_only(), "x_type"_a,
         "w_type"_a, "out_type"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,

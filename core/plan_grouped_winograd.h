@@ -11,7 +11,8 @@ namespace mlx_conv3d {
 
 struct Candidate;
 
-/// How cpu/grouped_winograd.h walks its tiles. A unit is a group, or as many as fill a vector.
+/// How cpu/grouped_winograd.h walks its tiles, or with `rows` cpu/grouped_row_winograd.h. A unit is a group,
+/// or as many as fill a vector.
 struct GroupedWinogradPlan {
   int m = 0;           ///< outputs of a tile along an axis; 0: not used
   int woven = 1;       ///< groups of a unit
@@ -19,8 +20,10 @@ struct GroupedWinogradPlan {
   int64_t pieces = 0;  ///< tasks of the same units
   int64_t tiles = 0;   ///< of a strip, which are neighbours in a row
   int64_t strips = 0;  ///< of a unit, transformed and multiplied at a time
+  bool rows = false;   ///< tiles are of one row each: see WinogradForm
+  int64_t band = 0;    ///< with `rows`: output rows of a strip
 
-  WinogradForm form() const { return {m, Pixels::single}; }
+  WinogradForm form() const { return {m, Pixels::single, 1, 0, rows}; }
 };
 
 /// Floats of a thread's buffers, and from one frequency to the next in them: off the strides that meet in few
@@ -58,7 +61,28 @@ struct GroupedWinogradSizes {
   const int64_t product_weights_;
 };
 
-/// Groups whose outputs fill a vector, or 1.
+/// The same where tiles are of one row each.
+struct GroupedRowSizes {
+  GroupedRowSizes(const ConvProblem& p, const GroupedWinogradPlan& plan, int vector_width)
+      : unit(p, plan, vector_width), plan_(plan), unit_weights_(18 * p.group_in() * unit.out_channels) {}
+
+  /// From one frequency to the next.
+  int64_t stride() const { return off_sets(plan_.tiles * (plan_.band + 2) * unit.pitch); }
+  int64_t sums_stride() const { return off_sets(plan_.tiles * plan_.band * unit.pitch); }
+  int64_t inputs() const { return plan_.form().products() * stride(); }
+  int64_t sums() const { return plan_.form().products() * sums_stride(); }
+  int64_t unit_weights() const { return unit_weights_; }
+
+  const GroupedWinogradSizes unit;
+
+ private:
+  static int64_t off_sets(int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
+
+  const GroupedWinogradPlan plan_;
+  const int64_t unit_weights_;
+};
+
+/// Groups whose outputs fill a vector, for tiles of one row, or 1.
 int grouped_winograd_woven(const ConvProblem& problem, int vector_width);
 
 /// Strips of all frames.

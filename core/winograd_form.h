@@ -14,8 +14,9 @@ const char* name_of(Pixels pixels);
 struct WinogradForm {
   int m = 0;  ///< outputs of a tile along an axis; 0 for none
   Pixels pixels = Pixels::single;
-  int depth_m = 1;  ///< 2: F(2, 3) along depth as well, for pairs of output frames
-  int parts = 0;    ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
+  int depth_m = 1;    ///< 2: F(2, 3) along depth as well, for pairs of output frames
+  int parts = 0;      ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
+  bool rows = false;  ///< along the width alone: taps along the height are summed as they are; only of groups
 
   bool operator==(const WinogradForm&) const = default;
 
@@ -25,7 +26,7 @@ struct WinogradForm {
   /// doubled pixels.
   int products() const { return pixels == Pixels::doubled ? m + 1 : m + 2; }
   int all_pixels() const { return side() * side(); }
-  int all_products() const { return products() * products(); }
+  int all_products() const { return products() * (rows ? 3 : products()); }
   /// The frequency that a product of the tile reads.
   int frequency(int product) const {
     return frequency_of_axis(product / products()) * side() + frequency_of_axis(product % products());

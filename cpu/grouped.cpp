@@ -5,6 +5,7 @@
 
 #include "cpu/depthwise.h"
 #include "cpu/grouped_forward.h"
+#include "cpu/grouped_row_winograd.h"
 #include "cpu/grouped_winograd.h"
 #include "cpu/threads.h"
 #include "cpu/tile_gemm.h"
@@ -132,6 +133,9 @@ DirectRow DirectTasks::row(const Piece& piece, int thread) {
 
 void grouped(const ConvProblem& problem, const Candidate& plan, const Operands& operands,
              Workspace& workspace) {
+  if (plan.grouped_winograd.rows) {
+    return grouped_row_winograd(problem, plan.grouped_winograd, operands, workspace);
+  }
   if (plan.grouped_winograd.m > 0) {
     return grouped_winograd(problem, plan.grouped_winograd, operands, workspace);
   }

@@ -8,7 +8,6 @@
 
 #include "core/integers.h"
 #include "core/plan_grouped_winograd.h"
-#include "cpu/grouped_layout.h"
 #include "cpu/grouped_winograd_weights.h"
 #include "cpu/threads.h"
 
@@ -54,10 +53,6 @@ class Runner {
         result_bytes_(sizes_.out_channels * item_size(p.out_type)),
         fetches_(p.operand_bytes() > kKeptBytes),
         threads_(static_cast<size_t>(thread_count())) {
-    if (plan.woven > 1) {
-      in_order_ = woven_order(p.group_in(), plan.woven, k_.width);
-      out_order_ = woven_order(plan.woven, p.group_out(), k_.width);
-    }
     columns_[0] = columns(input_.frame(0, p.lead).col_stride);
     if (p.lead > 0) columns_[1] = columns(input_.frame(0, 0).col_stride);
     find_strips();
@@ -233,7 +228,6 @@ class Runner {
     c.channels = sizes_.in_channels;
     c.rows = rows;
     c.columns = strip.columns;
-    c.order = in_order_.empty() ? nullptr : in_order_.data();
     c.out = to;
     c.stride = sizes_.column_stride();
     c.pitch = sizes_.pitch;
@@ -245,7 +239,6 @@ class Runner {
     g.strips = static_cast<int64_t>(t.tiles.size());
     g.tiles = t.tiles.data();
     g.channels = p_.group_in();
-    g.woven = plan_.woven;
     g.in_vectors = divide_up(sizes_.in_channels, k_.width);
     g.panels = static_cast<int64_t>(vectors_.size());
     g.vectors = vectors_.data();
@@ -272,7 +265,6 @@ class Runner {
     r.in = from;
     r.stride = sizes_.column_stride();
     r.pitch = sizes_.pitch;
-    r.order = out_order_.empty() ? nullptr : out_order_.data();
     r.out = operands_.y;
     r.pixel_stride = p_.out_channels;
     r.row_stride = p_.output(kWidth) * r.pixel_stride;
@@ -297,7 +289,6 @@ class Runner {
   std::vector<int64_t> columns_[2];          ///< of x, and of the frames before it
   const bool fetches_;                       ///< asks for lines before they are used
   std::vector<Strip> strips_;
-  std::vector<int32_t> in_order_, out_order_;
   std::vector<int> vectors_;  ///< of each panel
   std::vector<Thread> threads_;
 };

@@ -20,7 +20,9 @@ ConvProblem problem_of(int64_t out_channels, int64_t channels, int64_t groups, b
 }
 
 GroupedWinogradPlan plan_of(WinogradForm form, const ConvProblem& p) {
-  return {form.m, grouped_winograd_woven(p, kernels().width)};
+  GroupedWinogradPlan plan{form.m, form.rows ? grouped_winograd_woven(p, kernels().width) : 1};
+  plan.rows = form.rows;
+  return plan;
 }
 
 }  // namespace
@@ -36,7 +38,27 @@ GroupedWinogradWeights::GroupedWinogradWeights(const ConvProblem& p, const Group
   if (plan.woven > 1) order_ = woven_order(p.group_out(), plan.woven, k_.width);
 }
 
+int64_t GroupedWinogradWeights::unit_floats() const {
+  return plan_.rows ? GroupedRowSizes(p_, plan_, k_.width).unit_weights() : sizes_.unit_weights();
+}
+
+void GroupedWinogradWeights::transform_rows(int64_t unit, float* out) const {
+  WinogradWeightPanel part{};
+  part.w = w_;
+  part.w.data =
+      static_cast<const char*>(w_.data) + unit * sizes_.out_channels * w_.stride[0] * item_size(w_.type);
+  part.out_channels = sizes_.out_channels;
+  part.channels = p_.group_in();
+  part.side = 3;
+  part.flip = p_.flip;
+  part.vectors = static_cast<int>(panels_.vectors_total());
+  part.out = out;
+  k_.winograd_row_weight(part);
+  if (!order_.empty()) k_.permute_lanes(order_.data(), out, unit_floats() / k_.width);
+}
+
 void GroupedWinogradWeights::transform(int64_t unit, float* out) const {
+  if (plan_.rows) return transform_rows(unit, out);
   for (int64_t panel = 0; panel < panels_.count(); ++panel) {
     const int64_t lane = panels_.first_vector(panel) * k_.width;
     const int64_t channel = unit * sizes_.out_channels + lane;
@@ -51,16 +73,14 @@ void GroupedWinogradWeights::transform(int64_t unit, float* out) const {
     part.xi_stride = sizes_.weight_stride();
     k_.winograd_weight(plan_.form(), part);
   }
-  for (int64_t product = 0; product < sizes_.products && !order_.empty(); ++product) {
-    k_.permute_lanes(order_.data(), out + product * sizes_.weight_stride(), p_.group_in());
-  }
 }
 
 int64_t grouped_winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t channels,
                                       int64_t groups) {
   const ConvProblem p = problem_of(out_channels, channels, groups, false);
   const GroupedWinogradPlan plan = plan_of(form, p);
-  return p.groups / plan.woven * GroupedWinogradSizes(p, plan, kernels().width).unit_weights();
+  const GroupedWinogradWeights weights(p, plan, {});
+  return weights.units() * weights.unit_floats();
 }
 
 void grouped_winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t channels,
@@ -68,7 +88,7 @@ void grouped_winograd_weights(WinogradForm form, const WeightView& w, int64_t ou
   const ConvProblem p = problem_of(out_channels, channels, groups, flip);
   const GroupedWinogradPlan plan = plan_of(form, p);
   const GroupedWinogradWeights weights(p, plan, w);
-  const int64_t each = GroupedWinogradSizes(p, plan, kernels().width).unit_weights();
+  const int64_t each = weights.unit_floats();
   parallel_for(weights.units(), [&](int64_t unit, int) { weights.transform(unit, out + unit * each); });
 }
 

@@ -7,16 +7,20 @@
 
 namespace mlx_conv3d::cpu {
 
-/// A grouped problem's weights in the transform domain, unit by unit: [panel][product][c][lane] each.
+/// A grouped problem's weights in the transform domain, unit by unit: [panel][product][c][lane] each, or of
+/// tiles of one row [vector][frequency][c][tap along the height][lane].
 class GroupedWinogradWeights {
  public:
   GroupedWinogradWeights(const ConvProblem& problem, const GroupedWinogradPlan& plan, const WeightView& w);
 
   const Panels& panels() const { return panels_; }
   int64_t units() const { return p_.groups / plan_.woven; }
+  int64_t unit_floats() const;
   void transform(int64_t unit, float* out) const;
 
  private:
+  void transform_rows(int64_t unit, float* out) const;
+
   const ConvProblem& p_;
   const GroupedWinogradPlan& plan_;
   const WeightView w_;

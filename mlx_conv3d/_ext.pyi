@@ -43,7 +43,7 @@ def conv(
     residual: mx.array | None = None,
     lead: mx.array | None = None,
     packed: mx.array | None = None,
-    packed_form: tuple[int, str, int, int] = (0, "single", 1, 0),
+    packed_form: tuple[int, str, int, int, int] = (0, "single", 1, 0, 0),
     algorithm: str = "auto",
     stream: _Stream = None,
 ) -> mx.array: ...
@@ -82,7 +82,7 @@ def stock_weight_gradient(
     stream: _Stream = None,
 ) -> mx.array: ...
 def pack_weights(
-    w: mx.array, form: tuple[int, str, int, int], flip: bool, groups: int, stream: _Stream = None
+    w: mx.array, form: tuple[int, str, int, int, int], flip: bool, groups: int, stream: _Stream = None
 ) -> mx.array: ...
 def rms_norm(
     x: mx.array, weight: mx.array, eps: float, activation: int, stream: _Stream = None

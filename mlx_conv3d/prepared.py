@@ -11,8 +11,9 @@ from mlx_conv3d import _ext
 if TYPE_CHECKING:
     from mlx_conv3d._arguments import Parameters
 
-# m, the kind of pixels, frames computed together, bf16 parts: WinogradForm in core/winograd_form.h.
-Form: TypeAlias = tuple[int, str, int, int]
+# m, the kind of pixels, frames computed together, bf16 parts, m along the height: WinogradForm in
+# core/winograd_form.h.
+Form: TypeAlias = tuple[int, str, int, int, int]
 MOST_FORMS = 256
 
 
@@ -107,7 +108,7 @@ class PreparedWeight:
                 prepared=True,
                 algorithm=algorithm,
             )
-            form = chosen.tile, chosen.pixels, chosen.depth_tile, chosen.parts
+            form = chosen.tile, chosen.pixels, chosen.depth_tile, chosen.parts, chosen.tile_height
             self._forms[key] = form if chosen.tile > 0 else None
         return self._forms[key]
 

@@ -40,6 +40,32 @@ PICKED = {
         (2, 9, 8, 32), (32, 3, 3, 16), padding=1, groups=2, bias=True, activation="silu", residual=True
     ),
 }
+# So many tiles of so many channels that square tiles are chosen.
+SQUARE = {
+    "square": of((1, 32, 32, 96), (96, 3, 3, 48), padding=1, groups=2),
+    "square, ragged tiles": of((1, 31, 33, 96), (96, 3, 3, 48), padding=1, groups=2, bias=True),
+    "square, uneven padding": of((1, 32, 31, 96), (96, 3, 3, 48), padding=((3, 0), (0, 2)), groups=2),
+    "square, mirrored": of((1, 31, 34, 96), (96, 3, 3, 48), padding=1, modes="reflect", groups=2),
+    "square, a view": of((1, 33, 32, 96), (96, 3, 3, 48), padding=1, groups=2, layout="sliced"),
+    "square, lead frames": of((1, 1, 33, 32, 96), (96, 1, 3, 3, 48), padding=(0, 1, 1), groups=2, lead=1),
+    "square, upsampled": of((1, 16, 17, 96), (96, 3, 3, 48), padding=1, groups=2, upsample=2),
+    "square, ragged inputs": of((1, 31, 34, 86), (96, 3, 3, 43), padding=1, groups=2),
+    "square, two panels": of((1, 31, 34, 128), (128, 3, 3, 64), padding=1, groups=2),
+    "square, epilogue": of(
+        (1, 33, 32, 96), (96, 3, 3, 48), padding=1, groups=2, bias=True, activation="silu", residual=True
+    ),
+    "square, half": of((1, 33, 32, 96), (96, 3, 3, 48), padding=1, groups=2, x_type="float16"),
+}
+# Beyond the caches' size, so that lines are asked for before they are used; tasks of all groups, and of some.
+LARGE = {
+    "all groups": of((9, 20, 23, 256), (256, 3, 3, 8), padding=1, groups=32),
+    "some groups": of((2, 37, 43, 208), (208, 3, 3, 16), padding=1, groups=13, bias=True),
+    "a large view": of((2, 37, 43, 192), (192, 3, 3, 16), padding=1, groups=12, layout="sliced"),
+    "large, lead frames": of((1, 2, 37, 43, 128), (128, 1, 3, 3, 16), padding=(0, 1, 1), groups=8, lead=2),
+    "large, half": of(
+        (3, 37, 43, 208), (208, 3, 3, 16), padding=1, groups=13, x_type="bfloat16", w_type="bfloat16"
+    ),
+}
 LONG = {
     "two vectors": of((1, 14, 14, 96), (96, 3, 3, 32), padding=1, groups=3),
     "two panels": of((1, 11, 12, 256), (256, 3, 3, 64), padding=1, groups=4, bias=True),
@@ -57,8 +83,8 @@ SHAPES = (
     (2, 20, 48),
     (2, 64, 16),
 )
-# Groups of half a vector, two to a vector.
-HALF = max(WIDTH // 2, 2)
+# Groups of half a vector, two to a vector, and of a quarter.
+HALF, QUARTER = max(WIDTH // 2, 2), max(WIDTH // 4, 2)
 PAIRED = {
     "pairs": of((1, 28, 28, 8 * HALF), (8 * HALF, 3, 3, HALF), padding=1, groups=8),
     "pairs, ragged tiles": of((3, 27, 30, 6 * HALF), (6 * HALF, 3, 3, HALF), padding=1, groups=6, bias=True),
@@ -71,6 +97,24 @@ PAIRED = {
         bias=True,
         activation="silu",
         residual=True,
+    ),
+    "fours": of((1, 28, 27, 8 * QUARTER), (8 * QUARTER, 3, 3, QUARTER), padding=1, groups=8),
+    "fours, epilogue": of(
+        (2, 9, 22, 12 * QUARTER),
+        (12 * QUARTER, 3, 3, QUARTER),
+        padding=1,
+        groups=12,
+        bias=True,
+        activation="relu",
+        residual=True,
+    ),
+    "fours, half": of(
+        (2, 29, 13, 8 * QUARTER),
+        (8 * QUARTER, 3, 3, QUARTER),
+        padding=1,
+        groups=8,
+        x_type="float16",
+        w_type="float16",
     ),
     "pairs, half": of(
         (2, 29, 22, 8 * HALF),
@@ -129,6 +173,37 @@ def test_picked_problems(name: str) -> None:
     check_with_gradients(PICKED[name])
 
 
+@pytest.mark.parametrize("name", SQUARE)
+def test_square_tiles(name: str) -> None:
+    assert operands.plan_of(SQUARE[name], "grouped").tile_height == 4 or WIDTH < 16
+    check_problem(SQUARE[name])
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_problems(name: str) -> None:
+    assert operands.plan_of(LARGE[name], "grouped").tile_height == 1 or WIDTH < 16
+    problem = LARGE[name]
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    operands.check(operands.run(problem, made.arrays, "grouped"), problem, exact, scale, "grouped")
+
+
+def test_results_do_not_depend_on_the_cut() -> None:
+    """An image alone, among others and as a part of a larger one gives the same bits, whatever tasks, bands and blocks
+    of rows it is cut into."""
+    mx.random.seed(1)
+    x, w = mx.random.normal((11, 23, 30, 64)), mx.random.normal((64, 3, 3, 16))
+
+    def run(a: mx.array) -> mx.array:
+        assert mlx_conv3d.plan(a.shape, w.shape, dtype=mx.float32, groups=4).tile_height == 1 or WIDTH < 16
+        return mlx_conv3d.conv2d(a, w, groups=4)
+
+    all_of_them = run(x)
+    if WIDTH == 16:
+        assert mx.array_equal(run(x[7:8])[0], all_of_them[7])
+        assert mx.array_equal(run(x[:2, 3:15])[1], all_of_them[1, 3:13])
+
+
 @pytest.mark.parametrize("name", LONG)
 def test_wide_groups(name: str) -> None:
     problem = LONG[name]
@@ -154,7 +229,10 @@ def test_tasks_of_images_and_of_groups(batch: int) -> None:
 PREPARED = {
     "whole vectors": PICKED["ragged tiles"],
     "two panels": LONG["two panels"],
+    "square": SQUARE["square"],
+    "square, two panels": SQUARE["square, two panels"],
     "pairs": PAIRED["pairs"],
+    "fours": PAIRED["fours"],
     "bfloat16": replace(PICKED["ragged tiles"], x_type="bfloat16", w_type="bfloat16"),
     "weights in a view": PICKED["weights in a view"],
     "flipped": replace(PICKED["ragged tiles"], flip=True, bias=False),

@@ -58,13 +58,12 @@ struct WinogradOutputTile {
 /// Among the offsets of columns: one of zeros.
 constexpr int64_t kNoColumn = INT64_MIN;
 
-/// Columns of a strip (neighbouring tiles of one row of tiles), of one group or of a vector of woven ones
-/// (PixelBlocks), to their frequencies along the height. Tiles share columns, which are transformed once.
+/// Columns of a strip (neighbouring tiles of one row of tiles), of one group, to their frequencies along the
+/// height. Tiles share columns, which are transformed once.
 struct WinogradColumns {
   int64_t count, channels;
   const void* const* rows;  ///< of pixels, the first channel at column 0; null for zeros
   const int64_t* columns;   ///< bytes from there to each column, or kNoColumn
-  const int32_t* order;     ///< of a woven vector's channels, or null
   float* out;               ///< [frequency][column][channel], channels rounded up to whole vectors
   int64_t stride, pitch;    ///< floats from frequency to frequency and from column to column
 };
@@ -83,7 +82,6 @@ struct WinogradGroup {
   int64_t strips;
   const int64_t* tiles;   ///< of each strip
   int64_t channels;       ///< of a group's inputs
-  int woven;              ///< groups of a vector, or 1
   int64_t in_vectors;     ///< of a column
   int64_t panels;         ///< of weights
   const int* vectors;     ///< of each panel
@@ -102,9 +100,53 @@ struct WinogradResults {
   int64_t channels;       ///< whole vectors
   const float* in;        ///< [frequency along the height][column][lane]
   int64_t stride, pitch;  ///< floats from frequency to frequency and from column to column
-  const int32_t* order;   ///< of a woven vector's sums, or null
   void* out;              ///< the whole output: result (i, j) is element first + i*row_stride +
                           ///< j*pixel_stride, and so in the residual
+  int64_t first, row_stride, pixel_stride;
+  int64_t rows, cols;  ///< those that exist
+  const Epilogue* epilogue;
+};
+
+/// The pixels of some rows of one unit (a group, or a vector of woven ones), for tiles of m outputs of a row.
+struct WinogradRowPixels {
+  int64_t rows, tiles, channels;
+  const void* const* row;  ///< of each, the first channel of all at column 0; null for zeros
+  int64_t offset;          ///< bytes from there to the unit's
+  const int64_t* columns;  ///< bytes from there to each of tiles*m + 2 columns, or kNoColumn
+  const int32_t* order;    ///< of a woven vector's channels, or null
+  float* out;              ///< [frequency][tile][row][channel], channels rounded up to whole vectors
+  int64_t stride, pitch;   ///< floats from frequency to frequency and from row to row: 1, 2 or 4 vectors
+};
+
+/// Cache lines that will be used later, asked for a few at a time between the products: in the order in which
+/// they lie, so that hardware fetches ahead, of which it can do more at a time than a core asks for.
+struct FetchedLines {
+  const char* base;
+  const int64_t* offset;  ///< of each line from there, in bytes
+  int64_t count;
+};
+
+/// All products of some output rows of one unit: frequencies along the width times the taps along the height.
+struct WinogradRows {
+  int64_t rows, tiles;   ///< of outputs
+  int64_t channels;      ///< of a group's inputs
+  int woven;             ///< groups of a vector, or 1
+  int64_t vectors;       ///< of outputs
+  const float* inputs;   ///< [frequency][tile][row + tap][channel]
+  int64_t stride;        ///< floats from frequency to frequency
+  const float* weights;  ///< [vector][frequency][channel][tap][lane]
+  float* sums;           ///< [frequency][tile][row][lane]
+  int64_t sums_stride, pitch;
+  FetchedLines reads, writes;
+};
+
+/// Sums of them to results.
+struct WinogradRowResults {
+  int64_t tiles, channels;  ///< whole vectors
+  const float* in;          ///< [frequency][tile][row][lane]
+  int64_t stride, pitch;
+  const int32_t* order;  ///< of a woven vector's sums, or null
+  void* out;             ///< as in WinogradResults
   int64_t first, row_stride, pixel_stride;
   int64_t rows, cols;  ///< those that exist
   const Epilogue* epilogue;
@@ -388,6 +430,12 @@ struct Kernels {
   void (*winograd_columns)(WinogradForm form, Dtype type, const WinogradColumns& columns);
   void (*winograd_group)(WinogradForm form, const WinogradGroup& group);
   void (*winograd_results)(WinogradForm form, const WinogradResults& results);
+  /// The same of F(4, 3) along the width alone.
+  void (*winograd_row_pixels)(Dtype type, const WinogradRowPixels& pixels);
+  void (*winograd_rows)(const WinogradRows& rows);
+  void (*winograd_row_results)(const WinogradRowResults& results);
+  /// Vector after vector of the panel, [frequency][channel][tap][lane] each; xi_stride is not used.
+  void (*winograd_row_weight)(const WinogradWeightPanel& panel);
   /// Of the kernel with this index in kGroupedKernels.
   GroupedFunction (*grouped)(int kernel);
   /// C where that kernel's weight [tap][c][lane] is that of input (c + lane) % C of the group, 0 where it is

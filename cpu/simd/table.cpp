@@ -12,6 +12,7 @@
 #include "cpu/simd/winograd_columns.h"
 #include "cpu/simd/winograd_gradient.h"
 #include "cpu/simd/winograd_group.h"
+#include "cpu/simd/winograd_rows.h"
 
 namespace mlx_conv3d::cpu {
 
@@ -37,6 +38,10 @@ const Kernels SIMD_CAT(kernels_, SIMD_ISA) = {
     SIMD_NAMESPACE::winograd_columns,
     SIMD_NAMESPACE::winograd_group,
     SIMD_NAMESPACE::winograd_results,
+    SIMD_NAMESPACE::winograd_row_pixels,
+    SIMD_NAMESPACE::winograd_rows,
+    SIMD_NAMESPACE::winograd_row_results,
+    SIMD_NAMESPACE::winograd_row_weight,
     SIMD_NAMESPACE::grouped_function,
     SIMD_NAMESPACE::grouped_rotation,
     SIMD_NAMESPACE::grouped_gradient_function,

@@ -3,7 +3,6 @@
 #include "cpu/simd/winograd_columns.h"
 
 #include "cpu/simd/convert.h"
-#include "cpu/simd/grouped.h"
 #include "cpu/simd/winograd_axis.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
@@ -12,7 +11,7 @@ namespace {
 alignas(64) const float kZeros[kWidth] = {};
 
 /// A vector of channels, from c on. Whole: it has no more than exist.
-template <class Form, class T, bool Whole, bool Woven>
+template <class Form, class T, bool Whole>
 void transform_columns(const WinogradColumns& s, int64_t c) {
   constexpr int t = Form::pixels;
   const char* start[t];
@@ -23,8 +22,6 @@ void transform_columns(const WinogradColumns& s, int64_t c) {
     start[i] = reinterpret_cast<const char*>(zeros ? static_cast<const void*>(kZeros) : row + c);
     mask[i] = zeros ? 0 : -1;
   }
-  IVec order{};
-  if constexpr (Woven) order = *(const IVecUnaligned*)s.order;
   const int64_t *columns = s.columns, stride = s.stride, left = s.channels - c;
   float* out = s.out + c;
   for (int64_t n = s.count; n > 0; --n, ++columns, out += s.pitch) {
@@ -35,7 +32,6 @@ void transform_columns(const WinogradColumns& s, int64_t c) {
         const char* p = start[i] + (*columns & mask[i]);
         const auto* items = reinterpret_cast<const typename T::Item*>(p);
         d[i] = Whole ? T::load(items) : load_part<T>(items, left);
-        if constexpr (Woven) d[i] = permuted(d[i], order);
       }
     }
     transform_input<Form>(d, frequencies);
@@ -46,22 +42,19 @@ void transform_columns(const WinogradColumns& s, int64_t c) {
 
 template <class T, class Form>
 void columns(const WinogradColumns& s) {
-  if (s.order != nullptr) return transform_columns<Form, T, true, true>(s, 0);
   int64_t c = 0;
-  for (; c + kWidth <= s.channels; c += kWidth) transform_columns<Form, T, true, false>(s, c);
-  if (c < s.channels) transform_columns<Form, T, false, false>(s, c);
+  for (; c + kWidth <= s.channels; c += kWidth) transform_columns<Form, T, true>(s, c);
+  if (c < s.channels) transform_columns<Form, T, false>(s, c);
 }
 
 /// A vector of channels, from o on.
-template <class Form, class T, bool Plain, bool Woven>
+template <class Form, class T, bool Plain>
 void transform_sums(const WinogradResults& s, int64_t o) {
   constexpr int t = Form::products, m = Form::outputs;
   const Epilogue& e = *s.epilogue;
   const float* bias = e.bias ? e.bias + o : nullptr;
   auto* y = static_cast<typename T::Item*>(s.out);
   const auto* residual = static_cast<const typename T::Item*>(e.residual);
-  IVec order{};
-  if constexpr (Woven) order = *(const IVecUnaligned*)s.order;
   const int64_t stride = s.stride, row_stride = s.row_stride;
   const float* in = s.in + o;
   int64_t at = s.first + o;
@@ -72,7 +65,6 @@ void transform_sums(const WinogradResults& s, int64_t o) {
     transform_output<Form>(d, results);
 #pragma GCC unroll 8
     for (int i = 0; i < m; ++i) {
-      if constexpr (Woven) results[i] = permuted(results[i], order);
       const int64_t to = at + i * row_stride;
       if constexpr (Plain) {
         T::store(y + to, results[i]);
@@ -85,8 +77,7 @@ void transform_sums(const WinogradResults& s, int64_t o) {
 
 template <class T, class Form, bool Plain>
 void results(const WinogradResults& s) {
-  if (s.order != nullptr) return transform_sums<Form, T, Plain, true>(s, 0);
-  for (int64_t o = 0; o < s.channels; o += kWidth) transform_sums<Form, T, Plain, false>(s, o);
+  for (int64_t o = 0; o < s.channels; o += kWidth) transform_sums<Form, T, Plain>(s, o);
 }
 
 template <class T, class Form>

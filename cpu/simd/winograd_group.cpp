@@ -3,7 +3,7 @@
 
 #include "cpu/simd/winograd_group.h"
 
-#include "cpu/simd/grouped.h"
+#include "cpu/simd/fetch.h"
 #include "cpu/simd/register_block.h"
 #include "cpu/simd/winograd_axis.h"
 
@@ -21,38 +21,22 @@ void block(int64_t k, const float* a, const float* b, float* c) {
   store_sums(sums, c, Pitch, false);
 }
 
-/// Of two groups' inputs, woven.
-template <int R>
-void woven_block(int64_t k, const float* a, const float* b, float* c) {
-  Vec sums[R][1];
-  clear_sums(sums);
-  for (int64_t p = 0; p < k; ++p, a += 2, b += kWidth) {
-    const Vec w = load(b);
-#pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) sums[r][0] += repeat<2>(a + r * kWidth) * w;
-  }
-  store_sums(sums, c, kWidth, false);
-}
-
 constexpr int kPitches = 3;
 
 struct Blocks {
   Block table[kPitches][kMaxPanelVectors + 1][kMaxRows + 1] = {};
-  Block woven[kMaxRows + 1] = {};
   constexpr Blocks() {
     for_each_block([&](auto rows, auto vectors) {
       constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
       table[0][V][R] = block<R, V, kWidth>;
       table[1][V][R] = block<R, V, 2 * kWidth>;
       table[2][V][R] = block<R, V, 4 * kWidth>;
-      if constexpr (V == 1) woven[R] = woven_block<R>;
     });
   }
 };
 constexpr Blocks kBlocks;
 
 const Block* blocks_of(const WinogradGroup& g, int vectors) {
-  if (g.woven == 2) return kBlocks.woven;
   return kBlocks.table[g.pitch == kWidth ? 0 : g.pitch == 2 * kWidth ? 1 : 2][vectors];
 }
 
@@ -105,15 +89,6 @@ void transform_sums(const WinogradGroup& g, int64_t vectors, float* columns) {
       }
     }
   });
-}
-
-SIMD_INLINE void fetch_to_read(const char* line) { __builtin_prefetch(line, 0, 2); }
-SIMD_INLINE void fetch_to_write(const char* line) {
-#if defined(__x86_64__)
-  asm volatile("prefetchw %0" : : "m"(*line));
-#else
-  __builtin_prefetch(line, 1, 2);
-#endif
 }
 
 /// Part `i` of `parts` of the lines.
