@@ -44,9 +44,7 @@ int64_t GroupedWinogradWeights::unit_floats() const {
 
 void GroupedWinogradWeights::transform_rows(int64_t unit, float* out) const {
   WinogradWeightPanel part{};
-  part.w = w_;
-  part.w.data =
-      static_cast<const char*>(w_.data) + unit * sizes_.out_channels * w_.stride[0] * item_size(w_.type);
+  part.w = weights_from(w_, unit * sizes_.out_channels);
   part.out_channels = sizes_.out_channels;
   part.channels = p_.group_in();
   part.side = 3;
