@@ -35,8 +35,8 @@ STAGES: dict[str, str] = {
     "weight transform": r"weight_panel|weight_vector|weight_depths|::weight<|winograd_weights|pack_weight|::pack\b"
     r"|store_pairs|store_step|WeightPairs|Packer",
     "output transform": r"::output<|transform_output|store_row|::finish<|activate_curved|butterfly",
-    "input transform": r"::input<|transform_input|depth_input|depth_parts|::cotangent<|split|pack_run|RowGather|::widen<"
-    r"|to_float",
+    "input transform": r"::input<|transform_input|depth_input|depth_parts|::cotangent<|split|pack_run|RowGather"
+    r"|::widen<|to_float",
     "product": r"::block<|::gemm|narrow|multiply|::direct|tile_product|tiles::",
     "waiting": r"Pool::|wait_and_work|parallel_for|futex|schedule|sched_|clock_nanosleep",
     "page faults": r"fault|clear_page|alloc_pages|rmqueue|charge|folio|pte|zap_|unmap",
