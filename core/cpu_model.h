@@ -28,11 +28,12 @@ constexpr double kPixelItems[] = {0, 6.0e9, 4.5e9,
                                   3.5e9};  ///< slab items where there is a single tap: no halo
 constexpr double kTileResults = 4.4e9;
 
-// Of AMX under winograd: its products, the transforms along depth, those of weights and the splitting of
-// inputs per thread, and how many times the memory's bandwidth the cache has from which each block of rows
-// reads the weights.
-constexpr double kWinogradTileShare = 0.62, kTileDepthFloats = 4.8e9, kTileWeightFloats = 1.4e9;
-constexpr double kSplitFloats = 3.5e9;
+// Of AMX under winograd: its products, by the number of parts, the transforms along depth and of weights per
+// thread, and how many times the memory's bandwidth the cache has from which each block of rows reads the
+// weights. A panel of one tile takes as long as one of two: loading the inputs does.
+constexpr double kWinogradTileShare[] = {0, 0, 0.48, 0.55};
+constexpr double kTileDepthFloats = 4.8e9, kTileWeightFloats = 1.4e9;
+constexpr int64_t kPanelLanes = 32;
 constexpr double kTileStream = 1.6;
 constexpr double kTileProducts[] = {0, 1, 3, 6};  ///< of parts that one product takes
 

@@ -100,13 +100,13 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const int64_t rows = t * divide_up(f, form.depth_m);
   const double streams =
       tiled ? chunks * static_cast<double>(divide_up(rows, winograd_depth_rows(pitch, form.parts))) : 0;
-  const double split_floats = tiled ? products * tiles * met * depth_products * pitch : 0;
+  const double idle = tiled ? static_cast<double>(round_up(p.out_channels, kPanelLanes)) / out_lanes : 1;
   const double product_rate =
-      tiled ? d.matrix_gflops * kWinogradTileShare / kTileProducts[form.parts] : d.gflops * kProductShare;
-  c.cost = product_flops * static_cast<double>(product_channels(p, form)) /
+      tiled ? d.matrix_gflops * kWinogradTileShare[form.parts] / kTileProducts[form.parts]
+            : d.gflops * kProductShare;
+  c.cost = product_flops * idle * static_cast<double>(product_channels(p, form)) /
                static_cast<double>(std::max<int64_t>(1, p.in_channels)) / (product_rate * 1e9) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           split_floats / (kSplitFloats * d.cores * scale) +
            depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d.cores * scale) +
            4.0 * weight_floats * streams / (d.gbytes * 1e9 * kTileStream) +
            transformed_floats / ((tiled ? kTileWeightFloats : kWeightFloats) * d.cores * scale) +

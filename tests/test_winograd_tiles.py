@@ -30,10 +30,10 @@ PROBLEMS: dict[str, Problem] = {
     "depth dilation": of((1, 7, 16, 17, 64), (64, *CUBE, 64), padding=(2, 1, 1), dilation=(2, 1, 1)),
     "taps that meet nothing": of((1, 2, 16, 17, 64), (64, 5, 3, 3, 64), padding=(4, 1, 1)),
     "2-D": of((3, 19, 18, 128), (64, 3, 3, 128), padding=1),
-    "edge": of((1, 3, 18, 18, 64), (64, *CUBE, 64), padding=1, modes="edge"),
-    "lead": of((1, 3, 18, 18, 64), (64, *CUBE, 64), padding=((0, 0), 1, 1), lead=2),
+    "edge": of((1, 3, 24, 24, 64), (64, *CUBE, 64), padding=1, modes="edge"),
+    "lead": of((1, 3, 24, 24, 64), (64, *CUBE, 64), padding=((0, 0), 1, 1), lead=2),
     "epilogue": of(
-        (1, 3, 18, 18, 64), (70, *CUBE, 64), padding=1, bias=True, residual=True, activation="silu"
+        (1, 3, 24, 24, 64), (70, *CUBE, 64), padding=1, bias=True, residual=True, activation="silu"
     ),
     "doubled": of((1, 3, 13, 14, 96), (64, *CUBE, 96), padding=1, upsample=(1, 2, 2)),
     "dilated": of((1, 3, 16, 15, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
