@@ -33,7 +33,6 @@ constexpr double kTileResults = 4.4e9;
 // weights. A panel of one tile takes as long as one of two: loading the inputs does.
 constexpr double kWinogradTileShare[] = {0, 0, 0.48, 0.55};
 constexpr double kTileDepthFloats = 4.8e9, kTileWeightFloats = 1.4e9;
-constexpr int64_t kPanelLanes = 32;
 constexpr double kTileStream = 1.6;
 constexpr double kTileProducts[] = {0, 1, 3, 6};  ///< of parts that one product takes
 

@@ -4,6 +4,7 @@
 
 #include "core/cpu_model.h"
 #include "core/plan_cpu.h"
+#include "cpu/simd/tile_kernels.h"
 #include "cpu/tile_gemm.h"
 
 namespace mlx_conv3d {
@@ -34,7 +35,8 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   TilePlan t;
   t.parts = parts_of(p, d);
   t.half = t.parts == 1 && are(p, Dtype::float16);
-  const int64_t panels = divide_up(p.group_out(), 32), width = p.output(kWidth), height = p.output(kHeight);
+  const int64_t panels = divide_up(p.group_out(), cpu::kPanelColumns), width = p.output(kWidth),
+                height = p.output(kHeight);
   t.cols = divide_up(width, divide_up(width, 96));
   t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
   // Frames that one block of steps meets.
@@ -65,7 +67,7 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
   while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
   while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
   t.weight_panels = panels;
-  t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * 32 * 4), 1, t.task_panels);
+  t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * cpu::kPanelColumns * 4), 1, t.task_panels);
   return t;
 }
 

@@ -8,6 +8,7 @@
 #include "core/cpu_model.h"
 #include "core/plan_cpu.h"
 #include "cpu/simd/kernels.h"
+#include "cpu/simd/tile_kernels.h"
 
 namespace mlx_conv3d {
 
@@ -100,7 +101,8 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const int64_t rows = t * divide_up(f, form.depth_m);
   const double streams =
       tiled ? chunks * static_cast<double>(divide_up(rows, winograd_depth_rows(pitch, form.parts))) : 0;
-  const double idle = tiled ? static_cast<double>(round_up(p.out_channels, kPanelLanes)) / out_lanes : 1;
+  const double idle =
+      tiled ? static_cast<double>(round_up(p.out_channels, cpu::kPanelColumns)) / out_lanes : 1;
   const double product_rate =
       tiled ? d.matrix_gflops * kWinogradTileShare[form.parts] / kTileProducts[form.parts]
             : d.gflops * kProductShare;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/integers.h"
+#include "core/plan.h"
 
 namespace mlx_conv3d {
 namespace {
@@ -227,6 +228,13 @@ int64_t grouped_woven(const ConvProblem& p, const GroupedKernel& k, int vector_w
   return woven && grouped_blocks(p, vector_width) ? vector_width / p.group_out() : 0;
 }
 
+int woven_groups(const ConvProblem& p, int vector_width) {
+  constexpr int64_t kMostWoven = 4;  // with more, products are few
+  const bool fill = vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
+  const int64_t groups = vector_width / p.group_out();
+  return fill && groups > 1 && groups <= kMostWoven && p.groups % groups == 0 ? static_cast<int>(groups) : 1;
+}
+
 int64_t grouped_window(const ConvProblem& p, int vector_width) {
   // A vector that begins within a group meets one more.
   const int64_t whole = vector_width % p.group_out() == 0 || p.group_out() % vector_width == 0;
@@ -257,8 +265,8 @@ int64_t grouped_row_floats(const ConvProblem& p, int vector_width, int64_t cols)
 }
 
 int64_t grouped_band_rows(const ConvProblem& p, int64_t band) {
-  const int64_t reach = (band - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1;
-  return std::max<int64_t>(1, std::min({band * p.kernel[kHeight], reach, p.stored(kHeight)}));
+  return std::max<int64_t>(
+      1, std::min({band * p.kernel[kHeight], input_span(p, kHeight, band), p.stored(kHeight)}));
 }
 
 int64_t grouped_staged_floats(const ConvProblem& p, int vector_width, const GroupedPlan& plan) {

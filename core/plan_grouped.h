@@ -53,6 +53,8 @@ bool grouped_blocks(const ConvProblem& problem, int vector_width);
 /// Groups whose outputs a vector has, where blocks are woven (PixelBlocks): vectors begin with a group, and
 /// each has several. Else 0.
 int64_t grouped_woven(const ConvProblem& problem, const GroupedKernel& kernel, int vector_width);
+/// Groups of as many inputs as outputs that fill a vector together, two or four; else 1.
+int woven_groups(const ConvProblem& problem, int vector_width);
 /// Floats of one pixel in a block: whole vectors with the inputs of any vector of outputs.
 int64_t grouped_window(const ConvProblem& problem, int vector_width);
 /// Floats from one block to the next, of so many columns.

@@ -16,7 +16,6 @@ namespace {
 
 constexpr int64_t kTaskChannels = 64;
 constexpr int64_t kNearBytes = 40 << 10;  ///< of a core's L1 cache
-constexpr int kMostWoven = 4;             ///< with more groups to a vector products are few
 /// Measured on AVX-512: the share of the peak of the short products, and a thread's floats a second of the
 /// transforms, times the terms of each.
 constexpr double kShortProductShare = 0.79, kTransformTerms = 2.4e10, kWeightTerms = 3.3e10;
@@ -134,11 +133,7 @@ double seconds_of(const ConvProblem& p, const Device& d, const GroupedWinogradPl
 }  // namespace
 
 int grouped_winograd_woven(const ConvProblem& p, int vector_width) {
-  const bool fill = vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
-  const int64_t groups = vector_width / p.group_out();
-  return fill && groups > 1 && groups <= kMostWoven && vector_width >= 8 && p.groups % groups == 0
-             ? static_cast<int>(groups)
-             : 1;
+  return vector_width >= 8 ? woven_groups(p, vector_width) : 1;
 }
 
 int64_t grouped_winograd_strips(const ConvProblem& p, const GroupedWinogradPlan& plan) {

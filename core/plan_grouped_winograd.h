@@ -26,8 +26,11 @@ struct GroupedWinogradPlan {
   WinogradForm form() const { return {m, Pixels::single, 1, 0, rows}; }
 };
 
-/// Floats of a thread's buffers, and from one frequency to the next in them: off the strides that meet in few
-/// of the cache's sets.
+/// As many floats or a few more, in an odd number of cache lines: off the strides that meet in few of the
+/// cache's sets.
+inline int64_t odd_lines(int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
+
+/// Floats of a thread's buffers, and from one frequency to the next in them.
 struct GroupedWinogradSizes {
   GroupedWinogradSizes(const ConvProblem& p, const GroupedWinogradPlan& plan, int vector_width)
       : in_channels(p.group_in() * plan.woven),
@@ -55,8 +58,6 @@ struct GroupedWinogradSizes {
   const int64_t products;
 
  private:
-  static int64_t odd_lines(int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
-
   const GroupedWinogradPlan plan_;
   const int64_t product_weights_;
 };
@@ -67,8 +68,8 @@ struct GroupedRowSizes {
       : unit(p, plan, vector_width), plan_(plan), unit_weights_(18 * p.group_in() * unit.out_channels) {}
 
   /// From one frequency to the next.
-  int64_t stride() const { return off_sets(plan_.tiles * (plan_.band + 2) * unit.pitch); }
-  int64_t sums_stride() const { return off_sets(plan_.tiles * plan_.band * unit.pitch); }
+  int64_t stride() const { return odd_lines(plan_.tiles * (plan_.band + 2) * unit.pitch); }
+  int64_t sums_stride() const { return odd_lines(plan_.tiles * plan_.band * unit.pitch); }
   int64_t inputs() const { return plan_.form().products() * stride(); }
   int64_t sums() const { return plan_.form().products() * sums_stride(); }
   int64_t unit_weights() const { return unit_weights_; }
@@ -76,8 +77,6 @@ struct GroupedRowSizes {
   const GroupedWinogradSizes unit;
 
  private:
-  static int64_t off_sets(int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
-
   const GroupedWinogradPlan plan_;
   const int64_t unit_weights_;
 };

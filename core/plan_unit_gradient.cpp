@@ -6,6 +6,7 @@
 
 #include "core/grouped_kernels.h"
 #include "core/integers.h"
+#include "core/plan.h"
 #include "core/plan_grouped.h"
 
 namespace mlx_conv3d {
@@ -13,26 +14,13 @@ namespace {
 
 constexpr int64_t kNearBytes = 32 << 10;  ///< of a core's L1 cache
 constexpr int64_t kTaskChannels = 64;
-constexpr int kMostWoven = 4;
 /// Inputs that a vector of dL/dy is multiplied by at a time; with fewer it is loaded too often.
 constexpr int64_t kLeastRun = 8;
-
-/// Groups whose outputs fill whole vectors, or 0.
-int woven_groups(const ConvProblem& p, int vector_width) {
-  if (p.group_out() % vector_width == 0) return 1;
-  const int64_t groups = vector_width / p.group_out();
-  const bool fill = vector_width % p.group_out() == 0 && p.group_in() == p.group_out();
-  return fill && groups <= kMostWoven && p.groups % groups == 0 ? static_cast<int>(groups) : 0;
-}
 
 bool fits(const ConvProblem& p) {
   const int64_t run = p.dilation[kWidth] == 1 && !p.flip ? p.kernel[kWidth] * p.group_in() : p.group_in();
   return p.groups > 1 && !p.input_dilated() && !p.empty() && run >= kLeastRun &&
          p.group_in() <= kMostBroadcastInputs;
-}
-
-int64_t input_columns(const ConvProblem& p, int64_t cols) {
-  return (cols - 1) * p.stride[kWidth] + dilated(p.kernel[kWidth], p.dilation[kWidth]);
 }
 
 /// As large as the L1 cache has room for, columns first.
@@ -60,7 +48,7 @@ UnitGradientSizes::UnitGradientSizes(const ConvProblem& p, const UnitGradientPla
       band(plan.band),
       rows(grouped_band_rows(p, plan.band)),
       // Pixels are written in whole vectors.
-      row(round_up(input_columns(p, plan.cols) * pixel + vector_width, 16)),
+      row(round_up(input_span(p, kWidth, plan.cols) * pixel + vector_width, 16)),
       dy_row(plan.cols * lanes) {}
 
 int64_t unit_gradient_bands(const ConvProblem& p, const UnitGradientPlan& plan) {
@@ -71,8 +59,9 @@ int64_t unit_gradient_bands(const ConvProblem& p, const UnitGradientPlan& plan) 
 UnitGradientPlan make_unit_gradient_plan(const ConvProblem& p, const Device& d) {
   UnitGradientPlan plan;
   if (!fits(p)) return plan;
-  plan.woven = woven_groups(p, d.vector_width);
-  if (plan.woven == 0) return plan;
+  const int woven = woven_groups(p, d.vector_width);
+  if (woven == 1 && p.group_out() % d.vector_width != 0) return plan;
+  plan.woven = woven;
   fit_band(p, d.vector_width, plan);
   const int64_t units = p.groups / plan.woven;
   const UnitGradientSizes sizes(p, plan, d.vector_width);

@@ -27,15 +27,20 @@ class Product {
  public:
   Product(const ConvProblem& p, const GemmPlan& plan, const Operands& operands, const RowGather& rows,
           Workspace& workspace)
-      : p_(p), plan_(plan), operands_(operands), rows_(rows), k_(kernels()), panels_(p.group_out(), k_) {
+      : p_(p),
+        plan_(plan),
+        operands_(operands),
+        rows_(rows),
+        k_(kernels()),
+        narrow_(is_narrow(p, k_.width)),
+        panels_(p.group_out(), k_) {
     const int threads = thread_count();
     width_ = panels_.vectors_total() * k_.width;
     block_panels_ = std::max<int64_t>(1, plan.cols / (k_.panel_vectors * k_.width));
     cols_ = std::min(width_, block_panels_ * k_.panel_vectors * k_.width);
     by_plane_ = rows.plane_rows() >= plan.rows / 4;
     in_place_ = by_plane_ && rows.rows_in_place();
-    in_output_ = p.out_type == Dtype::float32 && rows.in_order() &&
-                 (is_narrow(p, k_.width) || p.group_out() == width_);
+    in_output_ = p.out_type == Dtype::float32 && rows.in_order() && (narrow_ || p.group_out() == width_);
     const bool dense = p.taps() == 1 && p.group_in() <= plan.depth;
     lda_ = dense ? p.group_in() : plan.depth + k_.width;
     for (int t = 0; t < threads; ++t) {
@@ -172,7 +177,7 @@ class Product {
         pack_weight_panel(p_, operands_.w, pass.group, panels_, panel, pass.offsets[b], own);
         weights = own + lane * k;
       }
-      if (is_narrow(p_, k_.width)) {
+      if (narrow_) {
         multiply_narrow(rows.count, k, a, lda, weights, c, ldc, accumulate);
       } else {
         k_.gemm(false, rows.count, vectors, k, a, lda, weights, vectors * k_.width, c + lane - cols.lane, ldc,
@@ -204,6 +209,7 @@ class Product {
   const Operands& operands_;
   const RowGather& rows_;
   const Kernels& k_;
+  const bool narrow_;
   const Panels panels_;
   int64_t width_, cols_, lda_, block_panels_;
   bool by_plane_, in_place_;

@@ -6,6 +6,16 @@
 
 namespace mlx_conv3d::cpu {
 
+std::vector<int64_t> winograd_columns(const ConvProblem& p, const WinogradForm& form, int64_t col_stride) {
+  std::vector<int64_t> columns;
+  const int64_t count = WinogradAxis(p, form, kWidth).tiles * form.m + form.side() - form.m;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t column = winograd_source(p, form, kWidth, 0, i);
+    columns.push_back(column < 0 ? kNoColumn : column * col_stride);
+  }
+  return columns;
+}
+
 std::vector<GroupedVector> grouped_vectors(int64_t out_channels, int64_t group_in, int64_t group_out,
                                            int vector_width) {
   const int64_t floats = grouped_set_positions(out_channels, vector_width) * out_channels;

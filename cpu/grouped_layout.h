@@ -2,9 +2,17 @@
 
 #include <vector>
 
+#include "core/winograd_form.h"
 #include "cpu/simd/kernels.h"
 
 namespace mlx_conv3d::cpu {
+
+/// What the cores' second-level caches hold of pixels and results from call to call.
+constexpr double kKeptBytes = 2e6;
+
+/// Bytes from a row's start to each column that its tiles meet, or kNoColumn.
+std::vector<int64_t> winograd_columns(const ConvProblem& problem, const WinogradForm& form,
+                                      int64_t col_stride);
 
 /// The vectors of a set (see GroupedRows), with their places in the set's inputs and outputs as they lie in
 /// memory. Where a set is one position the last vector ends where the position does, so it may begin within

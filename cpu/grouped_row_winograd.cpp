@@ -37,8 +37,8 @@ class Runner {
       in_order_ = woven_order(p.group_in(), plan.woven, k_.width);
       out_order_ = woven_order(plan.woven, p.group_out(), k_.width);
     }
-    columns_[0] = columns(input_.frame(0, p.lead).col_stride);
-    if (p.lead > 0) columns_[1] = columns(input_.frame(0, 0).col_stride);
+    columns_[0] = winograd_columns(p, plan.form(), input_.frame(0, p.lead).col_stride);
+    if (p.lead > 0) columns_[1] = winograd_columns(p, plan.form(), input_.frame(0, 0).col_stride);
     list_lines();
     for (Thread& t : threads_) {
       if (operands.packed_w == nullptr) t.weights = workspace.floats(plan.units * sizes_.unit_weights());
@@ -54,9 +54,7 @@ class Runner {
       const Range of_units{units * block / blocks, units * (block + 1) / blocks};
       Thread& t = threads_[static_cast<size_t>(thread)];
       if (operands_.packed_w == nullptr && t.first_unit != of_units.begin) {
-        for (int64_t unit = of_units.begin; unit < of_units.end; ++unit) {
-          weights_.transform(unit, t.weights + (unit - of_units.begin) * sizes_.unit_weights());
-        }
+        weights_.transform(of_units.begin, of_units.end, t.weights);
       }
       t.first_unit = of_units.begin;
       task(of_units, {chunks_ * piece / plan_.pieces, chunks_ * (piece + 1) / plan_.pieces}, t);
@@ -101,18 +99,6 @@ class Runner {
     int64_t rows_ = 0;
     std::vector<int64_t> offsets_;
   };
-  /// What the cores' second-level caches hold of pixels and results from call to call.
-  static constexpr double kKeptBytes = 2e6;
-
-  /// Bytes from a row's start to each column that its tiles meet.
-  std::vector<int64_t> columns(int64_t col_stride) const {
-    std::vector<int64_t> found;
-    for (int64_t i = 0; i < tiles_ * plan_.m + 2; ++i) {
-      const int64_t column = winograd_source(p_, plan_.form(), kWidth, 0, i);
-      found.push_back(column < 0 ? kNoColumn : column * col_stride);
-    }
-    return found;
-  }
 
   /// Of what is larger than the caches and lies row by row.
   void list_lines() {

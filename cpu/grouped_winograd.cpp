@@ -8,6 +8,7 @@
 
 #include "core/integers.h"
 #include "core/plan_grouped_winograd.h"
+#include "cpu/grouped_layout.h"
 #include "cpu/grouped_winograd_weights.h"
 #include "cpu/threads.h"
 
@@ -53,8 +54,8 @@ class Runner {
         result_bytes_(sizes_.out_channels * item_size(p.out_type)),
         fetches_(p.operand_bytes() > kKeptBytes),
         threads_(static_cast<size_t>(thread_count())) {
-    columns_[0] = columns(input_.frame(0, p.lead).col_stride);
-    if (p.lead > 0) columns_[1] = columns(input_.frame(0, 0).col_stride);
+    columns_[0] = winograd_columns(p, form_, input_.frame(0, p.lead).col_stride);
+    if (p.lead > 0) columns_[1] = winograd_columns(p, form_, input_.frame(0, 0).col_stride);
     find_strips();
     const Panels& panels = weights_.panels();
     for (int64_t panel = 0; panel < panels.count(); ++panel) vectors_.push_back(panels.vectors(panel));
@@ -74,7 +75,9 @@ class Runner {
       const int64_t block = i / plan_.pieces, piece = i % plan_.pieces;
       const Range of_units{units * block / blocks, units * (block + 1) / blocks};
       Thread& t = threads_[static_cast<size_t>(thread)];
-      if (packed_ == nullptr && t.first_unit != of_units.begin) transform_weights(of_units, t);
+      if (packed_ == nullptr && t.first_unit != of_units.begin) {
+        weights_.transform(of_units.begin, of_units.end, t.weights);
+      }
       t.first_unit = of_units.begin;
       task(of_units, {strips * piece / plan_.pieces, strips * (piece + 1) / plan_.pieces}, t);
     });
@@ -82,8 +85,6 @@ class Runner {
 
  private:
   static constexpr int kMostSide = 6;
-  /// What the cores' second-level caches hold of pixels and results from call to call.
-  static constexpr double kKeptBytes = 2e6;
 
   struct Range {
     int64_t begin, end;
@@ -102,16 +103,6 @@ class Runner {
     const int64_t* columns;       ///< see WinogradColumns
     int64_t first, out_rows, out_cols;
   };
-
-  /// Bytes from a row's start to each column that its tiles meet.
-  std::vector<int64_t> columns(int64_t col_stride) const {
-    std::vector<int64_t> found;
-    for (int64_t i = 0; i < cols_.tiles * form_.m + form_.side() - form_.m; ++i) {
-      const int64_t column = winograd_source(p_, form_, kWidth, 0, i);
-      found.push_back(column < 0 ? kNoColumn : column * col_stride);
-    }
-    return found;
-  }
 
   void find_strips() {
     const int64_t parts = divide_up(cols_.tiles, plan_.tiles), frames = p_.output(kDepth);
@@ -209,12 +200,6 @@ class Runner {
       for (int64_t i = 0; i < strip(j).out_rows; ++i, row += p_.output(kWidth) * pixel) {
         for (int64_t k = 0; k < strip(j).out_cols; ++k) f(row + k * pixel);
       }
-    }
-  }
-
-  void transform_weights(Range units, const Thread& t) const {
-    for (int64_t unit = units.begin; unit < units.end; ++unit) {
-      weights_.transform(unit, t.weights + (unit - units.begin) * sizes_.unit_weights());
     }
   }
 

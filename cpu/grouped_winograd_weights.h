@@ -17,6 +17,7 @@ class GroupedWinogradWeights {
   int64_t units() const { return p_.groups / plan_.woven; }
   int64_t unit_floats() const;
   void transform(int64_t unit, float* out) const;
+  void transform(int64_t first_unit, int64_t last_unit, float* out) const;
 
  private:
   void transform_rows(int64_t unit, float* out) const;

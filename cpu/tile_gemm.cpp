@@ -15,8 +15,6 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
-
 /// Of a row of taps, the channels that are taken with all of them before the next ones are.
 constexpr int64_t kRowSteps = 12;
 

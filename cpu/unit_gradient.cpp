@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/integers.h"
+#include "core/plan.h"
 #include "cpu/grouped_layout.h"
 #include "cpu/threads.h"
 
@@ -103,8 +104,7 @@ class Gradient {
     for (int64_t part = 0; part < parts; ++part) {
       Piece piece{{width * part / parts, width * (part + 1) / parts}, {}};
       const int64_t first = piece.positions.begin * p_.stride[kWidth] - p_.pad_lo[kWidth];
-      const int64_t count =
-          (piece.positions.count() - 1) * p_.stride[kWidth] + dilated(p_.kernel[kWidth], p_.dilation[kWidth]);
+      const int64_t count = input_span(p_, kWidth, piece.positions.count());
       for (int64_t i = 0; i < count; ++i) {
         const int64_t column = p_.source_index(kWidth, first + i);
         Columns* last = piece.columns.empty() ? nullptr : &piece.columns.back();

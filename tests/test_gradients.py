@@ -90,14 +90,17 @@ def check_gradient(
     assert error <= most, f"d{name}: error {error:.3e}, at most {most:.3e} (norm {scale:.3e})"
 
 
+def check_drawn_gradients(problem: Problem) -> None:
+    problem = problems.smaller(problem, MOST_PRODUCTS)
+    assume(away_from_relu_corner(problem, exact_of(problem)))
+    check_gradients(problem)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @settings(max_examples=max(5, settings.default.max_examples // 8))
 @given(data=st.data())
 def test_drawn_gradients(family: str, data: st.DataObject) -> None:
-    problem = data.draw(problems.problems(FAMILIES[family]), label=family)
-    problem = problems.smaller(problem, MOST_PRODUCTS)
-    assume(away_from_relu_corner(problem, exact_of(problem)))
-    check_gradients(problem)
+    check_drawn_gradients(data.draw(problems.problems(FAMILIES[family]), label=family))
 
 
 PICKED_SMALL = {name: p for name, p in (PICKED | UPSAMPLED).items() if p.products <= 4_000_000}

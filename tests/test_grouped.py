@@ -13,10 +13,10 @@ import mlx.core as mx
 import operands
 import problems
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import DTYPES, Family, Problem, of
-from test_gradients import MOST_PRODUCTS, away_from_relu_corner, check_gradients, exact_of
+from test_gradients import MOST_PRODUCTS, check_drawn_gradients, check_gradients
 from test_parity import check_problem
 
 import mlx_conv3d
@@ -316,6 +316,4 @@ def test_drawn_problems(family: str, data: st.DataObject) -> None:
 @settings(max_examples=max(5, settings.default.max_examples // 5))
 @given(data=st.data())
 def test_drawn_gradients(family: str, data: st.DataObject) -> None:
-    problem = problems.smaller(data.draw(problems.problems(FAMILIES[family]), label=family), MOST_PRODUCTS)
-    assume(away_from_relu_corner(problem, exact_of(problem)))
-    check_gradients(problem)
+    check_drawn_gradients(data.draw(problems.problems(FAMILIES[family]), label=family))

@@ -13,6 +13,7 @@ constexpr int kTileSide = 16;        ///< rows, and fp32 columns, of a tile
 constexpr int kTileDepth = 32;       ///< products that a tile sums: a step
 constexpr int kTileItems = 16 * 32;  ///< bf16 items of an operand's tile
 constexpr int kPanelTiles = 2;       ///< column tiles of the widest panel
+constexpr int64_t kPanelColumns = kPanelTiles * kTileSide;
 constexpr int kMostParts = 3;
 
 /// Rows of a left operand, split: element i of row r is at src + r*src_stride + i, its part p goes to
