@@ -16,7 +16,7 @@ constexpr int64_t kDepthBlock = 256;  ///< short enough that fp32 sums stay with
 constexpr int64_t kRowBlock = 192, kColBlock = 768;
 /// Where a product's weights stay in the L1 cache, tasks are long and go through pieces whose sums do as
 /// well.
-constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 24, kLongRowBlock = 2048;
+constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 48, kLongRowBlock = 2048;
 constexpr int64_t kNarrowDepth = 4096;    ///< each lane sums a vector's share of it
 constexpr int64_t kNarrowWeights = 6144;  ///< floats of a block's weights, which stay in the L1 cache
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;

@@ -91,7 +91,7 @@ class Product {
     const int64_t planes = by_plane_ ? rows_.planes() : 1;
     const int64_t row_blocks = divide_up(in_plane, plan_.rows);
     const int64_t col_blocks = divide_up(panels_.count(), block_panels_);
-    parallel_for(planes * row_blocks * col_blocks, [&](int64_t i, int thread) {
+    parallel_for_shares(planes * row_blocks * col_blocks, [&](int64_t i, int thread) {
       const int64_t col_block = i % col_blocks, row_block = i / col_blocks % row_blocks,
                     plane = i / col_blocks / row_blocks;
       // Even blocks, so that no task ends with a handful of rows.

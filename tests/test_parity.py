@@ -10,7 +10,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import FAMILIES, PICKED, Problem
+from problems import FAMILIES, PICKED, Problem, of
 from upsampled_problems import UPSAMPLED
 
 ALGORITHMS = (
@@ -71,6 +71,12 @@ def test_picked_problems(name: str) -> None:
 @pytest.mark.parametrize("name", UPSAMPLED)
 def test_picked_upsampled_problems(name: str) -> None:
     check_problem(UPSAMPLED[name])
+
+
+@pytest.mark.parametrize("channels", range(1, 18))
+def test_few_products(channels: int) -> None:
+    """One tap of few channels: all weights of a vector stay in registers. 39 rows are four blocks and seven."""
+    check_problem(of((1, 1, 3, 13, channels), (16, 1, 1, 1, channels), bias=True))
 
 
 @pytest.mark.parametrize("name", [name for name in PICKED if name.startswith("pairs")])

@@ -22,7 +22,9 @@ struct Matrices {
   int64_t ldc;
 };
 
-/// Sums in memory that a block will add to lie in the L2 cache: they come while its products are taken.
+constexpr int64_t kFewProducts = 64;
+
+/// Where a block's sums go, or what they are added to: it comes while products are taken.
 template <int R, int V>
 SIMD_INLINE void fetch_sums(const float* c, int64_t ldc) {
 #pragma GCC unroll 32
@@ -41,7 +43,12 @@ void block(int64_t count, int64_t k, const Matrices& of, bool accumulate, const 
     const float *a = of.a + n * R * a_step, *b = of.b;
     Vec sums[R][V];
     clear_sums(sums);
-    if (accumulate) fetch_sums<R, V>(of.c + n * R * of.ldc, of.ldc);
+    // Few products take less time than their results' way to memory.
+    if (accumulate) {
+      fetch_sums<R, V>(of.c + n * R * of.ldc, of.ldc);
+    } else if (k <= kFewProducts && n + 1 < count) {
+      fetch_sums<R, V>(of.c + (n + 1) * R * of.ldc, of.ldc);
+    }
     for (int64_t s = 0; s < segments.count; ++s, a += segments.a_step, b += segments.b_step) {
       const float* row = b;
       for (int64_t p = 0; p < k; ++p, row += of.ldb, next.at += next.step) {
@@ -52,6 +59,46 @@ void block(int64_t count, int64_t k, const Matrices& of, bool accumulate, const 
     store_sums(sums, of.c + n * R * of.ldc, of.ldc, accumulate);
   }
 }
+
+/// So few products that a vector's weights stay in registers beside the sums of R rows, and all is known at
+/// compile time but where the rows lie.
+constexpr int kShortProducts = 16, kShortRows = 8;
+
+template <int K, int R>
+SIMD_INLINE void short_rows(const Vec (&weights)[K], const float* a, int64_t lda, float* c, int64_t ldc) {
+  Vec sums[R][1];
+  clear_sums(sums);
+#pragma GCC unroll 16
+  for (int p = 0; p < K; ++p) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sums[r][0] += a[r * lda + p] * weights[p];
+  }
+  store_sums(sums, c, ldc, false);
+}
+
+template <int K>
+void short_block(int64_t rows, const Matrices& of) {
+  Vec weights[K];
+#pragma GCC unroll 16
+  for (int p = 0; p < K; ++p) weights[p] = load(of.b + p * of.ldb);
+  const float* a = of.a;
+  float* c = of.c;
+  for (; rows >= kShortRows; rows -= kShortRows, a += kShortRows * of.lda, c += kShortRows * of.ldc) {
+    short_rows<K, kShortRows>(weights, a, of.lda, c, of.ldc);
+  }
+  for (; rows > 0; --rows, a += of.lda, c += of.ldc) short_rows<K, 1>(weights, a, of.lda, c, of.ldc);
+}
+
+struct ShortBlocks {
+  void (*table[kShortProducts + 1])(int64_t, const Matrices&) = {};
+  constexpr ShortBlocks() {
+    unroll<1, kShortProducts + 1>([&](auto k) {
+      constexpr int K = decltype(k)::value;
+      table[K] = short_block<K>;
+    });
+  }
+};
+constexpr ShortBlocks kShortBlocks;
 
 using Block = void (*)(int64_t, int64_t, const Matrices&, bool, const Segments&, Prefetch);
 
@@ -71,6 +118,11 @@ constexpr Blocks kBlocks;
 
 void gemm(bool transposed, int64_t rows, int vectors, int64_t k, const float* a, int64_t lda, const float* b,
           int64_t ldb, float* c, int64_t ldc, bool accumulate, Segments segments) {
+  if (SIMD_REGISTERS == 32 && vectors == 1 && k > 0 && k <= kShortProducts && segments.count == 1 &&
+      !transposed && !accumulate) {
+    kShortBlocks.table[k](rows, {a, lda, b, ldb, c, ldc});
+    return;
+  }
   const Block* table = kBlocks.table[vectors][transposed ? 1 : 0];
   const int64_t most = kRows[vectors];
   const int64_t a_step = transposed ? 1 : lda;
