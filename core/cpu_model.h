@@ -24,6 +24,7 @@ constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel lo
 // packed and results stored.
 constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
 constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
+constexpr double kOwnTileWeightItems[] = {0, 5e9, 3e9, 1.7e9};  ///< in a core's own cache
 constexpr double kPixelItems[] = {0, 6.0e9, 4.5e9,
                                   3.5e9};  ///< slab items where there is a single tap: no halo
 constexpr double kTileResults = 4.4e9;

@@ -136,6 +136,7 @@ struct TilePlan {
   int64_t panels = 0;         ///< whose sums are held at a time
   int64_t groups = 1;         ///< whose weights are packed at a time
   int64_t weight_panels = 0;  ///< and of these the panels: all their outputs come before the next ones'
+  bool own_weights = false;   ///< not packed in advance: each task packs a block of steps and multiplies it
 };
 
 /// How the GEMM algorithms walk theirs: tasks of `rows` output positions by `cols` output channels.

@@ -1,6 +1,7 @@
 // Blocked products on a CPU's matrix unit: their block sizes and what they cost.
 
 #include <algorithm>
+#include <optional>
 
 #include "core/cpu_model.h"
 #include "core/plan_cpu.h"
@@ -31,8 +32,9 @@ int parts_of(const ConvProblem& p, const Device& d) {
 
 /// Blocks of outputs and of panels. Nothing but the number of frames in a task may depend on how many frames
 /// there are: see plan.h.
-TilePlan blocks_of(const ConvProblem& p, const Device& d) {
+TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
   TilePlan t;
+  t.own_weights = own_weights;
   t.parts = parts_of(p, d);
   t.half = t.parts == 1 && are(p, Dtype::float16);
   const int64_t panels = divide_up(p.group_out(), cpu::kPanelColumns), width = p.output(kWidth),
@@ -54,19 +56,24 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d) {
       t.cols = divide_up(t.cols, 2);
     }
   }
-  t.frames = p.kernel[kDepth] > 1 ? std::clamp<int64_t>(p.output(kDepth), 1, 8) : 1;
+  t.frames = p.kernel[kDepth] > 1 && !own_weights ? std::clamp<int64_t>(p.output(kDepth), 1, 8) : 1;
   t.task_panels = panels;
+  t.weight_panels = panels;
   t.groups = p.groups;
   const auto tasks = [&] {
     return t.groups * p.batch * divide_up(p.output(kDepth), t.frames) * divide_up(height, t.rows) *
            divide_up(width, t.cols) * divide_up(panels, t.task_panels);
   };
+  if (own_weights) {
+    t.panels = 1;
+    while (tasks() < 2 * d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
+    return t;
+  }
   while (tasks() < 8 * d.cores && t.frames > 1) t.frames = divide_up(t.frames, 2);
   while (tasks() < 4 * d.cores && t.rows > 1 && t.rows * t.cols > 256) t.rows = divide_up(t.rows, 2);
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 2 * d.cores && t.rows > 1 && t.rows * t.cols > 64) t.rows = divide_up(t.rows, 2);
   while (tasks() < d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
-  t.weight_panels = panels;
   t.panels = std::clamp<int64_t>(kSumBytes / (t.rows * t.cols * cpu::kPanelColumns * 4), 1, t.task_panels);
   return t;
 }
@@ -78,6 +85,64 @@ double tile_share(const ConvProblem& p, const TilePlan& t) {
   return kTileShare[t.parts] * (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
 }
 
+double weights_of(const ConvProblem& p) {
+  return static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
+}
+
+struct Tiled {
+  TilePlan plan;
+  cpu::TileNeeds needs;
+  int64_t bytes;
+  double seconds, flops;
+};
+
+double seconds_of(const ConvProblem& p, const Device& d, const TilePlan& t, const cpu::TileNeeds& needs,
+                  double flops) {
+  const double scale = core_scale(d), threads = d.cores * scale;
+  double weights = weights_of(p) / kTileWeightItems[t.parts];
+  if (t.own_weights) {
+    const int64_t times = p.batch * p.output(kDepth) * divide_up(p.output(kHeight), t.rows) *
+                          divide_up(p.output(kWidth), t.cols);
+    weights = static_cast<double>(times) * weights_of(p) / kOwnTileWeightItems[t.parts];
+  }
+  const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
+  const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
+  const double group_pixels = p.groups > 1 ? static_cast<double>(p.out_positions() * p.groups) : 0;
+  return flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) + needs.packed_items / (slab_items * threads) +
+         weights / threads + results / (kTileResults * threads) +
+         group_pixels * kGroupPixelSeconds / threads +
+         2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
+}
+
+/// Blocks that fit the limit.
+std::optional<Tiled> fit_tiles(const ConvProblem& p, const Device& d, int64_t limit, bool split_phases,
+                               bool own_weights) {
+  TilePlan t = blocks_of(p, d, own_weights);
+  cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
+  const auto bytes = [&] {
+    return round_up(2 * t.groups * needs.weight_items, 64) +
+           d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64) +
+                      round_up(2 * needs.block_items, 64)) +
+           4096;
+  };
+  while (bytes() > limit && t.groups > 1) t.groups = divide_up(t.groups, 2);
+  // Packing the pixels once more for each slice of the weights costs less than smaller blocks do, or than
+  // reading all weights from memory for each block.
+  while ((bytes() > limit || 2 * needs.weight_items > kWeightBytes) && t.weight_panels > kLeastWeightPanels &&
+         !own_weights) {
+    t.weight_panels = divide_up(t.weight_panels, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
+  while (bytes() > limit && t.rows * t.cols > 16) {
+    int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
+    longer = divide_up(longer, 2);
+    needs = cpu::tile_needs(p, t, split_phases);
+  }
+  if (bytes() > limit) return {};
+  const double flops = 2.0 * 16 * 16 * 32 * needs.products * kTileProducts[t.parts];
+  return Tiled{t, needs, bytes(), seconds_of(p, d, t, needs, flops), flops};
+}
+
 }  // namespace
 
 void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
@@ -87,47 +152,22 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
     if (p.output(axis) > kLongestAxis) return;
   }
   if (like != nullptr && like->gemm.tile.parts == 0) return;
-  TilePlan t = blocks_of(p, d);
   const bool split_phases = c.algorithm == Algorithm::transposed;
-  cpu::TileNeeds needs = cpu::tile_needs(p, t, split_phases);
-  const auto bytes = [&] {
-    return round_up(2 * t.groups * needs.weight_items, 64) +
-           d.cores * (round_up(2 * needs.slab_items, 64) + round_up(4 * needs.sum_floats, 64)) + 4096;
-  };
-  while (bytes() > limit && t.groups > 1) t.groups = divide_up(t.groups, 2);
-  // Packing the pixels once more for each slice of the weights costs less than smaller blocks do, or than
-  // reading all weights from memory for each block.
-  while ((bytes() > limit || 2 * needs.weight_items > kWeightBytes) && t.weight_panels > kLeastWeightPanels) {
-    t.weight_panels = divide_up(t.weight_panels, 2);
-    needs = cpu::tile_needs(p, t, split_phases);
-  }
-  while (bytes() > limit && t.rows * t.cols > 16) {
-    int64_t& longer = t.rows > t.cols ? t.rows : t.cols;
-    longer = divide_up(longer, 2);
-    needs = cpu::tile_needs(p, t, split_phases);
-  }
-  if (bytes() > limit) return;
-  const double flops = 2.0 * 16 * 16 * 32 * needs.products * kTileProducts[t.parts];
-  const double scale = core_scale(d);
-  const double weights = static_cast<double>(p.taps() * p.group_in()) * static_cast<double>(p.out_channels);
-  const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
-  const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
-  const double group_pixels = p.groups > 1 ? static_cast<double>(p.out_positions() * p.groups) : 0;
-  const double cost = flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) +
-                      needs.packed_items / (slab_items * d.cores * scale) +
-                      weights / (kTileWeightItems[t.parts] * d.cores * scale) +
-                      results / (kTileResults * d.cores * scale) +
-                      group_pixels * kGroupPixelSeconds / (d.cores * scale) +
-                      2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
-  if (like == nullptr && cost >= c.cost) return;
+  std::optional<Tiled> tiled = fit_tiles(p, d, limit, split_phases, false);
+  const std::optional<Tiled> own = fit_tiles(p, d, limit, split_phases, true);
+  if (own && (!tiled || own->seconds < tiled->seconds)) tiled = own;
+  if (!tiled || (like == nullptr && tiled->seconds >= c.cost)) return;
+  const TilePlan& t = tiled->plan;
   c.gemm.tile = t;
-  c.cost = cost;
-  c.flops = flops;
-  c.bytes = p.operand_bytes() + 2.0 * t.parts * (2.0 * needs.packed_items + 2.0 * weights);
-  c.workspace = std::max(c.workspace, bytes());
+  c.cost = tiled->seconds;
+  c.flops = tiled->flops;
+  const double packed_weights = t.own_weights ? 0 : weights_of(p);
+  c.bytes = p.operand_bytes() + 4.0 * t.parts * (tiled->needs.packed_items + packed_weights);
+  c.workspace = std::max(c.workspace, tiled->bytes);
   c.reason += t.parts == 1   ? std::string(t.half ? ", on fp16 tiles" : ", on bf16 tiles")
               : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
                              : ", on bf16 tiles: six products for each of fp32 data";
+  if (t.own_weights) c.reason += "; weights are packed where they are multiplied";
 }
 
 }  // namespace mlx_conv3d

@@ -100,6 +100,16 @@ struct TilePhase {
   }
 };
 
+/// Weights of the longest block of steps, where a task packs its own.
+int64_t block_items(const TilePlan& plan, const TilePhase& phase) {
+  int64_t longest = 0, begin = 0;
+  for (int64_t end : phase.block_ends) {
+    longest = std::max(longest, end - begin);
+    begin = end;
+  }
+  return plan.own_weights ? tile_panel_items(longest, plan.parts, kPanelTiles) : 0;
+}
+
 /// Floats from row to row of the sums, off the strides that meet in few of the L1 cache's sets.
 int64_t sums_stride(const TilePlan& plan, int64_t panels) {
   const int64_t columns = std::min(plan.panels, panels) * kPanelColumns;
@@ -121,7 +131,8 @@ class TileGemm {
         panels_(divide_up(p.group_out(), kPanelColumns)),
         rows_(std::min(plan.rows, phase.h.count)),
         cols_(std::min(plan.cols, phase.w.count)),
-        weights_(weights) {
+        weights_(weights),
+        offsets_(phase.weight_offsets(p, operands.w)) {
     c_stride_ = sums_stride(plan, panels_);
     for (int t = 0; t < thread_count(); ++t) {
       auto* slab = static_cast<uint16_t*>(workspace.bytes(layout_.items() * 2));
@@ -129,6 +140,9 @@ class TileGemm {
       if (layout_.merged) std::fill_n(slab, layout_.items(), uint16_t{0});
       slabs_.push_back(slab);
       sums_.push_back(workspace.floats(rows_ * layout_.row_step * c_stride_));
+      if (plan.own_weights) {
+        own_weights_.push_back(static_cast<uint16_t*>(workspace.bytes(block_items(plan, phase) * 2)));
+      }
     }
   }
 
@@ -146,7 +160,7 @@ class TileGemm {
  private:
   /// Of some groups, the outputs of the panels from first_panel_ to end_panel_.
   bool run_slice(int64_t first_group, int64_t groups) {
-    if (!pack_weights(first_group, groups)) return false;
+    if (!plan_.own_weights && !pack_weights(first_group, groups)) return false;
     const int64_t row_chunks = divide_up(phase_.h.count, rows_),
                   col_chunks = divide_up(phase_.w.count, cols_);
     const int64_t frame_chunks = divide_up(phase_.d.count, plan_.frames);
@@ -170,7 +184,7 @@ class TileGemm {
       task(first_group + i, n, frame, frame_end, {row, row_end - row, col, col_end - col},
            first_panel_ + panel, first_panel_ + panel_end, thread);
     });
-    return !unfit_.load() && tiles_hold(largest_.load());
+    return !unfit_.load() && tiles_hold(largest_.load()) && tiles_hold(largest_weight_.load());
   }
 
   int64_t step_count() const { return static_cast<int64_t>(phase_.steps.size()); }
@@ -184,34 +198,39 @@ class TileGemm {
   }
 
   bool pack_weights(int64_t first_group, int64_t groups) {
-    const std::vector<int64_t> offsets = phase_.weight_offsets(p_, operands_.w);
     constexpr int64_t kPiece = 64;
     const int64_t pieces = divide_up(step_count(), kPiece);
-    std::atomic<uint32_t> largest{0};
     const int64_t panels = end_panel_ - first_panel_;
     parallel_for(groups * panels * pieces, [&](int64_t i, int) {
       const int64_t g = first_group + i / pieces / panels, panel = first_panel_ + i / pieces % panels;
       const int64_t piece = i % pieces;
       const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
-      const int64_t channel = panel * kPanelColumns;
-      TileWeightPanel out{};
-      out.w = weights_from(operands_.w, g * p_.group_out() + channel);
-      out.offsets = offsets.data() + first * kTileDepth;
-      out.steps = last - first;
-      out.out_channels = p_.group_out() - channel;
-      out.tiles = panel_tiles(panel);
-      out.parts = plan_.parts;
-      out.out = panel_weights(g, panel) + tile_panel_items(first, plan_.parts, out.tiles);
-      raise_to(largest, k_.tiles->pack(out));
+      uint16_t* out = panel_weights(g, panel) + tile_panel_items(first, plan_.parts, panel_tiles(panel));
+      raise_to(largest_weight_, pack_steps(g, panel, first, last, out));
     });
-    return tiles_hold(largest.load());
+    return tiles_hold(largest_weight_.load());
+  }
+
+  /// A panel's weights of some steps; returns the largest magnitude's bits.
+  uint32_t pack_steps(int64_t g, int64_t panel, int64_t first, int64_t last, uint16_t* out) const {
+    const int64_t channel = panel * kPanelColumns;
+    TileWeightPanel w{};
+    w.w = weights_from(operands_.w, g * p_.group_out() + channel);
+    w.offsets = offsets_.data() + first * kTileDepth;
+    w.steps = last - first;
+    w.following = step_count() - last;
+    w.out_channels = p_.group_out() - channel;
+    w.tiles = panel_tiles(panel);
+    w.parts = plan_.parts;
+    w.out = out;
+    return k_.tiles->pack(w);
   }
 
   void task(int64_t g, int64_t n, int64_t frame, int64_t frame_end, const Slab::Block& block, int64_t panel,
             int64_t panel_end, int thread) {
     std::vector<int64_t> held(static_cast<size_t>(layout_.frames), -1);
     std::vector<TileStep> steps;
-    std::vector<size_t> ends;
+    std::vector<StepBlock> blocks;
     for (; frame < frame_end; ++frame) {
       for (int64_t kd = 0; !phase_.steps.empty() && kd < phase_.d.tap_count(); ++kd) {
         const int64_t u = depth_at(frame, kd), source = phase_.slab_d.sources[u], slot = u % layout_.frames;
@@ -225,10 +244,10 @@ class TileGemm {
         }
         held[slot] = u;
       }
-      make_steps(frame, steps, ends);
+      make_steps(frame, steps, blocks);
       for (int64_t from = panel; from < panel_end; from += plan_.panels) {
         const int64_t to = std::min(panel_end, from + plan_.panels);
-        multiply(g, block, from, to, steps, ends, thread);
+        multiply(g, block, from, to, steps, blocks, thread);
         store(g, n, frame, block, from, to, thread);
       }
     }
@@ -238,25 +257,34 @@ class TileGemm {
     return frame * phase_.slab_d.stride + phase_.slab_d.at[kd];
   }
 
-  /// The steps that meet stored frames, and where each block of them ends. Blocks are the same whatever
-  /// frames there are.
-  void make_steps(int64_t frame, std::vector<TileStep>& steps, std::vector<size_t>& ends) const {
+  /// Steps whose products are taken in one go: where they end in the list of a frame's steps, and the phase's
+  /// steps that they are some of.
+  struct StepBlock {
+    size_t end;
+    int64_t first, last;
+  };
+
+  /// The steps that meet stored frames, block by block. Blocks are the same whatever frames there are.
+  void make_steps(int64_t frame, std::vector<TileStep>& steps, std::vector<StepBlock>& blocks) const {
     steps.clear();
-    ends.clear();
-    int64_t s = 0;
+    blocks.clear();
+    int64_t first = 0;
     for (int64_t end : phase_.block_ends) {
-      for (; s < end; ++s) {
+      for (int64_t s = first; s < end; ++s) {
         const TilePhase::Step& step = phase_.steps[s];
         const int64_t u = depth_at(frame, step.kd);
         if (phase_.slab_d.sources[u] < 0) continue;
-        steps.push_back({u % layout_.frames * layout_.frame_items + step.at, s});
+        steps.push_back(
+            {u % layout_.frames * layout_.frame_items + step.at, plan_.own_weights ? s - first : s});
       }
-      if (steps.size() > (ends.empty() ? 0 : ends.back())) ends.push_back(steps.size());
+      if (steps.size() > (blocks.empty() ? 0 : blocks.back().end))
+        blocks.push_back({steps.size(), first, end});
+      first = end;
     }
   }
 
   void multiply(int64_t g, const Slab::Block& block, int64_t from, int64_t to,
-                const std::vector<TileStep>& steps, const std::vector<size_t>& ends, int thread) const {
+                const std::vector<TileStep>& steps, const std::vector<StepBlock>& blocks, int thread) {
     TileProduct product{};
     product.parts = plan_.parts;
     product.half = plan_.half;
@@ -265,28 +293,37 @@ class TileGemm {
     product.a_stride = layout_.stride;
     product.a_part_stride = layout_.part_items;
     product.c_stride = c_stride_;
-    if (ends.empty()) std::fill_n(sums_[thread], product.rows * c_stride_, 0.0f);
+    if (blocks.empty()) std::fill_n(sums_[thread], product.rows * c_stride_, 0.0f);
     size_t begin = 0;
-    for (size_t end : ends) {
+    for (const StepBlock& of : blocks) {
       product.steps = steps.data() + begin;
-      product.step_count = static_cast<int64_t>(end - begin);
+      product.step_count = static_cast<int64_t>(of.end - begin);
       product.accumulate = begin > 0;
       for (int64_t panel = from; panel < to; ++panel) {
         product.tiles = panel_tiles(panel);
-        product.b = panel_weights(g, panel);
-        // The next panel's block, or this block's successor of the first one.
-        const bool turn = panel + 1 == to;
-        const int64_t next = turn ? from : panel + 1;
-        const size_t step = turn ? end : begin;
-        product.next =
-            step < steps.size()
-                ? panel_weights(g, next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next))
-                : nullptr;
+        if (plan_.own_weights) {
+          product.b = own_weights_[thread];
+          raise_to(largest_weight_, pack_steps(g, panel, of.first, of.last, own_weights_[thread]));
+        } else {
+          product.b = panel_weights(g, panel);
+          product.next = next_weights(g, panel, {from, to}, steps, {begin, of.end});
+        }
         product.c = sums_[thread] + (panel - from) * kPanelColumns;
         k_.tiles->multiply(product);
       }
-      begin = end;
+      begin = of.end;
     }
+  }
+
+  /// Where the next product's weights begin: the next panel's of this block of steps, or the first panel's of
+  /// the block behind it.
+  const uint16_t* next_weights(int64_t g, int64_t panel, std::pair<int64_t, int64_t> panels,
+                               const std::vector<TileStep>& steps, std::pair<size_t, size_t> block) const {
+    const bool turn = panel + 1 == panels.second;
+    const int64_t next = turn ? panels.first : panel + 1;
+    const size_t step = turn ? block.second : block.first;
+    if (step >= steps.size()) return nullptr;
+    return panel_weights(g, next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next));
   }
 
   void store(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,
@@ -317,12 +354,13 @@ class TileGemm {
   const Slab slab_;
   const int64_t panels_, rows_, cols_;
   uint16_t* const weights_;
+  const std::vector<int64_t> offsets_;       ///< of a group's weights, see TilePhase::weight_offsets
   int64_t first_panel_ = 0, end_panel_ = 0;  ///< whose weights are there
   int64_t c_stride_;
-  std::vector<uint16_t*> slabs_;
+  std::vector<uint16_t*> slabs_, own_weights_;
   std::vector<float*> sums_;
-  std::atomic<bool> unfit_{false};  ///< an infinity, a NaN or a huge number was met
-  std::atomic<uint32_t> largest_{0};
+  std::atomic<bool> unfit_{false};                        ///< an infinity, a NaN or a huge number was met
+  std::atomic<uint32_t> largest_{0}, largest_weight_{0};  ///< bits of the largest magnitudes met
 };
 
 /// Calls f(phase) for every phase that has outputs.
@@ -341,6 +379,7 @@ bool for_each_phase(const ConvProblem& p, const TilePlan& plan, bool split_phase
 }
 
 int64_t weight_items(const ConvProblem& p, const TilePlan& plan, const TilePhase& phase) {
+  if (plan.own_weights) return 0;
   const int64_t panels = std::min(plan.weight_panels, divide_up(p.group_out(), kPanelColumns));
   return panels * tile_panel_items(static_cast<int64_t>(phase.steps.size()), plan.parts, kPanelTiles);
 }
@@ -373,6 +412,7 @@ TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phas
     const int64_t rows = std::min(plan.rows, phase.h.count), cols = std::min(plan.cols, phase.w.count);
     const int64_t panels = divide_up(p.group_out(), kPanelColumns);
     needs.weight_items = std::max(needs.weight_items, weight_items(p, plan, phase));
+    needs.block_items = std::max(needs.block_items, block_items(plan, phase));
     needs.slab_items = std::max(needs.slab_items, l.items());
     needs.sum_floats = std::max(needs.sum_floats, rows * l.row_step * sums_stride(plan, panels));
     const double blocks =

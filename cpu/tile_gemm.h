@@ -25,6 +25,7 @@ inline int64_t tile_block_steps(int parts) { return parts == 1 ? 16 : parts == 2
 /// What a run takes.
 struct TileNeeds {
   int64_t weight_items = 0;  ///< packed, of one group
+  int64_t block_items = 0;   ///< of weights that one thread packs for itself
   int64_t slab_items = 0;    ///< of one thread
   int64_t sum_floats = 0;    ///< of one thread
   double products = 0;       ///< of 32-item steps: tiles of 16x16 sums x steps, over all groups

@@ -46,6 +46,15 @@ PROBLEMS: dict[str, Problem] = {
     "phases without taps": of((1, 3, 7, 8, 64), (48, 1, 2, 2, 64), input_dilation=3),
     "upsampled": of((1, 2, 7, 8, 64), (48, 3, 3, 3, 64), upsample=(1, 2, 2), padding=1),
 }
+# Their weights are packed where they are multiplied.
+FEW_POSITIONS = {
+    "zero frames": of((1, 1, 4, 5, 160), (200, 3, 3, 3, 160), padding=1, bias=True),
+    "few positions, ragged channels": of((1, 1, 8, 7, 45), (153, 1, 3, 3, 45), padding=(0, 1, 1)),
+    "few positions, long sums": of((1, 3, 8, 8, 520), (100, 3, 3, 3, 520)),
+    "few positions, groups": of((1, 1, 8, 9, 192), (192, 1, 3, 3, 96), groups=2, padding=(0, 1, 1)),
+    "few positions, transposed": of((1, 1, 5, 6, 64), (448, 1, 4, 4, 64), input_dilation=(1, 2, 2)),
+}
+PROBLEMS |= FEW_POSITIONS
 
 
 def with_types(problem: Problem, types: tuple[str, str]) -> Problem:
@@ -69,6 +78,29 @@ def test_products_of_tiles(name: str, types: tuple[str, str]) -> None:
     for algorithm in ["auto", *(() if problem.general else algorithms)]:
         y = operands.run(problem, made.arrays, algorithm)
         operands.check(y, problem, exact, scale, algorithm)
+
+
+@pytest.mark.parametrize("types", PARTS, ids="-".join)
+@pytest.mark.parametrize("name", FEW_POSITIONS)
+def test_few_positions(name: str, types: tuple[str, str]) -> None:
+    problem = with_types(FEW_POSITIONS[name], types)
+    options = operands.plan_options(problem) | {"input_dilation": problem.input_dilation}
+    algorithm = "transposed" if name.endswith("transposed") else "implicit_gemm"
+    reason = plan(problem.x, problem.w, **options, algorithm=algorithm).reason
+    assert ("packed where they are multiplied" in reason) == TILED
+
+
+@pytest.mark.parametrize("number", [1e-36, 1e30, np.inf, np.nan])
+def test_a_weight_of_few_positions_that_tiles_cannot_hold(number: float) -> None:
+    """Its output channel is right, and so are all others, though it is met when some are multiplied already."""
+    x, w = normal(1, 1, 8, 9, 45), normal(153, 1, 3, 3, 45, seed=1)
+    if number < 1:
+        w *= np.float32(number)
+    w[150, 0, 2, 2, 44] = number
+    y = np.array(conv3d(mx.array(x), mx.array(w), algorithm="implicit_gemm"))
+    windows = np.lib.stride_tricks.sliding_window_view(x[0, 0].astype(np.float64), (3, 3), axis=(0, 1))
+    exact = np.einsum("hwcij,oijc->hwo", windows, w[:, 0].astype(np.float64))
+    np.testing.assert_allclose(y[0, 0], exact, rtol=1e-5, atol=1e-4 * (number if number < 1 else 1))
 
 
 def sums_of_products(x: np.ndarray, w: np.ndarray) -> np.ndarray:

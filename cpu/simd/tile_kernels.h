@@ -32,6 +32,7 @@ struct TileWeightPanel {
   WeightView w;            ///< data points at the panel's first output channel
   const int64_t* offsets;  ///< element offset from there of each of the 32*steps products, -1 for a zero
   int64_t steps;
+  int64_t following;     ///< steps behind them in `offsets` that are packed next
   int64_t out_channels;  ///< existing output channels from the panel's first; further columns are zero
   int tiles;             ///< 1 or kPanelTiles
   int parts;

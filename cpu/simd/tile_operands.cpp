@@ -114,15 +114,25 @@ SIMD_INLINE void split_item(Pair x, __m512i* parts) {
   }
 }
 
+constexpr int64_t kStepsAhead = 6;
+
+template <class Item>
+SIMD_INLINE void fetch_products(const Item* p) {
+  __builtin_prefetch(p);
+  if constexpr (sizeof(Item) == 4) __builtin_prefetch(p + 16);
+}
+
 template <class T, int Parts>
 struct Packer {
   const TileWeightPanel& panel;
   __m512i most = _mm512_setzero_si512();
 
-  /// All 32 products of each output channel follow each other.
-  void rows(const typename T::Item* from, int64_t channels, uint16_t* out) {
+  /// All 32 products of each output channel follow each other. Channels lie far apart in memory, so that
+  /// those from `next` on are asked for meanwhile.
+  void rows(const typename T::Item* from, const typename T::Item* next, int64_t channels, uint16_t* out) {
     __m512i rows[Parts][kTileSide];
     for (int o = 0; o < kTileSide; ++o) {
+      if (next != nullptr) fetch_products(next + (o < channels ? o : 0) * panel.w.stride[0]);
       const Pair x =
           load_pair(T(), o < channels ? from + o * panel.w.stride[0] : from, o < channels ? ~0u : 0u);
       most = larger(most, x);
@@ -160,35 +170,32 @@ SIMD_INLINE bool follow_each_other(const int64_t* offsets) {
   return offsets[0] >= 0;
 }
 
-constexpr int64_t kStepsAhead = 4;
-
-/// A step's 32 products of a tile's output channels: far apart in memory, and few at a time. Splitting fp32
-/// ones takes longer than reading them.
-template <class Item>
-SIMD_INLINE void fetch_rows(const Item* from, int64_t stride, int64_t channels) {
-  if constexpr (sizeof(Item) > 2) return;
-  for (int64_t o = 0; o < (channels < kTileSide ? channels : kTileSide); ++o) {
-    __builtin_prefetch(from + o * stride, 0, 2);
-  }
-}
-
 template <class T, int Parts>
 uint32_t pack_panel(const TileWeightPanel& panel) {
   Packer<T, Parts> packer{panel};
   const auto* w = static_cast<const typename T::Item*>(panel.w.data);
   // Tile by tile: the rows of one are as many streams as the hardware fetches ahead.
+  const auto of_tile = [&](int t) {
+    return w + (t * kTileSide < panel.out_channels ? t * kTileSide * panel.w.stride[0] : 0);
+  };
+  // Products some steps ahead: of this tile, of the next one, or of the first one's steps behind these.
+  const auto ahead = [&](int64_t s, int t) -> const typename T::Item* {
+    const int64_t step = s + kStepsAhead, behind = step - panel.steps;
+    const bool turn = behind >= 0, last = t + 1 == panel.tiles;
+    const int64_t at = !turn || last ? step : behind;
+    if (at >= panel.steps + panel.following) return nullptr;
+    const int64_t offset = panel.offsets[at * kTileDepth];
+    return offset < 0 ? nullptr : of_tile(turn ? (last ? 0 : t + 1) : t) + offset;
+  };
   for (int t = 0; t < panel.tiles; ++t) {
     const int64_t first = t * kTileSide;
     const int64_t channels = panel.out_channels - first < kTileSide ? panel.out_channels - first : kTileSide;
-    const auto* from = w + (channels > 0 ? first * panel.w.stride[0] : 0);
+    const auto* from = of_tile(t);
     for (int64_t s = 0; s < panel.steps; ++s) {
       const int64_t* offsets = panel.offsets + s * kTileDepth;
       uint16_t* out = panel.out + (s * Parts * panel.tiles + t) * kTileItems;
       if (panel.w.stride[0] != 1 && follow_each_other(offsets)) {
-        if (s + kStepsAhead < panel.steps) {
-          fetch_rows(from + offsets[kStepsAhead * kTileDepth], panel.w.stride[0], channels);
-        }
-        packer.rows(from + offsets[0], channels, out);
+        packer.rows(from + offsets[0], ahead(s, t), channels, out);
       } else {
         packer.columns(from, offsets, channels, out);
       }
