@@ -106,8 +106,13 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const double product_rate =
       tiled ? d.matrix_gflops * kWinogradTileShare[form.parts] / kTileProducts[form.parts]
             : d.gflops * kProductShare;
-  c.cost = product_flops * idle * static_cast<double>(product_channels(p, form)) /
-               static_cast<double>(std::max<int64_t>(1, p.in_channels)) / (product_rate * 1e9) +
+  const double product_seconds = product_flops * idle * static_cast<double>(product_channels(p, form)) /
+                                 static_cast<double>(std::max<int64_t>(1, p.in_channels)) /
+                                 (product_rate * 1e9);
+  // Weights that were transformed long ago come from memory while they are multiplied.
+  const double read_seconds =
+      p.prepared ? 4.0 * weight_floats * chunks / (d.gbytes * 1e9 * kPreparedStream) : 0;
+  c.cost = std::max(product_seconds, read_seconds) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
            depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d.cores * scale) +
            4.0 * weight_floats * streams / (d.gbytes * 1e9 * kTileStream) +

@@ -52,6 +52,13 @@ LARGE = {
 }
 
 
+def test_few_positions_read_few_prepared_weights() -> None:
+    """F(4x4, 3x3) has more than twice the weights of F(2x2, 3x3), which many positions make up for."""
+    w = (512, *CUBE, 512)
+    assert plan((1, 1, 4, 4, 512), w, padding=1, prepared=True).tile == 2
+    assert plan((1, 1, 64, 64, 512), w, padding=1, prepared=True).tile > 2
+
+
 @pytest.mark.parametrize("mebibytes", [16, 24, 48, 100])
 @pytest.mark.parametrize("algorithm", LARGE)
 def test_small_limits(algorithm: str, mebibytes: int, limit: Callable[[int], int]) -> None:
