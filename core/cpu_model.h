@@ -36,6 +36,7 @@ constexpr double kWinogradTileShare[] = {0, 0, 0.48, 0.55};
 constexpr double kTileDepthFloats = 4.8e9, kTileWeightFloats = 1.4e9;
 constexpr double kTileStream = 1.6;
 constexpr double kPreparedStream = 1.5;           ///< the same of weights that were transformed in advance
+constexpr double kKeptWeights = 16e6;             ///< bytes of these that the last cache has still
 constexpr double kTileProducts[] = {0, 1, 3, 6};  ///< of parts that one product takes
 
 /// Lanes of whole vectors that hold n channels, as the panels lay them out.

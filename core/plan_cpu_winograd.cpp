@@ -109,9 +109,10 @@ bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, Winograd
   const double product_seconds = product_flops * idle * static_cast<double>(product_channels(p, form)) /
                                  static_cast<double>(std::max<int64_t>(1, p.in_channels)) /
                                  (product_rate * 1e9);
-  // Weights that were transformed long ago come from memory while they are multiplied.
-  const double read_seconds =
-      p.prepared ? 4.0 * weight_floats * chunks / (d.gbytes * 1e9 * kPreparedStream) : 0;
+  // Weights that were transformed long ago come from memory while they are multiplied, but for those that the
+  // last cache holds.
+  const double from_memory = p.prepared ? std::max(0.0, 4.0 * weight_floats - kKeptWeights) : 0;
+  const double read_seconds = from_memory * chunks / (d.gbytes * 1e9 * kPreparedStream);
   c.cost = std::max(product_seconds, read_seconds) +
            (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
            depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d.cores * scale) +
