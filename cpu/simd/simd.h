@@ -91,14 +91,25 @@ SIMD_INLINE void hold(T& address) {
 SIMD_INLINE Vec splat(float v) { return v - Vec{}; }
 SIMD_INLINE Vec select(IVec mask, Vec a, Vec b) { return (Vec)(((IVec)a & mask) | ((IVec)b & ~mask)); }
 
-SIMD_INLINE Vec from_bfloat(HalfBits h) { return (Vec)(__builtin_convertvector(h, UVec) << 16); }
+// GCC converts whole vectors of AVX-512 and AVX2 in halves, through memory.
+#if defined(__AVX512F__)
+SIMD_INLINE UVec widened(HalfBits h) { return (UVec)_mm512_cvtepu16_epi32((__m256i)h); }
+SIMD_INLINE HalfBits narrowed(UVec v) { return (HalfBits)_mm512_cvtepi32_epi16((__m512i)v); }
+#elif defined(__AVX2__)
+SIMD_INLINE UVec widened(HalfBits h) { return (UVec)_mm256_cvtepu16_epi32((__m128i)h); }
+SIMD_INLINE HalfBits narrowed(UVec v) { return __builtin_convertvector(v, HalfBits); }
+#else
+SIMD_INLINE UVec widened(HalfBits h) { return __builtin_convertvector(h, UVec); }
+SIMD_INLINE HalfBits narrowed(UVec v) { return __builtin_convertvector(v, HalfBits); }
+#endif
+
+SIMD_INLINE Vec from_bfloat(HalfBits h) { return (Vec)(widened(h) << 16); }
 
 SIMD_INLINE HalfBits to_bfloat(Vec v) {
   const UVec bits = (UVec)v;
   UVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const UVec nan = (UVec)(v != v);
-  rounded = (rounded & ~nan) | (0x7fc0 & nan);
-  return __builtin_convertvector(rounded, HalfBits);
+  return narrowed((rounded & ~nan) | (0x7fc0 & nan));
 }
 
 #if defined(__AVX512F__)
@@ -116,7 +127,7 @@ SIMD_INLINE Vec from_half(HalfBits h) { return (Vec)vcvt_f32_f16((float16x4_t)h)
 SIMD_INLINE HalfBits to_half(Vec v) { return (HalfBits)vcvt_f16_f32((float32x4_t)v); }
 #else
 SIMD_INLINE Vec from_half(HalfBits h) {
-  const UVec wide = __builtin_convertvector(h, UVec);
+  const UVec wide = widened(h);
   const UVec sign = (wide & 0x8000) << 16;
   UVec magnitude = (wide & 0x7fff) << 13;
   const UVec special = (UVec)((wide & 0x7c00) == 0x7c00);
@@ -138,7 +149,7 @@ SIMD_INLINE HalfBits to_half(Vec v) {
   UVec out = (tiny & subnormal) | (normal & ~subnormal);
   out = (0x7c00 & overflow) | (out & ~overflow);
   out = (0x7e00 & nan) | (out & ~nan);
-  return __builtin_convertvector(out | sign, HalfBits);
+  return narrowed(out | sign);
 }
 #endif
 

@@ -47,15 +47,17 @@ void output(const WinogradOutputTile& tile) {
 template <class Form, int Depths, bool Streaming, class T>
 void weight_panel(const WinogradWeightPanel& panel) {
   auto* out = static_cast<float*>(panel.out);
-  read_taps<Form, Depths, T>(panel, [&](int vector, int64_t c, const Vec* taps) {
-    float* first = out + (c * panel.vectors + vector) * kWidth;
+  // Copies: what is stored could otherwise be the panel itself.
+  const int64_t vectors = panel.vectors, depth_stride = panel.depth_stride, xi_stride = panel.xi_stride;
+  read_taps<Form, Depths, T>(panel, [=](int vector, int64_t c, const Vec* taps) {
+    float* first = out + (c * vectors + vector) * kWidth;
     constexpr int plane = Form::taps * Form::taps;
     Vec combined[depth_terms<Depths> * plane];
     combine_depths<Form, Depths>(taps, combined);
     for (int term = 0; term < depth_terms<Depths>; ++term) {
-      float* term_out = first + (Depths == 1 ? 0 : kDepthSlot[term]) * panel.depth_stride;
+      float* term_out = first + (Depths == 1 ? 0 : kDepthSlot[term]) * depth_stride;
       transform_taps<Form>(combined + term * plane, [&](int product, Vec v) {
-        float* to = term_out + product * panel.xi_stride;
+        float* to = term_out + product * xi_stride;
         Streaming ? store_streaming(to, v) : store(to, v);
       });
     }
