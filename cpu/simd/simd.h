@@ -91,7 +91,7 @@ SIMD_INLINE void hold(T& address) {
 SIMD_INLINE Vec splat(float v) { return v - Vec{}; }
 SIMD_INLINE Vec select(IVec mask, Vec a, Vec b) { return (Vec)(((IVec)a & mask) | ((IVec)b & ~mask)); }
 
-// GCC converts whole vectors of AVX-512 and AVX2 in halves, through memory.
+// GCC converts whole vectors of AVX-512 and AVX2 in halves.
 #if defined(__AVX512F__)
 SIMD_INLINE UVec widened(HalfBits h) { return (UVec)_mm512_cvtepu16_epi32((__m256i)h); }
 SIMD_INLINE HalfBits narrowed(UVec v) { return (HalfBits)_mm512_cvtepi32_epi16((__m512i)v); }
