@@ -37,7 +37,7 @@ STAGES: dict[str, str] = {
     "output transform": r"::output<|transform_output|store_row|::finish<|activate_curved|butterfly",
     "input transform": r"::input<|transform_input|depth_input|depth_parts|::cotangent<|split|pack_run|RowGather"
     r"|::widen<|to_float",
-    "product": r"::block<|::gemm|narrow|multiply|::direct|tile_product|tiles::",
+    "product": r"::(short_)?block<|::gemm|narrow|multiply|::direct|tile_product|tiles::",
     "waiting": r"Pool::|wait_and_work|parallel_for|futex|schedule|sched_|clock_nanosleep",
     "page faults": r"fault|clear_page|alloc_pages|rmqueue|charge|folio|pte|zap_|unmap",
 }

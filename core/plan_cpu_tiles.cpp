@@ -42,10 +42,10 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
   t.cols = divide_up(width, divide_up(width, 96));
   t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
   // Frames that one block of steps meets.
-  const int64_t frame_steps = p.kernel[kHeight] * p.kernel[kWidth] * divide_up(p.group_in(), 32);
+  const int64_t frame_steps = p.kernel[kHeight] * p.kernel[kWidth] * divide_up(p.group_in(), cpu::kTileDepth);
   const int64_t frames = std::min(p.kernel[kDepth], divide_up(cpu::tile_block_steps(t.parts), frame_steps));
   const auto slab_bytes = [&] {
-    return frames * 2 * t.parts * round_up(p.group_in(), 32) *
+    return frames * 2 * t.parts * round_up(p.group_in(), cpu::kTileDepth) *
            ((t.rows - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1) *
            ((t.cols - 1) * p.stride[kWidth] + (p.kernel[kWidth] - 1) * p.dilation[kWidth] + 1);
   };
@@ -139,7 +139,7 @@ std::optional<Tiled> fit_tiles(const ConvProblem& p, const Device& d, int64_t li
     needs = cpu::tile_needs(p, t, split_phases);
   }
   if (bytes() > limit) return {};
-  const double flops = 2.0 * 16 * 16 * 32 * needs.products * kTileProducts[t.parts];
+  const double flops = 2.0 * cpu::kTileSide * cpu::kTileItems * needs.products * kTileProducts[t.parts];
   return Tiled{t, needs, bytes(), seconds_of(p, d, t, needs, flops), flops};
 }
 

@@ -74,7 +74,8 @@ void GroupedWinogradWeights::transform(int64_t unit, float* out) const {
 }
 
 void GroupedWinogradWeights::transform(int64_t first_unit, int64_t last_unit, float* out) const {
-  for (int64_t unit = first_unit; unit < last_unit; ++unit, out += unit_floats()) transform(unit, out);
+  const int64_t each = unit_floats();
+  for (int64_t unit = first_unit; unit < last_unit; ++unit, out += each) transform(unit, out);
 }
 
 int64_t grouped_winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t channels,

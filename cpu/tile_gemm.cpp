@@ -192,9 +192,11 @@ class TileGemm {
     return static_cast<int>(
         std::min<int64_t>(kPanelTiles, divide_up(p_.group_out(), kTileSide) - panel * kPanelTiles));
   }
-  uint16_t* panel_weights(int64_t g, int64_t panel) const {
+  /// A panel's packed weights from a step on.
+  uint16_t* panel_weights(int64_t g, int64_t panel, int64_t step) const {
     const int64_t at = g % plan_.groups * (end_panel_ - first_panel_) + panel - first_panel_;
-    return weights_ + at * tile_panel_items(step_count(), plan_.parts, kPanelTiles);
+    return weights_ + at * tile_panel_items(step_count(), plan_.parts, kPanelTiles) +
+           tile_panel_items(step, plan_.parts, panel_tiles(panel));
   }
 
   bool pack_weights(int64_t first_group, int64_t groups) {
@@ -205,8 +207,7 @@ class TileGemm {
       const int64_t g = first_group + i / pieces / panels, panel = first_panel_ + i / pieces % panels;
       const int64_t piece = i % pieces;
       const int64_t first = step_count() * piece / pieces, last = step_count() * (piece + 1) / pieces;
-      uint16_t* out = panel_weights(g, panel) + tile_panel_items(first, plan_.parts, panel_tiles(panel));
-      raise_to(largest_weight_, pack_steps(g, panel, first, last, out));
+      raise_to(largest_weight_, pack_steps(g, panel, first, last, panel_weights(g, panel, first)));
     });
     return tiles_hold(largest_weight_.load());
   }
@@ -258,7 +259,7 @@ class TileGemm {
   }
 
   /// Steps whose products are taken in one go: where they end in the list of a frame's steps, and the phase's
-  /// steps that they are some of.
+  /// steps that they are some of. Their weights are counted from the first of these.
   struct StepBlock {
     size_t end;
     int64_t first, last;
@@ -274,8 +275,7 @@ class TileGemm {
         const TilePhase::Step& step = phase_.steps[s];
         const int64_t u = depth_at(frame, step.kd);
         if (phase_.slab_d.sources[u] < 0) continue;
-        steps.push_back(
-            {u % layout_.frames * layout_.frame_items + step.at, plan_.own_weights ? s - first : s});
+        steps.push_back({u % layout_.frames * layout_.frame_items + step.at, s - first});
       }
       if (steps.size() > (blocks.empty() ? 0 : blocks.back().end))
         blocks.push_back({steps.size(), first, end});
@@ -295,7 +295,8 @@ class TileGemm {
     product.c_stride = c_stride_;
     if (blocks.empty()) std::fill_n(sums_[thread], product.rows * c_stride_, 0.0f);
     size_t begin = 0;
-    for (const StepBlock& of : blocks) {
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      const StepBlock& of = blocks[i];
       product.steps = steps.data() + begin;
       product.step_count = static_cast<int64_t>(of.end - begin);
       product.accumulate = begin > 0;
@@ -305,25 +306,16 @@ class TileGemm {
           product.b = own_weights_[thread];
           raise_to(largest_weight_, pack_steps(g, panel, of.first, of.last, own_weights_[thread]));
         } else {
-          product.b = panel_weights(g, panel);
-          product.next = next_weights(g, panel, {from, to}, steps, {begin, of.end});
+          product.b = panel_weights(g, panel, of.first);
+          product.next = panel + 1 < to          ? panel_weights(g, panel + 1, of.first)
+                         : i + 1 < blocks.size() ? panel_weights(g, from, blocks[i + 1].first)
+                                                 : nullptr;
         }
         product.c = sums_[thread] + (panel - from) * kPanelColumns;
         k_.tiles->multiply(product);
       }
       begin = of.end;
     }
-  }
-
-  /// Where the next product's weights begin: the next panel's of this block of steps, or the first panel's of
-  /// the block behind it.
-  const uint16_t* next_weights(int64_t g, int64_t panel, std::pair<int64_t, int64_t> panels,
-                               const std::vector<TileStep>& steps, std::pair<size_t, size_t> block) const {
-    const bool turn = panel + 1 == panels.second;
-    const int64_t next = turn ? panels.first : panel + 1;
-    const size_t step = turn ? block.second : block.first;
-    if (step >= steps.size()) return nullptr;
-    return panel_weights(g, next) + tile_panel_items(steps[step].b, plan_.parts, panel_tiles(next));
   }
 
   void store(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,

@@ -180,12 +180,14 @@ uint32_t pack_panel(const TileWeightPanel& panel) {
   };
   // Products some steps ahead: of this tile, of the next one, or of the first one's steps behind these.
   const auto ahead = [&](int64_t s, int t) -> const typename T::Item* {
-    const int64_t step = s + kStepsAhead, behind = step - panel.steps;
-    const bool turn = behind >= 0, last = t + 1 == panel.tiles;
-    const int64_t at = !turn || last ? step : behind;
-    if (at >= panel.steps + panel.following) return nullptr;
-    const int64_t offset = panel.offsets[at * kTileDepth];
-    return offset < 0 ? nullptr : of_tile(turn ? (last ? 0 : t + 1) : t) + offset;
+    s += kStepsAhead;
+    if (s >= panel.steps) {
+      t = (t + 1) % panel.tiles;
+      if (t > 0) s -= panel.steps;
+    }
+    if (s >= panel.steps + panel.following) return nullptr;
+    const int64_t offset = panel.offsets[s * kTileDepth];
+    return offset < 0 ? nullptr : of_tile(t) + offset;
   };
   for (int t = 0; t < panel.tiles; ++t) {
     const int64_t first = t * kTileSide;

@@ -220,15 +220,18 @@ void results_any(const WinogradRowResults& s) {
 
 template <class T>
 void weight(const WinogradWeightPanel& panel) {
-  read_taps<Form, 1, T>(panel, [&](int v, int64_t c, const Vec* taps) __attribute__((always_inline)) {
-    float* out = static_cast<float*>(panel.out) + (v * kFrequencies * panel.channels + c) * kTaps * kWidth;
+  // Copies: what is stored could otherwise be the panel itself.
+  auto* results = static_cast<float*>(panel.out);
+  const int64_t channels = panel.channels;
+  read_taps<Form, 1, T>(panel, [=](int v, int64_t c, const Vec* taps) __attribute__((always_inline)) {
+    float* out = results + (v * kFrequencies * channels + c) * kTaps * kWidth;
 #pragma GCC unroll 3
     for (int row = 0; row < kTaps; ++row) {
       Vec frequencies[kFrequencies];
       apply<kFrequencies, kTaps, Form::G, 1, 1>(taps + row * kTaps, frequencies);
 #pragma GCC unroll 8
       for (int f = 0; f < kFrequencies; ++f) {
-        store(out + (f * panel.channels * kTaps + row) * kWidth, frequencies[f]);
+        store(out + (f * channels * kTaps + row) * kWidth, frequencies[f]);
       }
     }
   });
