@@ -5,6 +5,7 @@
 
 #include "core/winograd.h"
 #include "cpu/simd/convert.h"
+#include "cpu/simd/fetch.h"
 #include "cpu/simd/winograd_apply.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
@@ -64,22 +65,14 @@ SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
 }
 
 constexpr int64_t kNoTap = INT64_MIN;  ///< the offset of a tap that a kernel lacks
-/// Input channels whose weights are fetched while those before them are transformed.
-constexpr int64_t kFetched = 64;
+/// Input channels by which fetching weights is ahead of reading them. No hardware follows as many streams as
+/// there are rows and taps, and more at a time would stall what is read.
+constexpr int64_t kFetched = 32;
 
-/// Fetches `count` items of each tap of rows [first, last), run by run: taps side by side, as a block of them
-/// is read, are too many streams for the hardware to fetch ahead.
+/// A line of each row. Always inlined: GCC drops a call that only fetches.
 template <class Item>
-SIMD_INLINE void fetch_taps(const Item* w, int64_t row_stride, const int64_t* offsets, int taps,
-                            int64_t first, int64_t last, int64_t count) {
-  constexpr int64_t kLine = 64 / sizeof(Item);
-  for (int64_t row = first; row < last; ++row) {
-    for (int tap = 0; tap < taps; ++tap) {
-      if (offsets[tap] == kNoTap) continue;
-      const Item* from = w + row * row_stride + offsets[tap];
-      for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);
-    }
-  }
+SIMD_INLINE void fetch_rows(const Item* first, int64_t stride, int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) fetch_to_read(reinterpret_cast<const char*>(first + row * stride));
 }
 
 /// Reads a panel's taps: calls transform(vector, c, taps) for every vector of output channels and every input
@@ -87,8 +80,9 @@ SIMD_INLINE void fetch_taps(const Item* w, int64_t row_stride, const int64_t* of
 template <class Form, int Depths, class T, class Transform>
 SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transform) {
   constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
+  typedef typename T::Item Item;
   const int64_t* stride = panel.w.stride;
-  const auto* w = static_cast<const typename T::Item*>(panel.w.data);
+  const auto* w = static_cast<const Item*>(panel.w.data);
   const int last = panel.side - 1;
   int64_t tap_offset[all];
   for (int tap = 0; tap < all; ++tap) {
@@ -103,31 +97,28 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
     const int64_t left = panel.out_channels - v * kWidth;
     return left < 0 ? 0 : left < kWidth ? left : kWidth;
   };
-  // A share of the rows of what comes after the channels from c on.
-  const auto fetch = [&](int v, int64_t c, int64_t share, int64_t shares) {
-    const bool turn = c >= panel.channels;
-    v += turn ? 1 : 0;
-    c = turn ? 0 : c;
-    if (v >= panel.vectors) return;
-    const int64_t lanes = lanes_of(v), rest = panel.channels - c;
-    fetch_taps(w + v * kWidth * stride[0] + c, stride[0], tap_offset, all, lanes * share / shares,
-               lanes * (share + 1) / shares, rest < kFetched ? rest : kFetched);
-  };
-  if (stride[4] == 1) fetch(0, 0, 0, 1);
+  constexpr int64_t kLine = 64 / sizeof(Item);
+  for (int64_t c = 0; stride[4] == 1 && c < kFetched; c += kLine) {
+    for (int tap = 0; tap < all; ++tap) {
+      if (tap_offset[tap] != kNoTap) fetch_rows(w + tap_offset[tap] + c, stride[0], lanes_of(0));
+    }
+  }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth, lanes = lanes_of(v);
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        const int64_t held = c / kFetched * kFetched;
-        const int64_t here = panel.channels - held < kFetched ? panel.channels - held : kFetched;
-        fetch(v, held + kFetched, (c - held) / kWidth, (here + kWidth - 1) / kWidth);
+        const bool turn = c + kFetched >= panel.channels;
+        const int next = turn ? v + 1 : v;
+        const int64_t next_rows = c % kLine == 0 && next < panel.vectors ? lanes_of(next) : 0;
+        const Item* ahead = w + next * kWidth * stride[0] + c + kFetched - (turn ? panel.channels : 0);
         Vec block[all][kWidth];
         for (int tap = 0; tap < all; ++tap) {
           if (tap_offset[tap] == kNoTap) {
             for (int i = 0; i < kWidth; ++i) block[tap][i] = Vec{};
             continue;
           }
+          fetch_rows(ahead + tap_offset[tap], stride[0], next_rows);
           load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
