@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "core/cpu_model.h"
 #include "core/plan_cpu.h"
@@ -142,13 +141,8 @@ double met_taps(const ConvProblem& p, int64_t frames) {
 
 /// How much longer the last thread takes than if all had the same share of the panels.
 double panel_imbalance(const ConvProblem& p, const Device& d) {
-  const cpu::Panels panels(p.out_channels, d.vector_width, d.panel_vectors);
-  std::vector<int> busy(static_cast<size_t>(d.cores), 0);
-  for (int64_t i = 0; i < panels.count(); ++i) {
-    *std::min_element(busy.begin(), busy.end()) += panels.vectors(i);
-  }
-  const int longest = *std::max_element(busy.begin(), busy.end());
-  return static_cast<double>(longest * d.cores) /
+  const auto panels = cpu::Panels::shared(p.out_channels, d.vector_width, d.panel_vectors, d.cores);
+  return static_cast<double>(panels.longest_share(d.cores) * d.cores) /
          static_cast<double>(std::max<int64_t>(1, panels.vectors_total()));
 }
 

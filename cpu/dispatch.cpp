@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "cpu/simd/tile_kernels.h"
 
@@ -100,29 +101,39 @@ const Kernels& kernels() {
 // n vectors as w, w, ..., then what is left; a remainder of 1 is spread as 2 + 2 instead of 3 + 1.
 Panels::Panels(int64_t out_channels, int width, int widest)
     : total_((out_channels + width - 1) / width), widest_(widest) {
-  if (total_ < widest_) {
-    wide_ = 0;
-    count_ = total_ > 0 ? 1 : 0;
-    return;
+  const int64_t wide = total_ / widest;
+  set_wide(widest == 3 && wide > 0 && total_ % widest == 1 ? wide - 1 : wide);
+}
+
+Panels Panels::shared(int64_t out_channels, int width, int widest, int threads) {
+  Panels best(out_channels, width, widest), next = best;
+  int64_t least = best.longest_share(threads);
+  for (int64_t wide = best.wide_ - 1; wide >= 0 && best.wide_ - wide <= 2 * threads; --wide) {
+    next.set_wide(wide);
+    if ((next.total_ - wide * widest) % next.narrow() != 0 || next.longest_share(threads) >= least) continue;
+    least = next.longest_share(threads);
+    best = next;
   }
-  const int64_t rest = total_ % widest_;
-  wide_ = total_ / widest_;
-  if (widest_ == 3 && rest == 1) {
-    wide_ -= 1;
-    count_ = wide_ + 2;
-  } else {
-    count_ = wide_ + (rest > 0 ? 1 : 0);
-  }
+  return best;
+}
+
+void Panels::set_wide(int64_t wide) {
+  wide_ = wide;
+  count_ = wide + (total_ - wide * widest_ + narrow() - 1) / narrow();
 }
 
 int64_t Panels::first_vector(int64_t panel) const {
-  return std::min(total_, panel <= wide_ ? panel * widest_ : wide_ * widest_ + (panel - wide_) * 2);
+  return std::min(total_, panel <= wide_ ? panel * widest_ : wide_ * widest_ + (panel - wide_) * narrow());
 }
 
-int Panels::vectors(int64_t panel) const {
-  if (panel < wide_) return widest_;
-  const int64_t rest = total_ - wide_ * widest_;
-  return static_cast<int>(rest == 4 ? 2 : rest);
+int Panels::vectors(int64_t panel) const { return static_cast<int>(first_vector(panel + 1) - first_vector(panel)); }
+
+int64_t Panels::longest_share(int threads) const {
+  std::vector<int64_t> busy(static_cast<size_t>(threads), 0);
+  for (int64_t panel = 0; panel < count_; ++panel) {
+    *std::min_element(busy.begin(), busy.end()) += vectors(panel);
+  }
+  return *std::max_element(busy.begin(), busy.end());
 }
 
 }  // namespace mlx_conv3d::cpu

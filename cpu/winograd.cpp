@@ -101,7 +101,7 @@ class Runner {
 
   void run_chunk_by_panel(const WinogradChunk& chunk) {
     transform_inputs(chunk, 1.0f);
-    const Panels panels = winograd_panels(form_, p_.out_channels, k_);
+    const Panels panels = Panels::shared(p_.out_channels, k_.width, k_.panel_vectors, thread_count());
     parallel_for(panels.count(), [&](int64_t panel, int thread) {
       const int64_t lanes = panels.vectors(panel) * k_.width, o = panels.first_vector(panel) * k_.width;
       const Sums sums{by_panel_->multiply(chunk, panels, panel, inputs_, thread), lanes, o,

@@ -16,7 +16,7 @@ WinogradPanelProducts::WinogradPanelProducts(const ConvProblem& p, const Winogra
       k_(kernels()),
       form_(plan.form()),
       depth_(axis_phases(p, kDepth, false).front()) {
-  const int64_t panel = winograd_panels(form_, p.out_channels, k_).widest() * k_.width;
+  const int64_t panel = int64_t{k_.panel_vectors} * k_.width;
   for (int t = 0; t < thread_count(); ++t) {
     scratch_.push_back(workspace.floats(winograd_panel_floats(plan, plan.frames * plan.tiles, panel)));
   }

@@ -484,14 +484,23 @@ const Kernels& kernels();
 struct Panels {
   Panels(int64_t out_channels, const Kernels& k) : Panels(out_channels, k.width, k.panel_vectors) {}
   Panels(int64_t out_channels, int width, int widest);
+  /// The same with some of the widest made narrower, so that `threads` that take panels in turn have as much to
+  /// do as each other.
+  static Panels shared(int64_t out_channels, int width, int widest, int threads);
   int64_t count() const { return count_; }
   int64_t vectors_total() const { return total_; }
   /// For panel >= count(): vectors_total().
   int64_t first_vector(int64_t panel) const;
   int vectors(int64_t panel) const;
   int widest() const { return widest_; }
+  /// Vectors of whom has most, of `threads` that take the next panel when they are done with one.
+  int64_t longest_share(int threads) const;
 
  private:
+  /// All that follow the first `wide` are one vector narrower; what is left of them is the last.
+  void set_wide(int64_t wide);
+  int narrow() const { return widest_ > 1 ? widest_ - 1 : 1; }
+
   int64_t total_, count_, wide_;
   int widest_;
 };
