@@ -126,7 +126,9 @@ int64_t Panels::first_vector(int64_t panel) const {
   return std::min(total_, panel <= wide_ ? panel * widest_ : wide_ * widest_ + (panel - wide_) * narrow());
 }
 
-int Panels::vectors(int64_t panel) const { return static_cast<int>(first_vector(panel + 1) - first_vector(panel)); }
+int Panels::vectors(int64_t panel) const {
+  return static_cast<int>(first_vector(panel + 1) - first_vector(panel));
+}
 
 int64_t Panels::longest_share(int threads) const {
   std::vector<int64_t> busy(static_cast<size_t>(threads), 0);

@@ -5,6 +5,8 @@ those of `CHOSEN` the same problems run as planned there."""
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import mlx.core as mx
@@ -30,6 +32,8 @@ PROBLEMS: dict[str, Problem] = {
     "depth dilation": of((1, 6, 6, 7, 64), (64, *CUBE, 64), padding=(2, 1, 1), dilation=(2, 1, 1)),
     "taps that meet nothing": of((1, 2, 6, 7, 64), (64, 5, 3, 3, 64), padding=(4, 1, 1)),
     "frames of padding alone": of((1, 1, 5, 5, 32), (48, *CUBE, 32), padding=(3, 1, 1)),
+    "eight vectors of outputs": of((1, 3, 7, 7, 96), (128, *CUBE, 96), padding=1),
+    "thirty-two vectors of outputs": of((1, 2, 4, 4, 64), (512, *CUBE, 64), padding=1),
     "2-D": of((1, 9, 8, 256), (100, 3, 3, 256), padding=1),
     "reflect": of((1, 3, 8, 8, 64), (64, *CUBE, 64), padding=1, modes="reflect"),
     "lead": of((1, 2, 8, 8, 64), (64, *CUBE, 64), padding=((0, 0), 1, 1), lead=2),
@@ -51,6 +55,37 @@ def test_weights_made_panel_by_panel(name: str, dtype: str) -> None:
     exact, scale = operands.solve(problem, made.exact)
     y = operands.run(problem, made.arrays, "auto" if problem.general else "winograd")
     operands.check(y, problem, exact, scale, "winograd")
+
+
+SHARED = """
+import hashlib
+import mlx.core as mx
+import numpy as np
+import mlx_conv3d
+mx.set_default_device(mx.cpu)
+for outputs in 8, 24, 40, 72, 128, 130, 512:
+    shapes = (1, 3, 6, 6, 96), (outputs, 3, 3, 3, 96)
+    x, w = (mx.random.normal(shape, key=mx.random.key(i)) for i, shape in enumerate(shapes))
+    y = mlx_conv3d.conv3d(x, w, padding=1, algorithm="winograd")
+    by_panel = mlx_conv3d.plan(*shapes, padding=1, algorithm="winograd").weight_channels > 0
+    print(by_panel, hashlib.sha256(np.array(y).tobytes()).hexdigest())
+"""
+
+
+def test_results_do_not_depend_on_how_threads_share_the_panels() -> None:
+    found = {}
+    for threads in ("1", "2", "3", "5"):
+        env = {**os.environ, "MLX_CONV3D_NUM_THREADS": threads}
+        done = subprocess.run(
+            [sys.executable, "-c", SHARED], env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        for outputs, line in enumerate(done.stdout.splitlines()):
+            by_panel, digest = line.split()
+            if by_panel == "True":
+                found.setdefault(outputs, set()).add(digest)
+    assert all(len(digests) == 1 for digests in found.values()), found
+    assert not CHOSEN or found
 
 
 def test_several_chunks() -> None:

@@ -484,8 +484,8 @@ const Kernels& kernels();
 struct Panels {
   Panels(int64_t out_channels, const Kernels& k) : Panels(out_channels, k.width, k.panel_vectors) {}
   Panels(int64_t out_channels, int width, int widest);
-  /// The same with some of the widest made narrower, so that `threads` that take panels in turn have as much to
-  /// do as each other.
+  /// The same with some of the widest made narrower, so that `threads` that take panels in turn have as much
+  /// to do as each other.
   static Panels shared(int64_t out_channels, int width, int widest, int threads);
   int64_t count() const { return count_; }
   int64_t vectors_total() const { return total_; }

@@ -65,14 +65,17 @@ SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
 }
 
 constexpr int64_t kNoTap = INT64_MIN;  ///< the offset of a tap that a kernel lacks
-/// Input channels by which fetching weights is ahead of reading them. No hardware follows as many streams as
-/// there are rows and taps, and more at a time would stall what is read.
-constexpr int64_t kFetched = 32;
+/// Input channels whose weights are fetched while those before them are read.
+constexpr int64_t kFetched = 64;
 
-/// A line of each row. Always inlined: GCC drops a call that only fetches.
+/// So many items of one tap of each row, run by run: rows and taps side by side are too many streams for the
+/// hardware to fetch ahead. Always inlined: GCC drops calls that only fetch.
 template <class Item>
-SIMD_INLINE void fetch_rows(const Item* first, int64_t stride, int64_t rows) {
-  for (int64_t row = 0; row < rows; ++row) fetch_to_read(reinterpret_cast<const char*>(first + row * stride));
+SIMD_INLINE void fetch_runs(const Item* first, int64_t stride, int64_t rows, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(Item);
+  for (int64_t row = 0; row < rows; ++row, first += stride) {
+    for (int64_t i = 0; i < count; i += kLine) fetch_to_read(reinterpret_cast<const char*>(first + i));
+  }
 }
 
 /// Reads a panel's taps: calls transform(vector, c, taps) for every vector of output channels and every input
@@ -97,28 +100,32 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
     const int64_t left = panel.out_channels - v * kWidth;
     return left < 0 ? 0 : left < kWidth ? left : kWidth;
   };
-  constexpr int64_t kLine = 64 / sizeof(Item);
-  for (int64_t c = 0; stride[4] == 1 && c < kFetched; c += kLine) {
-    for (int tap = 0; tap < all; ++tap) {
-      if (tap_offset[tap] != kNoTap) fetch_rows(w + tap_offset[tap] + c, stride[0], lanes_of(0));
-    }
+  const auto run_at = [&](int64_t c) {
+    return panel.channels - c < kFetched ? panel.channels - c : kFetched;
+  };
+  for (int tap = 0; stride[4] == 1 && tap < all; ++tap) {
+    if (tap_offset[tap] != kNoTap) fetch_runs(w + tap_offset[tap], stride[0], lanes_of(0), run_at(0));
   }
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = v * kWidth, lanes = lanes_of(v);
     int64_t c = 0;
     if (stride[4] == 1) {
       for (; c + kWidth <= panel.channels; c += kWidth) {
-        const bool turn = c + kFetched >= panel.channels;
+        // A share of the rows with each block: all at once would stall what is read.
+        const int64_t begin = c / kFetched * kFetched, blocks = (run_at(begin) + kWidth - 1) / kWidth;
+        const bool turn = begin + kFetched >= panel.channels;
         const int next = turn ? v + 1 : v;
-        const int64_t next_rows = c % kLine == 0 && next < panel.vectors ? lanes_of(next) : 0;
-        const Item* ahead = w + next * kWidth * stride[0] + c + kFetched - (turn ? panel.channels : 0);
+        const int64_t ahead = turn ? 0 : begin + kFetched, rows = next < panel.vectors ? lanes_of(next) : 0;
+        const int64_t row = rows * ((c - begin) / kWidth) / blocks;
+        const int64_t count = rows * ((c - begin) / kWidth + 1) / blocks - row;
+        const Item* fetched = w + (next * kWidth + row) * stride[0] + ahead;
         Vec block[all][kWidth];
         for (int tap = 0; tap < all; ++tap) {
           if (tap_offset[tap] == kNoTap) {
             for (int i = 0; i < kWidth; ++i) block[tap][i] = Vec{};
             continue;
           }
-          fetch_rows(ahead + tap_offset[tap], stride[0], next_rows);
+          fetch_runs(fetched + tap_offset[tap], stride[0], count, run_at(ahead));
           load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
         }
         for (int i = 0; i < kWidth; ++i) {
