@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <queue>
 #include <vector>
 
 #include "cpu/simd/tile_kernels.h"
@@ -108,10 +110,12 @@ Panels::Panels(int64_t out_channels, int width, int widest)
 Panels Panels::shared(int64_t out_channels, int width, int widest, int threads) {
   Panels best(out_channels, width, widest), next = best;
   int64_t least = best.longest_share(threads);
-  for (int64_t wide = best.wide_ - 1; wide >= 0 && best.wide_ - wide <= 2 * threads; --wide) {
+  const int64_t even = (best.total_ + threads - 1) / threads, most = best.wide_;
+  for (int64_t wide = most - 1; wide >= 0 && most - wide <= 2 * threads && least > even; --wide) {
     next.set_wide(wide);
-    if ((next.total_ - wide * widest) % next.narrow() != 0 || next.longest_share(threads) >= least) continue;
-    least = next.longest_share(threads);
+    const int64_t longest = next.longest_share(threads);
+    if ((next.total_ - wide * widest) % next.narrow() != 0 || longest >= least) continue;
+    least = longest;
     best = next;
   }
   return best;
@@ -131,11 +135,16 @@ int Panels::vectors(int64_t panel) const {
 }
 
 int64_t Panels::longest_share(int threads) const {
-  std::vector<int64_t> busy(static_cast<size_t>(threads), 0);
+  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> busy(
+      {}, std::vector<int64_t>(static_cast<size_t>(threads), 0));
+  int64_t longest = 0;
   for (int64_t panel = 0; panel < count_; ++panel) {
-    *std::min_element(busy.begin(), busy.end()) += vectors(panel);
+    const int64_t share = busy.top() + vectors(panel);
+    busy.pop();
+    busy.push(share);
+    longest = std::max(longest, share);
   }
-  return *std::max_element(busy.begin(), busy.end());
+  return longest;
 }
 
 }  // namespace mlx_conv3d::cpu
