@@ -101,10 +101,10 @@ class Runner {
 
   void run_chunk_by_panel(const WinogradChunk& chunk) {
     transform_inputs(chunk, 1.0f);
-    const Panels panels = Panels::shared(p_.out_channels, k_.width, k_.panel_vectors, thread_count());
+    const Panels& panels = by_panel_->panels();
     parallel_for(panels.count(), [&](int64_t panel, int thread) {
       const int64_t lanes = panels.vectors(panel) * k_.width, o = panels.first_vector(panel) * k_.width;
-      const Sums sums{by_panel_->multiply(chunk, panels, panel, inputs_, thread), lanes, o,
+      const Sums sums{by_panel_->multiply(chunk, panel, inputs_, thread), lanes, o,
                       std::min(lanes, p_.out_channels - o)};
       for (int64_t tile = 0; tile < chunk.tiles; ++tile) {
         for (int64_t frame = 0; frame < chunk.frames; ++frame) transform_output(chunk, frame, tile, sums);

@@ -15,16 +15,17 @@ WinogradPanelProducts::WinogradPanelProducts(const ConvProblem& p, const Winogra
       w_(w),
       k_(kernels()),
       form_(plan.form()),
-      depth_(axis_phases(p, kDepth, false).front()) {
-  const int64_t panel = int64_t{k_.panel_vectors} * k_.width;
+      depth_(axis_phases(p, kDepth, false).front()),
+      panels_(Panels::shared(p.out_channels, k_.width, k_.panel_vectors, thread_count())) {
+  const int64_t panel = int64_t{panels_.widest()} * k_.width;
   for (int t = 0; t < thread_count(); ++t) {
     scratch_.push_back(workspace.floats(winograd_panel_floats(plan, plan.frames * plan.tiles, panel)));
   }
 }
 
-const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, const Panels& panels, int64_t panel,
-                                             const float* inputs, int thread) const {
-  const int vectors = panels.vectors(panel);
+const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, int64_t panel, const float* inputs,
+                                             int thread) const {
+  const int vectors = panels_.vectors(panel);
   const int64_t held = plan_.weight_channels, lanes = vectors * k_.width;
   const int64_t tiles = chunk.tiles, rows = chunk.frames * tiles, rows_in = chunk.frames_in * tiles;
   const int64_t products = form_.all_products(), stride = winograd_product_stride(plan_, lanes);
@@ -37,8 +38,8 @@ const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, const P
     for (int64_t kd = 0; kd < p_.kernel[kDepth]; ++kd) {
       const auto meets_tap = [&](const Run& run) { return meets(chunk, run, kd); };
       if (std::none_of(runs.begin(), runs.end(), meets_tap)) continue;
-      winograd_block_weights(form_, p_, w_, {panels.first_vector(panel) * k_.width, kd, c, channels, vectors},
-                             weights, stride);
+      winograd_block_weights(
+          form_, p_, w_, {panels_.first_vector(panel) * k_.width, kd, c, channels, vectors}, weights, stride);
       for (int64_t product = 0; product < products; ++product) {
         const float* a = block + form_.frequency(static_cast<int>(product)) * rows_in * held;
         for (size_t r = 0; r < runs.size(); ++r) {

@@ -17,10 +17,12 @@ class WinogradPanelProducts {
   WinogradPanelProducts(const ConvProblem& problem, const WinogradPlan& plan, const WeightView& w,
                         Workspace& workspace);
 
+  /// Of output channels, shared out evenly among the threads.
+  const Panels& panels() const { return panels_; }
+
   /// Inputs [block of channels][frequency][input frame][tile][channel of the block] to
   /// [product][frame][tile][lane], which stay in the thread's scratch until its next call.
-  const float* multiply(const WinogradChunk& chunk, const Panels& panels, int64_t panel, const float* inputs,
-                        int thread) const;
+  const float* multiply(const WinogradChunk& chunk, int64_t panel, const float* inputs, int thread) const;
 
  private:
   /// Output frames [begin, end) that meet the same depth taps.
@@ -36,6 +38,7 @@ class WinogradPanelProducts {
   const Kernels& k_;
   const WinogradForm form_;
   const AxisPhase depth_;
+  const Panels panels_;
   std::vector<float*> scratch_;  ///< [thread]
 };
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,3 +156,11 @@ def plan_options(problem: Problem) -> dict[str, object]:
     options.update(dtype=dtype_of(problem.x_type), w_dtype=dtype_of(problem.w_type))
     options.update(bias=problem.bias, residual=problem.residual, lead=problem.lead)
     return options
+
+
+def printed_by(code: str, threads: int) -> str:
+    """What a process of its own prints that runs the code with so many threads."""
+    env = {**os.environ, "MLX_CONV3D_NUM_THREADS": str(threads)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
