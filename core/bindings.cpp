@@ -201,6 +201,7 @@ nb::dict to_dict(const Candidate& c) {
     d["weight_rows"] = c.winograd.weight_rows;
     d["weight_outs"] = c.winograd.weight_outs;
     d["weight_channels"] = c.winograd.weight_channels;
+    d["thread_chunks"] = c.winograd.thread_chunks;
   } else {
     const bool in_groups = c.algorithm == Algorithm::grouped && c.grouped_winograd.m > 0;
     d["tile"] = in_groups ? c.grouped_winograd.m : 0;
@@ -211,6 +212,7 @@ nb::dict to_dict(const Candidate& c) {
     d["weight_rows"] = 0;
     d["weight_outs"] = 0;
     d["weight_channels"] = 0;
+    d["thread_chunks"] = false;
   }
   return d;
 }

@@ -16,6 +16,11 @@ namespace mlx_conv3d::cpu_model {
 constexpr double kCoreFlops = 135e9;
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
 constexpr double kTransformFloats = 1.6e9, kDepthFloats = 6.0e9, kWeightFloats = 1.8e9;
+/// Of transformed tiles and sums that lie beyond the core's own cache, floats per second and thread (of sums,
+/// also where results are written panel by panel); of weights that each chunk reads again, bytes from memory,
+/// and how many times as many from the last cache.
+constexpr double kSharedInputs = 0.9e9, kSharedSums = 8e9;
+constexpr double kWeightStream = 22e9, kKeptStream = 3;
 /// The same where the weights are made panel by panel; the time of so many rows goes with a panel's weights.
 constexpr double kPanelShare = 0.80, kPanelRows = 4, kMadeFloats = 3.5e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop

@@ -61,6 +61,8 @@ struct WinogradPlan {
   int64_t weight_channels = 0;  ///< input channels whose weights a thread makes at a time, of one panel of
                                 ///< output channels, to multiply with them at once; 0: all are made
                                 ///< beforehand; only on CPUs
+  bool thread_chunks = false;   ///< each chunk is one thread's and stays in its cache; else all threads share
+                                ///< one; only on CPUs
 
   bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts}; }

@@ -39,87 +39,176 @@ int64_t winograd_depth_products(const ConvProblem& p, int depth_m, int64_t frame
   return 3 * alone + (frames - alone) / 2 * 4 + (frames - alone) % 2 * 3;
 }
 
-/// Chunk sizes that fit the limit with tiles of this form; false if none does.
-bool fit_winograd(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form, Candidate& c) {
-  const int64_t pixels = form.all_pixels(), products = form.all_products();
-  const int64_t panel = d.panel_vectors * d.vector_width;
-  const int64_t tiles = winograd_tiles(p, form);
-  const int64_t all_frames = std::max<int64_t>(1, p.output(0));
-  const int64_t pitch = winograd_channel_pitch(p.in_channels, d.vector_width, form.parts);
-
-  // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
-  // them.
-  int64_t slice = std::max<int64_t>(1, p.out_channels);
-  for (int64_t n = 2;
-       !p.prepared && slice > panel && winograd_weight_bytes(p, form, slice, d) > limit / 4 * 3; ++n) {
-    slice = round_up(divide_up(p.out_channels, n), panel);
-  }
-  const int64_t weight_bytes = p.prepared ? 0 : winograd_weight_bytes(p, form, slice, d);
-  const int64_t depth_bytes =
-      form.depth_m == 2 ? d.cores * 4 * winograd_depth_floats(pitch, panel, form.parts) + 64 : 0;
-  const auto chunk_bytes = [&](int64_t t, int64_t f) {
-    return 4 * (winograd_input_floats(form, winograd_input_frames(p, f) * t, pitch) +
-                t * products * f * lanes(slice, d));
-  };
-  const int64_t slack = 4096;
-  const int64_t room = limit - weight_bytes - depth_bytes - slack;
-  const WinogradChunk chunk = fit_winograd_chunk(tiles, all_frames, form.depth_m, room, chunk_bytes);
-  const int64_t t = chunk.tiles, f = chunk.frames;
-  if (t == 0) return false;
-
-  const double chunks = static_cast<double>(divide_up(tiles, t) * divide_up(all_frames, f));
-  const double slices = static_cast<double>(divide_up(p.out_channels, slice));
-  const double frames = static_cast<double>(all_frames);
-  // Of a dilated depth axis only the frames that are stored are transformed and multiplied.
-  const double met = 1.0 / static_cast<double>(p.input_dilation[kDepth]);
-  const double out_lanes = static_cast<double>(lanes(p.out_channels, d));
-  const double depth_products = static_cast<double>(winograd_depth_products(p, form.depth_m, all_frames));
-  const double product_flops =
-      2.0 * products * tiles * met * depth_products * static_cast<double>(p.in_channels) * out_lanes;
-  const double input_floats = slices * met * pixels * tiles * pitch *
-                              static_cast<double>(winograd_input_frames(p, f)) *
-                              static_cast<double>(divide_up(all_frames, f));
-  const double output_floats = static_cast<double>(products * tiles) * frames * out_lanes;
-  const double depth_floats =
-      form.depth_m == 2 ? slices * products * tiles * pitch * depth_products + output_floats : 0;
-  const double weight_floats = static_cast<double>(winograd_weight_bytes(p, form, p.out_channels, d)) / 4;
-  const double transformed_floats = p.prepared ? 0 : weight_floats;
-  c.winograd = {form.m, t, f, slice, form.depth_m, form.pixels};
-  c.winograd.parts = form.parts;
-  c.workspace = weight_bytes + chunk_bytes(t, f) + depth_bytes + slack;
-  // Each element of a transform is a sum of about as many terms in each of the two directions.
-  const double terms = form.side() - 1;
-  c.flops = product_flops +
-            4.0 * terms * (input_floats + output_floats + transformed_floats * 3 / form.products()) +
-            depth_floats;
-  c.bytes = p.operand_bytes() + 4.0 * 2 * (input_floats + output_floats) +
-            4.0 * (transformed_floats + weight_floats * chunks);
-  const double scale = core_scale(d);
-  const bool tiled = form.parts > 0;
-  // Every block of rows that a core holds meets all weights.
-  const int64_t rows = t * divide_up(f, form.depth_m);
-  const double streams =
-      tiled ? chunks * static_cast<double>(divide_up(rows, winograd_depth_rows(pitch, form.parts))) : 0;
-  const double idle =
-      tiled ? static_cast<double>(round_up(p.out_channels, cpu::kPanelColumns)) / out_lanes : 1;
-  const double product_rate =
-      tiled ? d.matrix_gflops * kWinogradTileShare[form.parts] / kTileProducts[form.parts]
-            : d.gflops * kProductShare;
-  const double product_seconds = product_flops * idle * static_cast<double>(product_channels(p, form)) /
-                                 static_cast<double>(std::max<int64_t>(1, p.in_channels)) /
-                                 (product_rate * 1e9);
-  // Weights that were transformed long ago come from memory while they are multiplied, but for those that the
-  // last cache holds.
-  const double from_memory = p.prepared ? std::max(0.0, 4.0 * weight_floats - kKeptWeights) : 0;
-  const double read_seconds = from_memory * chunks / (d.gbytes * 1e9 * kPreparedStream);
-  c.cost = std::max(product_seconds, read_seconds) +
-           (input_floats + output_floats) / (kTransformFloats * d.cores * scale) +
-           depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d.cores * scale) +
-           4.0 * weight_floats * streams / (d.gbytes * 1e9 * kTileStream) +
-           transformed_floats / ((tiled ? kTileWeightFloats : kWeightFloats) * d.cores * scale) +
-           (3 * chunks * slices + slices) * kStepSeconds;
-  return true;
+/// Of reading transformed tiles and sums of a chunk of so many bytes, as far as the caches of so many cores
+/// do not hold it.
+double met_seconds(double input_floats, double output_floats, int64_t bytes, int cores, const Device& d) {
+  const double held = static_cast<double>(bytes) / static_cast<double>(cores * d.cache_bytes);
+  return (1 - 1 / std::max(1.0, held)) * (input_floats / kSharedInputs + output_floats / kSharedSums) /
+         (d.cores * core_scale(d));
 }
+
+/// Chunks of one form, whose weights are transformed beforehand.
+class Chunked {
+ public:
+  Chunked(const ConvProblem& p, const Device& d, int64_t limit, WinogradForm form)
+      : p_(p),
+        d_(d),
+        limit_(limit),
+        form_(form),
+        tiles_(winograd_tiles(p, form)),
+        all_frames_(std::max<int64_t>(1, p.output(kDepth))),
+        pitch_(winograd_channel_pitch(p.in_channels, d.vector_width, form.parts)),
+        slice_(std::max<int64_t>(1, p.out_channels)) {
+    // Transformed weights of all output channels if they take at most 3/4 of the limit, else of a slice of
+    // them.
+    const int64_t panel = d.panel_vectors * d.vector_width;
+    for (int64_t n = 2;
+         !p.prepared && slice_ > panel && winograd_weight_bytes(p, form, slice_, d) > limit / 4 * 3; ++n) {
+      slice_ = round_up(divide_up(p.out_channels, n), panel);
+    }
+    weight_bytes_ = p.prepared ? 0 : winograd_weight_bytes(p, form, slice_, d);
+    depth_bytes_ = form.depth_m == 2 ? 4 * winograd_depth_floats(pitch_, panel, form.parts) + 64 : 0;
+  }
+
+  /// The cheapest that fit the limit; false if none does.
+  bool fit(Candidate& c) const {
+    const int64_t room = limit_ - weight_bytes_ - d_.cores * depth_bytes_ - kSlack;
+    const auto bytes = [&](int64_t t, int64_t f) { return chunk_bytes(t, f); };
+    const WinogradChunk chunk = fit_winograd_chunk(tiles_, all_frames_, form_.depth_m, room, bytes);
+    if (chunk.tiles == 0) return false;
+    Candidate best = candidate(c, chunk.tiles, chunk.frames, false);
+    // A matrix unit goes through a thread's few rows too fast for weights that come from a cache for all.
+    if (form_.parts == 0) consider_thread_chunks(c, room / d_.cores - kSlack, best);
+    c = best;
+    return true;
+  }
+
+ private:
+  static constexpr int64_t kSlack = 4096;
+  static constexpr int64_t kMostThreadFrames = 16;
+
+  /// `room` is a thread's.
+  void consider_thread_chunks(const Candidate& c, int64_t room, Candidate& best) const {
+    const int64_t depth_m = form_.depth_m, units = divide_up(all_frames_, depth_m);
+    for (int64_t parts = divide_up(all_frames_, kMostThreadFrames); parts <= units; parts *= 2) {
+      const int64_t f = std::min(all_frames_, depth_m * divide_up(units, parts));
+      for (int64_t caches : {1, 2, 4}) {
+        const int64_t most = std::min(tiles_, std::min(caches * d_.cache_bytes, room) / chunk_bytes(1, f));
+        if (most <= 0) continue;
+        const int64_t t = divide_up(tiles_, divide_up(tiles_, most));
+        const Candidate own = candidate(c, t, f, true);
+        if (own.cost < best.cost) best = own;
+      }
+    }
+  }
+
+  int64_t chunk_bytes(int64_t t, int64_t f) const {
+    return 4 * (winograd_input_floats(form_, winograd_input_frames(p_, f) * t, pitch_) +
+                t * form_.all_products() * f * lanes(slice_, d_));
+  }
+
+  /// Of t tiles and f frames per chunk, which is all threads' or, `own`, one's.
+  Candidate candidate(Candidate c, int64_t t, int64_t f, bool own) const {
+    const Work w = work(t, f);
+    c.winograd = {form_.m, t, f, slice_, form_.depth_m, form_.pixels};
+    c.winograd.parts = form_.parts;
+    c.winograd.thread_chunks = own;
+    c.workspace = weight_bytes_ + d_.cores * depth_bytes_ + kSlack +
+                  (own ? d_.cores * (chunk_bytes(t, f) + kSlack) : chunk_bytes(t, f));
+    // Each element of a transform is a sum of about as many terms in each of the two directions.
+    const double terms = form_.side() - 1;
+    c.flops = w.product_flops +
+              4.0 * terms * (w.input_floats + w.output_floats + w.made_floats * 3 / form_.products()) +
+              w.depth_floats;
+    c.bytes = p_.operand_bytes() + (own ? 0.0 : 4.0 * 2 * (w.input_floats + w.output_floats)) +
+              4.0 * (w.made_floats + w.weight_floats * w.chunks);
+    const double scale = core_scale(d_);
+    const bool tiled = form_.parts > 0;
+    const double transforms = (w.input_floats + w.output_floats) / (kTransformFloats * d_.cores * scale) +
+                              w.depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d_.cores * scale);
+    const double weights = w.made_floats / ((tiled ? kTileWeightFloats : kWeightFloats) * d_.cores * scale) +
+                           w.slices * kStepSeconds;
+    c.cost = weights + (own ? own_seconds(w, t, f, transforms) : shared_seconds(w, t, f, transforms));
+    return c;
+  }
+
+  /// What all chunks take.
+  struct Work {
+    double chunks, slices, product_flops;
+    double input_floats, output_floats, depth_floats;
+    double weight_floats, made_floats;  ///< read for each chunk; written once
+  };
+  Work work(int64_t t, int64_t f) const {
+    Work w{};
+    w.chunks = static_cast<double>(divide_up(tiles_, t) * divide_up(all_frames_, f));
+    w.slices = static_cast<double>(divide_up(p_.out_channels, slice_));
+    const double products = form_.all_products(), tiles = static_cast<double>(tiles_);
+    const double pitch = static_cast<double>(pitch_);
+    // Of a dilated depth axis only the frames that are stored are transformed and multiplied.
+    const double met = 1.0 / static_cast<double>(p_.input_dilation[kDepth]);
+    const double out_lanes = static_cast<double>(lanes(p_.out_channels, d_));
+    const double depth_products =
+        static_cast<double>(winograd_depth_products(p_, form_.depth_m, all_frames_));
+    w.product_flops =
+        2.0 * products * tiles * met * depth_products * static_cast<double>(p_.in_channels) * out_lanes;
+    w.input_floats = w.slices * met * form_.all_pixels() * tiles * pitch *
+                     static_cast<double>(winograd_input_frames(p_, f) * divide_up(all_frames_, f));
+    w.output_floats = products * tiles * static_cast<double>(all_frames_) * out_lanes;
+    if (form_.depth_m == 2) {
+      w.depth_floats = w.slices * products * tiles * pitch * depth_products + w.output_floats;
+    }
+    w.weight_floats = static_cast<double>(winograd_weight_bytes(p_, form_, p_.out_channels, d_)) / 4;
+    w.made_floats = p_.prepared ? 0 : w.weight_floats;
+    return w;
+  }
+
+  /// Weights that were transformed long ago come from memory while they are multiplied, but for those that
+  /// the last cache holds.
+  double read_seconds(const Work& w) const {
+    const double from_memory = p_.prepared ? std::max(0.0, 4.0 * w.weight_floats - kKeptWeights) : 0;
+    return from_memory * w.chunks / (d_.gbytes * 1e9 * kPreparedStream);
+  }
+
+  double shared_seconds(const Work& w, int64_t t, int64_t f, double transforms) const {
+    const bool tiled = form_.parts > 0;
+    // Every block of rows that a core holds meets all weights.
+    const int64_t rows = t * divide_up(f, form_.depth_m);
+    const double streams =
+        tiled ? w.chunks * static_cast<double>(divide_up(rows, winograd_depth_rows(pitch_, form_.parts))) : 0;
+    const double idle = tiled ? static_cast<double>(round_up(p_.out_channels, cpu::kPanelColumns)) /
+                                    static_cast<double>(lanes(p_.out_channels, d_))
+                              : 1;
+    const double product_rate =
+        tiled ? d_.matrix_gflops * kWinogradTileShare[form_.parts] / kTileProducts[form_.parts]
+              : d_.gflops * kProductShare;
+    const double multiplied = w.product_flops * idle * static_cast<double>(product_channels(p_, form_)) /
+                              static_cast<double>(std::max<int64_t>(1, p_.in_channels)) /
+                              (product_rate * 1e9);
+    return std::max(multiplied, read_seconds(w)) + transforms +
+           (tiled ? 0 : met_seconds(w.input_floats, w.output_floats, chunk_bytes(t, f), d_.cores, d_)) +
+           4.0 * w.weight_floats * streams / (d_.gbytes * 1e9 * kTileStream) +
+           3 * w.chunks * w.slices * kStepSeconds;
+  }
+
+  double own_seconds(const Work& w, int64_t t, int64_t f, double transforms) const {
+    const double bytes = 4.0 * w.weight_floats, kept = bytes / w.slices <= kKeptWeights ? kKeptStream : 1;
+    const double streamed = bytes * w.chunks / (kWeightStream * kept * d_.cores * core_scale(d_));
+    const double turns = static_cast<double>(divide_up(static_cast<int64_t>(w.chunks), d_.cores)) * d_.cores;
+    const double multiplied = w.product_flops / (d_.gflops * kProductShare * 1e9);
+    return turns / w.chunks *
+               (std::max(multiplied, read_seconds(w)) + transforms +
+                met_seconds(w.input_floats, w.output_floats, chunk_bytes(t, f), 1, d_) + streamed) +
+           w.slices * kStepSeconds;
+  }
+
+  const ConvProblem& p_;
+  const Device& d_;
+  const int64_t limit_;
+  const WinogradForm form_;
+  const int64_t tiles_, all_frames_, pitch_;
+  int64_t slice_, weight_bytes_ = 0;
+  int64_t depth_bytes_ = 0;  ///< of a thread
+};
 
 /// How many depth taps all output frames meet. Of many, zeros at the ends are not worth counting.
 double met_taps(const ConvProblem& p, int64_t frames) {
@@ -193,9 +282,10 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   c.bytes = p.operand_bytes() + 8.0 * input_floats +
             4.0 * static_cast<double>(p.kernel[kHeight] * p.kernel[kWidth]) * taps * weights * (chunks - 1);
   const double scale = core_scale(d);
-  const double by_panel = product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows +
-                          output_floats / (kTransformFloats * d.cores * scale) +
-                          made / (kMadeFloats * d.cores * scale);
+  const double by_panel =
+      product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows +
+      output_floats / (kTransformFloats * d.cores * scale) + made / (kMadeFloats * d.cores * scale) +
+      met_seconds(input_floats, 0, bytes(t, f), d.cores, d) + output_floats / (kSharedSums * d.cores * scale);
   c.cost = by_panel * panel_imbalance(p, d) + input_floats / (kTransformFloats * d.cores * scale) +
            2 * chunks * kStepSeconds;
   return true;
@@ -267,8 +357,7 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
           if (by_panel && (p.prepared || depth_m == 2 || parts > 0)) continue;
           if (like != nullptr && by_panel != (like->weight_channels > 0)) continue;
           Candidate at = c;
-          const bool fits =
-              by_panel ? fit_panels(p, d, limit, form, at) : fit_winograd(p, d, limit, form, at);
+          const bool fits = by_panel ? fit_panels(p, d, limit, form, at) : Chunked(p, d, limit, form).fit(at);
           if (fits && at.cost < best.cost) best = at;
         }
       }

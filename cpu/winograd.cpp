@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "core/integers.h"
 #include "cpu/threads.h"
@@ -22,9 +24,16 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-class Runner {
+/// Output channels whose weights are at hand.
+struct OutSlice {
+  int64_t first, channels;
+  const float* weights;
+};
+
+/// Transforms and multiplies chunks, one after the other, in scratch of its own.
+class ChunkRunner {
  public:
-  Runner(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands, Workspace& workspace)
+  ChunkRunner(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands, Workspace& workspace)
       : p_(p),
         plan_(plan),
         operands_(operands),
@@ -41,65 +50,30 @@ class Runner {
       by_panel_.emplace(p, plan, operands.w, workspace);
       return;
     }
-    const int64_t slice = std::min(plan.out_slice, p.out_channels);
-    const Panels panels = winograd_panels(form_, slice, k_);
-    if (operands.packed_w == nullptr) {
-      weights_ = workspace.floats(winograd_weights_size(form_, slice, p.kernel[kDepth], p.in_channels));
-    }
+    const Panels panels = winograd_panels(form_, std::min(plan.out_slice, p.out_channels), k_);
     inputs_ = workspace.floats(winograd_input_floats(form_, rows_in, channels_));
     sums_ =
         workspace.floats(form_.all_products() * plan.frames * plan.tiles * panels.vectors_total() * k_.width);
-    products_.emplace(p, plan, channels_, panels.widest(), workspace);
+    products_.emplace(p, plan, channels_, panels.widest(), plan.thread_chunks ? 1 : thread_count(),
+                      workspace);
   }
 
-  void run() {
-    const int64_t tiles = tiles_.count(), frames = p_.output(kDepth);
-    for (int64_t o = 0; o < p_.out_channels; o += plan_.out_slice) {
-      const int64_t out_channels = std::min(plan_.out_slice, p_.out_channels - o);
-      const float* weights = operands_.packed_w;
-      if (weights == nullptr && !by_panel_) {
-        WeightView w = operands_.w;
-        w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
-        winograd_weights(form_, w, out_channels, p_.kernel[kDepth], p_.kernel[kWidth], p_.in_channels,
-                         p_.flip, weights_);
-        weights = weights_;
-      }
-      // Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
-      const int64_t depth_m = plan_.depth_m, odd = depth_m == 2 && p_.odd_frame ? 1 : 0;
-      const int64_t units = divide_up(odd + frames, depth_m);
-      const int64_t frame_chunks = frames <= plan_.frames ? 1 : divide_up(units * depth_m, plan_.frames);
-      const auto first_frame_of = [&](int64_t f) {
-        return std::clamp<int64_t>(units * f / frame_chunks * depth_m - odd, 0, frames);
-      };
-      const int64_t tile_chunks = divide_up(tiles, plan_.tiles);
-      for (int64_t f = 0; f < frame_chunks; ++f) {
-        for (int64_t t = 0; t < tile_chunks; ++t) {
-          const int64_t first = first_frame_of(f), count = first_frame_of(f + 1) - first;
-          const int64_t tile = tiles * t / tile_chunks;
-          run_chunk({first, count, winograd_input_frames(p_, count), tile,
-                     tiles * (t + 1) / tile_chunks - tile, Pairs{count, first == 0 ? odd : 0}},
-                    o, out_channels, weights);
-        }
-      }
-    }
-  }
-
- private:
-  void run_chunk(const WinogradChunk& chunk, int64_t o, int64_t out_channels, const float* weights) {
-    if (by_panel_) return run_chunk_by_panel(chunk);
+  void run(const WinogradChunk& chunk, const OutSlice& slice) {
+    if (by_panel_) return run_by_panel(chunk);
     const float scale = winograd_tile_scale(transform_inputs(chunk, 1.0f));
     if (scale != 1.0f) transform_inputs(chunk, scale);
-    const Panels panels = winograd_panels(form_, out_channels, k_);
-    products_->multiply(chunk, panels, inputs_, weights, sums_);
+    const Panels panels = winograd_panels(form_, slice.channels, k_);
+    products_->multiply(chunk, panels, inputs_, slice.weights, sums_);
     if (plan_.parts > 0) {
-      undo_scale(scale, winograd_tile_weights(weights).scale, chunk.frames * chunk.tiles, panels);
+      undo_scale(scale, winograd_tile_weights(slice.weights).scale, chunk.frames * chunk.tiles, panels);
     }
-    const Sums sums{sums_, panels.vectors_total() * k_.width, o, out_channels};
+    const Sums sums{sums_, panels.vectors_total() * k_.width, slice.first, slice.channels};
     for_tiles(chunk, chunk.frames,
               [&](int64_t frame, int64_t tile) { transform_output(chunk, frame, tile, sums); });
   }
 
-  void run_chunk_by_panel(const WinogradChunk& chunk) {
+ private:
+  void run_by_panel(const WinogradChunk& chunk) {
     transform_inputs(chunk, 1.0f);
     const Panels& panels = by_panel_->panels();
     parallel_for(panels.count(), [&](int64_t panel, int thread) {
@@ -146,9 +120,11 @@ class Runner {
       return 0;
     }
     const void* pixels[WinogradTiles::kMostPixels];
-    tiles_.find_pixels(at, input_.frame(at.n, sd), zeros_.get(), pixels);
+    const Frame source = input_.frame(at.n, sd);
+    tiles_.find_pixels(at, source, zeros_.get(), pixels);
     WinogradInputTile tile{};
     tile.rows = pixels;
+    tile.next = tiles_.step(source);
     tile.channels = p_.in_channels;
     tile.xi_stride = xi_stride;
     tile.out = inputs_ + at_row;
@@ -221,16 +197,69 @@ class Runner {
   const WinogradTiles tiles_;
   const int64_t channels_;
   const std::unique_ptr<char[]> zeros_;
-  float *weights_ = nullptr, *inputs_ = nullptr, *sums_ = nullptr;
+  float *inputs_ = nullptr, *sums_ = nullptr;
   std::optional<WinogradProducts> products_;       ///< its scratch lies behind the others'
   std::optional<WinogradPanelProducts> by_panel_;  ///< instead, where weights are made panel by panel
 };
 
+/// Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
+std::vector<WinogradChunk> chunks_of(const ConvProblem& p, const WinogradPlan& plan) {
+  const int64_t tiles = WinogradTiles(p, plan.form()).count(), frames = p.output(kDepth);
+  const int64_t depth_m = plan.depth_m, odd = depth_m == 2 && p.odd_frame ? 1 : 0;
+  const int64_t units = divide_up(odd + frames, depth_m);
+  const int64_t frame_chunks = frames <= plan.frames ? 1 : divide_up(units * depth_m, plan.frames);
+  const auto first_frame_of = [&](int64_t f) {
+    return std::clamp<int64_t>(units * f / frame_chunks * depth_m - odd, 0, frames);
+  };
+  const int64_t tile_chunks = divide_up(tiles, plan.tiles);
+  std::vector<WinogradChunk> chunks;
+  for (int64_t f = 0; f < frame_chunks; ++f) {
+    for (int64_t t = 0; t < tile_chunks; ++t) {
+      const int64_t first = first_frame_of(f), count = first_frame_of(f + 1) - first;
+      const int64_t tile = tiles * t / tile_chunks;
+      chunks.push_back({first, count, winograd_input_frames(p, count), tile,
+                        tiles * (t + 1) / tile_chunks - tile, Pairs{count, first == 0 ? odd : 0}});
+    }
+  }
+  return chunks;
+}
+
+/// All chunks of a slice: by all threads together, or each by a thread alone.
+void run_chunks(const std::vector<WinogradChunk>& chunks, const OutSlice& slice,
+                std::deque<ChunkRunner>& runners) {
+  if (runners.size() == 1) {
+    for (const WinogradChunk& chunk : chunks) runners.front().run(chunk, slice);
+    return;
+  }
+  parallel_for(static_cast<int64_t>(chunks.size()), [&](int64_t i, int thread) {
+    const OneThread alone(true);
+    runners[static_cast<size_t>(thread)].run(chunks[static_cast<size_t>(i)], slice);
+  });
+}
+
 }  // namespace
 
-void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands,
+void winograd(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands,
               Workspace& workspace) {
-  Runner(problem, plan, operands, workspace).run();
+  float* own_weights = nullptr;
+  if (operands.packed_w == nullptr && plan.weight_channels == 0) {
+    own_weights = workspace.floats(winograd_weights_size(
+        plan.form(), std::min(plan.out_slice, p.out_channels), p.kernel[kDepth], p.in_channels));
+  }
+  std::deque<ChunkRunner> runners;
+  const int count = plan.thread_chunks ? thread_count() : 1;
+  for (int i = 0; i < count; ++i) runners.emplace_back(p, plan, operands, workspace);
+  const std::vector<WinogradChunk> chunks = chunks_of(p, plan);
+  for (int64_t o = 0; o < p.out_channels; o += plan.out_slice) {
+    const int64_t out_channels = std::min(plan.out_slice, p.out_channels - o);
+    if (own_weights != nullptr) {
+      WeightView w = operands.w;
+      w.data = static_cast<const char*>(w.data) + o * w.stride[0] * item_size(w.type);
+      winograd_weights(plan.form(), w, out_channels, p.kernel[kDepth], p.kernel[kWidth], p.in_channels,
+                       p.flip, own_weights);
+    }
+    run_chunks(chunks, {o, out_channels, own_weights != nullptr ? own_weights : operands.packed_w}, runners);
+  }
 }
 
 }  // namespace mlx_conv3d::cpu

@@ -138,6 +138,7 @@ class Gradient {
     const void* pixels[WinogradTiles::kMostPixels];
     tiles_.find_pixels(tile, source, zeros_.get(), pixels);
     to.rows = pixels;
+    to.next = tiles_.step(source);
     k_.winograd_input(form_, p_.x_type, to);
   }
 

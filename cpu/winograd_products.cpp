@@ -33,7 +33,7 @@ int64_t end_of_run(const ConvProblem& p, const AxisPhase& depth, const WinogradC
 }
 
 WinogradProducts::WinogradProducts(const ConvProblem& p, const WinogradPlan& plan, int64_t channels,
-                                   int widest_panel, Workspace& workspace)
+                                   int widest_panel, int threads, Workspace& workspace)
     : p_(p),
       plan_(plan),
       k_(kernels()),
@@ -48,12 +48,12 @@ WinogradProducts::WinogradProducts(const ConvProblem& p, const WinogradPlan& pla
     depth_rows_ = winograd_depth_rows(channels, plan.parts);
     depth_part_ = winograd_depth_part(channels, plan.parts);
     depth_floats_ = winograd_depth_floats(channels, widest_panel * k_.width, plan.parts);
-    depth_scratch_ = workspace.floats(thread_count() * depth_floats_);
+    depth_scratch_ = workspace.floats(threads * depth_floats_);
   }
   if (plan.parts > 0) {
     step_count_ = divide_up(p.in_channels, kTileDepth);
     for (int64_t s = 0; s < step_count_; ++s) term_steps_.push_back({s * kTileDepth, s});
-    tap_steps_.resize(static_cast<size_t>(thread_count()));
+    tap_steps_.resize(static_cast<size_t>(threads));
     for (std::vector<TileStep>& steps : tap_steps_) {
       steps.reserve(static_cast<size_t>(p.kernel[kDepth] * step_count_));
     }

@@ -26,11 +26,10 @@ int64_t end_of_run(const ConvProblem& problem, const AxisPhase& depth, const Win
 /// transformed weights to [product][frame][tile][output channel].
 class WinogradProducts {
  public:
-  /// Takes its scratch from the workspace. `channels` is the inputs' pitch.
+  /// Takes its scratch from the workspace. `channels` is the inputs' pitch; `threads` those that multiply.
   WinogradProducts(const ConvProblem& problem, const WinogradPlan& plan, int64_t channels, int widest_panel,
-                   Workspace& workspace);
+                   int threads, Workspace& workspace);
 
-  /// On all threads.
   void multiply(const WinogradChunk& chunk, const Panels& panels, const float* inputs, const float* weights,
                 float* products);
 

@@ -46,6 +46,11 @@ class WinogradTiles {
     }
   }
 
+  /// Bytes from a pixel to the next tile's.
+  int64_t step(const Frame& frame) const {
+    return frame.col_stride * (form_.pixels == Pixels::single ? form_.m : form_.m / 2);
+  }
+
   /// Where a tile's outputs are, from `channel` on, and which of them exist. `frame` is one over (N, D).
   void find_outputs(int64_t frame, const Place& at, int64_t channel, WinogradOutputTile& tile) const {
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);

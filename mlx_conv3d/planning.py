@@ -30,7 +30,8 @@ class Candidate:
     depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
     0 where all are made once, `weight_outs` the output channels whose weights it then makes at a time or 0 for all,
     `weight_channels` the input channels whose weights a CPU's thread makes at a time for one panel of output channels
-    or 0 where all are made beforehand, `chunk` the sizes of what is computed at a time.
+    or 0 where all are made beforehand, `thread_chunks` whether each chunk belongs to one of a CPU's threads, in whose
+    cache it stays, `chunk` the sizes of what is computed at a time.
     """
 
     algorithm: str
@@ -48,6 +49,7 @@ class Candidate:
     weight_rows: int
     weight_outs: int
     weight_channels: int
+    thread_chunks: bool
     chunk: tuple[int, int, int]
 
 

@@ -41,6 +41,7 @@ struct WinogradInputTile {
   int64_t channels;
   void* out;  ///< fp32: element (xi, c) at out + xi*xi_stride + c, channels rounded up to whole vectors
   int64_t xi_stride;  ///< elements of out
+  int64_t next;       ///< bytes from each pixel to the next tile's, to be fetched meanwhile
 };
 
 struct WinogradOutputTile {

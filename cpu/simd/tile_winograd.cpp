@@ -63,7 +63,7 @@ void input(const WinogradInputTile& tile, const TileParts& how, uint32_t& larges
     if (xi + 1 == all && c / kWidth % 2 == 1)
       most = store_step(all, rows[0], rows[1], tile, c - kWidth, how, most);
   };
-  transform_pixels<Form, T>(tile.rows, tile.channels, write);
+  transform_pixels<Form, T, false>(tile.rows, tile.channels, 0, write);
   const int64_t vectors = (tile.channels + kWidth - 1) / kWidth;
   if (vectors % 2 == 1) {
     for (Vec& v : rows[1]) v = Vec{};

@@ -11,7 +11,7 @@ template <class Form, class T>
 void input(const WinogradInputTile& tile) {
   auto* out = static_cast<float*>(tile.out);
   const auto write = [&](int xi, int64_t c, Vec v) { store(out + xi * tile.xi_stride + c, v); };
-  transform_pixels<Form, T>(tile.rows, tile.channels, write);
+  transform_pixels<Form, T, true>(tile.rows, tile.channels, tile.next, write);
 }
 
 template <class Form, class T>
@@ -38,6 +38,8 @@ void output(const WinogradOutputTile& tile) {
       apply<M, t, Form::At, 1, 1>(columns + i * t, row);
       for (int j = tile.col_begin; j < tile.col_end; ++j) {
         const int64_t at = tile.first + i * tile.row_stride + j * tile.pixel_stride + o;
+        // The next tile's place.
+        fetch_to_write(reinterpret_cast<const char*>(to + at + M * tile.pixel_stride));
         store_lanes<T>(row[j], e.activation, bias, residual ? residual + at : nullptr, to + at, left);
       }
     }

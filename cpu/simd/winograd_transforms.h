@@ -10,9 +10,12 @@
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
-/// Calls store(xi, c, v) with a vector of channels from c of each frequency.
-template <class Form, class T, class Store>
-SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, Store& store) {
+constexpr int kSharedColumns = 2;  ///< of neighbouring tiles of 3x3 kernels
+
+/// Calls store(xi, c, v) with a vector of channels from c of each frequency. With Fetch, pixels that lie
+/// `next` bytes behind are fetched, but for the columns that the next tile shares with this one.
+template <class Form, class T, bool Fetch, class Store>
+SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, int64_t next, Store& store) {
   constexpr int t = Form::pixels;
   const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(rows);
   for (int64_t c = 0; c < channels; c += kWidth) {
@@ -22,6 +25,7 @@ SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, Sto
       Vec d[t];
       for (int i = 0; i < t; ++i) {
         const auto* p = pixels[i * t + j] + c;
+        if (Fetch && j >= kSharedColumns) fetch_to_read(reinterpret_cast<const char*>(p) + next);
         d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
       }
       apply<t, t, Form::Bt, 1, t>(d, columns + j);
