@@ -1,10 +1,11 @@
 // Winograd, of single, doubled or dilated pixels, with the depth sum inside the transform domain:
 // every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
 // every output frame is transformed back once. With F(2, 3) along depth too (depth_m 2) a pair of output
-// frames takes four products with K = C instead of six. All threads share a chunk of tiles, phase by phase,
-// so that the transformed weights are read once per chunk. Where tiles are few next to the channels, a thread
-// makes the weights of a few channels of one panel just before it multiplies with them: they never leave its
-// cache.
+// frames takes four products with K = C instead of six. Where the transformed weights are small, each thread
+// takes small chunks of tiles of its own through all phases, in its cache. Else all threads share a chunk,
+// phase by phase, so that these weights are read once per chunk. Where tiles are few next to the channels, a
+// thread makes the weights of a few channels of one panel just before it multiplies with them: they never
+// leave its cache.
 
 #include "cpu/winograd.h"
 
@@ -33,16 +34,18 @@ struct OutSlice {
 /// Transforms and multiplies chunks, one after the other, in scratch of its own.
 class ChunkRunner {
  public:
-  ChunkRunner(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands, Workspace& workspace)
+  /// `zeros` stand in for padding: a pixel's channels and a vector.
+  ChunkRunner(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands,
+              const WinogradTiles& tiles, const char* zeros, Workspace& workspace)
       : p_(p),
         plan_(plan),
         operands_(operands),
         input_(p, operands),
         k_(kernels()),
         form_(plan.form()),
-        tiles_(p, form_),
+        tiles_(tiles),
         channels_(winograd_channel_pitch(p.in_channels, k_.width, plan.parts)),
-        zeros_(new char[static_cast<size_t>((p.in_channels + 64) * 4)]()) {
+        zeros_(zeros) {
     const int64_t rows_in = winograd_input_frames(p, plan.frames) * plan.tiles;
     if (plan.weight_channels > 0) {
       inputs_ = workspace.floats(
@@ -121,7 +124,7 @@ class ChunkRunner {
     }
     const void* pixels[WinogradTiles::kMostPixels];
     const Frame source = input_.frame(at.n, sd);
-    tiles_.find_pixels(at, source, zeros_.get(), pixels);
+    tiles_.find_pixels(at, source, zeros_, pixels);
     WinogradInputTile tile{};
     tile.rows = pixels;
     tile.next = tiles_.step(source);
@@ -194,17 +197,17 @@ class ChunkRunner {
   const Input input_;
   const Kernels& k_;
   const WinogradForm form_;
-  const WinogradTiles tiles_;
+  const WinogradTiles& tiles_;
   const int64_t channels_;
-  const std::unique_ptr<char[]> zeros_;
+  const char* const zeros_;
   float *inputs_ = nullptr, *sums_ = nullptr;
   std::optional<WinogradProducts> products_;       ///< its scratch lies behind the others'
   std::optional<WinogradPanelProducts> by_panel_;  ///< instead, where weights are made panel by panel
 };
 
 /// Even chunks, so that the last is not a handful of tiles. F(2, 3) wants whole pairs of frames.
-std::vector<WinogradChunk> chunks_of(const ConvProblem& p, const WinogradPlan& plan) {
-  const int64_t tiles = WinogradTiles(p, plan.form()).count(), frames = p.output(kDepth);
+std::vector<WinogradChunk> chunks_of(const ConvProblem& p, const WinogradPlan& plan, int64_t tiles) {
+  const int64_t frames = p.output(kDepth);
   const int64_t depth_m = plan.depth_m, odd = depth_m == 2 && p.odd_frame ? 1 : 0;
   const int64_t units = divide_up(odd + frames, depth_m);
   const int64_t frame_chunks = frames <= plan.frames ? 1 : divide_up(units * depth_m, plan.frames);
@@ -246,10 +249,12 @@ void winograd(const ConvProblem& p, const WinogradPlan& plan, const Operands& op
     own_weights = workspace.floats(winograd_weights_size(
         plan.form(), std::min(plan.out_slice, p.out_channels), p.kernel[kDepth], p.in_channels));
   }
+  const WinogradTiles tiles(p, plan.form());
+  const std::unique_ptr<char[]> zeros(new char[static_cast<size_t>((p.in_channels + 64) * 4)]());
   std::deque<ChunkRunner> runners;
   const int count = plan.thread_chunks ? thread_count() : 1;
-  for (int i = 0; i < count; ++i) runners.emplace_back(p, plan, operands, workspace);
-  const std::vector<WinogradChunk> chunks = chunks_of(p, plan);
+  for (int i = 0; i < count; ++i) runners.emplace_back(p, plan, operands, tiles, zeros.get(), workspace);
+  const std::vector<WinogradChunk> chunks = chunks_of(p, plan, tiles.count());
   for (int64_t o = 0; o < p.out_channels; o += plan.out_slice) {
     const int64_t out_channels = std::min(plan.out_slice, p.out_channels - o);
     if (own_weights != nullptr) {

@@ -16,6 +16,7 @@ import reference
 from problems import Problem
 
 import mlx_conv3d
+from mlx_conv3d import nn
 
 LAYOUTS = ("contiguous", "channels_first", "sliced", "stepped", "reversed", "broadcast", "offset")
 FUNCTIONS = {1: mlx_conv3d.conv1d, 2: mlx_conv3d.conv2d, 3: mlx_conv3d.conv3d}
@@ -164,3 +165,13 @@ def printed_by(code: str, threads: int) -> str:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def stepped(layer: nn.CausalConv3d, x: mx.array, pieces: tuple[int, ...]) -> mx.array:
+    """A stream's frames, so many of x at a time."""
+    state, found, at = None, [], 0
+    for frames in pieces:
+        y, state = layer.step(x[:, at : at + frames], state)
+        found.append(y)
+        at += frames
+    return mx.concatenate(found, axis=1)
