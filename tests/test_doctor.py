@@ -298,7 +298,7 @@ def test_a_reflected_and_a_repeated_position() -> None:
 
 def test_every_algorithm_and_tile_is_checked() -> None:
     assert set(cpu_kernels.CASES) == set(_arguments.ALGORITHMS) - {"auto", "stock"}
-    tiles, by_panel = set(), False
+    tiles, by_panel, by_thread = set(), False, False
     for algorithm, group in cpu_kernels.CASES.items():
         for problem in group:
             for dtype in ("float32", "bfloat16"):
@@ -308,7 +308,8 @@ def test_every_algorithm_and_tile_is_checked() -> None:
                 if algorithm == "winograd":
                     tiles.add((own.pixels, own.tile, own.depth_tile))
                     by_panel |= own.weight_channels > 0
-    assert by_panel
+                    by_thread |= own.thread_chunks
+    assert by_panel and by_thread
     plain = {("single", m, 1) for m in (2, 4, 6)}
     assert tiles >= plain | {(p, m, 1) for p in ("doubled", "dilated") for m in (4, 6, 8)} | {
         ("single", 2, 2)

@@ -33,12 +33,14 @@ TILES = [
     for taps, options in PIXELS
     for n, size in ((1, 6), (2, 8), (2, 18))
 ]
-# F(2, 3) along depth, by all threads together and, of more tiles, chunk by chunk
-PAIRS_OF_FRAMES = [Problem((1, 8, size, size, 48), (48, 3, 3, 3, 48), {"padding": 1}) for size in (6, 10)]
+PAIRS_OF_FRAMES = Problem((1, 8, 6, 6, 48), (48, 3, 3, 3, 48), {"padding": 1})  # F(2, 3) along depth
+MANY_TILES = Problem(
+    (1, 8, 18, 18, 48), (48, 3, 3, 3, 48), {"padding": 1}
+)  # the same, each chunk one thread's
 FEW_TILES = Problem((1, 2, 18, 18, 66), (66, 3, 3, 3, 66), {"padding": 1})  # weights made panel by panel
 
 CASES = {
-    "winograd": [RAGGED_TILES, *TILES, *PAIRS_OF_FRAMES, FEW_TILES],
+    "winograd": [RAGGED_TILES, *TILES, PAIRS_OF_FRAMES, MANY_TILES, FEW_TILES],
     "taps": [Problem((1, 4, 5, 6, 6), (17, 3, 2, 3, 6), {**RAGGED, "dilation": [1, 2, 1]}, True)],
     "temporal": [Problem((2, 5, 3, 4, 7), (35, 3, 1, 1, 7), {"padding": [(2, 1), 0, 0]})],
     "pointwise": [Problem((2, 3, 4, 5, 18), (33, 1, 1, 1, 18))],
