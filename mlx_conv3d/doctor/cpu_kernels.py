@@ -34,9 +34,7 @@ TILES = [
     for n, size in ((1, 6), (2, 8), (2, 18))
 ]
 PAIRS_OF_FRAMES = Problem((1, 8, 6, 6, 48), (48, 3, 3, 3, 48), {"padding": 1})  # F(2, 3) along depth
-MANY_TILES = Problem(
-    (1, 8, 18, 18, 48), (48, 3, 3, 3, 48), {"padding": 1}
-)  # the same, each chunk one thread's
+MANY_TILES = Problem((1, 8, 18, 18, 48), (48, 3, 3, 3, 48), {"padding": 1})  # each chunk one thread's
 FEW_TILES = Problem((1, 2, 18, 18, 66), (66, 3, 3, 3, 66), {"padding": 1})  # weights made panel by panel
 
 CASES = {
