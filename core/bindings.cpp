@@ -31,7 +31,7 @@ using Ints = std::vector<int64_t>;
 using PackedForm = std::tuple<int, std::string, int, int, int>;
 WinogradForm to_form(const PackedForm& form) {
   const auto& [m, name, depth_m, parts, height] = form;
-  for (Pixels pixels : {Pixels::single, Pixels::doubled, Pixels::dilated}) {
+  for (Pixels pixels : kPixels) {
     if (name == name_of(pixels)) return {m, pixels, depth_m, parts, height < m};
   }
   throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");

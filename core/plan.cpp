@@ -75,8 +75,23 @@ const char* name_of(Pixels pixels) {
       return "doubled";
     case Pixels::dilated:
       return "dilated";
+    case Pixels::strided:
+      return "strided";
   }
   return "?";
+}
+
+std::vector<int> winograd_tile_sizes(Pixels pixels) {
+  switch (pixels) {
+    case Pixels::single:
+      return {2, 4, 6};
+    case Pixels::strided:
+      return {2, 4};
+    case Pixels::doubled:
+    case Pixels::dilated:
+      return {4, 6, 8};
+  }
+  return {};
 }
 
 const char* name_of(Algorithm algorithm) {
@@ -116,8 +131,18 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
   switch (algorithm) {
     case Algorithm::winograd:
       if (!one_group) return "it needs groups 1";
-      if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
-      if (!spatial(p.dilation, 1)) return "it needs spatial dilation 1";
+      if (kind == Device::Kind::gpu) {
+        if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
+        if (!spatial(p.dilation, 1)) return "it needs spatial dilation 1";
+      }
+      if (!spatial(p.stride, 1)) {
+        if (!spatial(p.stride, 2)) return "it needs spatial stride 1 or 2";
+        if (!spatial(p.dilation, 1)) return "spatial stride 2 needs spatial dilation 1";
+        if (!spatial(p.input_dilation, 1)) return "spatial stride 2 needs spatial input dilation 1";
+      }
+      if (!spatial(p.dilation, 1) && !spatial(p.input_dilation, 1)) {
+        return "spatial dilation needs spatial input dilation 1";
+      }
       if (p.input_dilated() && !spatial(p.input_dilation, 1) && !spatial(p.input_dilation, 2)) {
         return "it needs spatial input dilation 1 or 2";
       }

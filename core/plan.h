@@ -117,15 +117,16 @@ inline int64_t winograd_input_floats(const WinogradForm& form, int64_t rows, int
   return (form.parts * winograd_part_stride(elements) + 16 * channel_pitch) / 2;
 }
 
-/// Where weights are made panel by panel, floats from one product's to the next: off the strides that meet in
-/// one cache set.
-inline int64_t winograd_product_stride(const WinogradPlan& plan, int64_t panel) {
+/// Where weights are made panel by panel, floats from one to the next: off the strides that meet in one cache
+/// set.
+inline int64_t winograd_weight_stride(const WinogradPlan& plan, int64_t panel) {
   return plan.weight_channels * panel + 16;
 }
 /// Floats of a thread's scratch where weights are made panel by panel: those of plan.weight_channels, and the
 /// sums of all `rows` (frame, tile).
 inline int64_t winograd_panel_floats(const WinogradPlan& plan, int64_t rows, int64_t panel) {
-  return plan.form().all_products() * (winograd_product_stride(plan, panel) + rows * panel);
+  return plan.form().all_weights() * winograd_weight_stride(plan, panel) +
+         plan.form().all_products() * rows * panel;
 }
 
 /// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs

@@ -77,7 +77,7 @@ struct GradientSizes {
   int64_t pitch(int64_t channels) const { return winograd_channel_pitch(channels, d.vector_width); }
   int64_t sum_floats(int64_t ins, int64_t outs) const {
     const bool outputs = gradient_rows_are_outputs(p, d.vector_width);
-    return form.all_products() * terms() * (outputs ? outs * pitch(ins) : ins * pitch(outs));
+    return form.all_weights() * terms() * (outputs ? outs * pitch(ins) : ins * pitch(outs));
   }
   /// dL/dw of a row, or of all rows where they are input channels.
   int64_t finished_floats(int64_t ins, int64_t outs) const {
@@ -128,7 +128,8 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
   const double met = 1.0 / static_cast<double>(p.input_dilation[kDepth]);
   const double depth_rows =
       form.depth_m == 2 ? static_cast<double>(divide_up(all_frames, 2)) : met * all_frames;
-  const double flops = 2.0 * all_sums * static_cast<double>(tiles) * depth_rows;
+  const double tile_sums = all_sums / form.all_weights() * form.all_products();
+  const double flops = 2.0 * tile_sums * static_cast<double>(tiles) * depth_rows;
   const double x_floats = out_slices * frame_chunks *
                           static_cast<double>(sizes.input_frames(chunk.frames) * tiles) *
                           static_cast<double>(form.all_pixels() * sizes.pitch(p.in_channels));
@@ -139,7 +140,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
   g.cost = flops / (d.gflops * 1e9 * kGradientShare) +
            (x_floats + dy_floats) / (kTransformFloats * d.cores * scale) +
            depth_floats / (kDepthFloats * d.cores * scale) +
-           all_sums * (1 + 0.25 * chunks) / (kSumFloats * d.cores * scale) +
+           tile_sums * (1 + 0.25 * chunks) / (kSumFloats * d.cores * scale) +
            (4 * chunks * in_slices * out_slices + 2) * kStepSeconds;
   return true;
 }
@@ -150,8 +151,7 @@ WeightGradientPlan plan_winograd(const ConvProblem& p, const Device& d, int64_t 
   best.cost = std::numeric_limits<double>::infinity();
   if (!illegal_reason(p, Algorithm::winograd).empty() || p.in_channels * p.out_channels == 0) return best;
   const Pixels kind = pixels_of(p);
-  for (int m : {2, 4, 6, 8}) {
-    if (m == (kind == Pixels::single ? 8 : 2)) continue;
+  for (int m : winograd_tile_sizes(kind)) {
     if (m == 6 && kind == Pixels::single) continue;
     for (int depth_m : {1, 2}) {
       if (depth_m == 2 && !fits_depth_winograd(p)) continue;

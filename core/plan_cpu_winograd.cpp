@@ -27,7 +27,7 @@ int64_t product_channels(const ConvProblem& p, WinogradForm form) {
 
 int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t out_channels,
                               const Device& d) {
-  return form.all_products() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) *
+  return form.all_weights() * winograd_depth_terms(p.kernel[kDepth], form.depth_m) *
          product_channels(p, form) * lanes(out_channels, d) * (form.parts > 0 ? 2 * form.parts : 4);
 }
 
@@ -118,7 +118,7 @@ class Chunked {
     // Each element of a transform is a sum of about as many terms in each of the two directions.
     const double terms = form_.side() - 1;
     c.flops = w.product_flops +
-              4.0 * terms * (w.input_floats + w.output_floats + w.made_floats * 3 / form_.products()) +
+              4.0 * terms * (w.input_floats + w.output_floats + w.made_floats * 3 / form_.weights()) +
               w.depth_floats;
     c.bytes = p_.operand_bytes() + (own ? 0.0 : 4.0 * 2 * (w.input_floats + w.output_floats)) +
               4.0 * (w.made_floats + w.weight_floats * w.chunks);
@@ -242,7 +242,7 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   const int64_t tiles = winograd_tiles(p, form), all_frames = std::max<int64_t>(1, p.output(kDepth));
   const int64_t channels = std::max<int64_t>(1, p.in_channels);
   const int64_t most_held =
-      std::clamp<int64_t>(kHeldWeights / (4 * products * panel), d.vector_width, kMostHeld);
+      std::clamp<int64_t>(kHeldWeights / (4 * form.all_weights() * panel), d.vector_width, kMostHeld);
   WinogradPlan w{form.m, 0, 0, std::max<int64_t>(1, p.out_channels), 1, form.pixels};
   w.weight_channels = round_up(divide_up(channels, divide_up(channels, most_held)), d.vector_width);
   const auto bytes = [&](int64_t t, int64_t f) {
@@ -274,11 +274,11 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   const double output_floats = all_tiles * static_cast<double>(all_frames) * out_lanes;
   // A chunk makes the weights of the taps that it meets.
   const double taps = std::min<double>(static_cast<double>(p.kernel[kDepth]), met);
-  const double made = chunks * taps * weights * products;
+  const double made = chunks * taps * weights * form.all_weights();
   c.winograd = w;
   c.workspace = bytes(t, f);
   const double terms = form.side() - 1;
-  c.flops = product_flops + 4.0 * terms * (input_floats + output_floats + made * 3 / form.products());
+  c.flops = product_flops + 4.0 * terms * (input_floats + output_floats + made * 3 / form.weights());
   c.bytes = p.operand_bytes() + 8.0 * input_floats +
             4.0 * static_cast<double>(p.kernel[kHeight] * p.kernel[kWidth]) * taps * weights * (chunks - 1);
   const double scale = core_scale(d);
@@ -344,8 +344,7 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
   const Pixels kind = pixels_of(p);
-  for (int m : {2, 4, 6, 8}) {
-    if (m == (kind == Pixels::single ? 8 : 2)) continue;
+  for (int m : winograd_tile_sizes(kind)) {
     // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
     if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {

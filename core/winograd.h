@@ -13,11 +13,15 @@ struct WinogradDoubled;
 /// Of pixels with a zero between them, for three or four taps.
 template <int M>
 struct WinogradDilated;
+/// Of stride 2.
+template <int M>
+struct WinogradStrided;
 
 /// F(2, 3) at the points 0, 1, -1 and infinity.
 template <>
 struct Winograd<2> {
-  static constexpr int pixels = 4, taps = 3, products = 4, outputs = 2;
+  static constexpr int pixels = 4, taps = 3, products = 4,
+                       weights = 4, outputs = 2;
   static constexpr float At[2][4] = {
     {1.0f, 1.0f, 1.0f, 0.0f},
     {0.0f, 1.0f, -1.0f, 1.0f}};
@@ -36,7 +40,8 @@ struct Winograd<2> {
 /// F(4, 3) at the points 0, 1, -1, 1/2, -2 and infinity.
 template <>
 struct Winograd<4> {
-  static constexpr int pixels = 6, taps = 3, products = 6, outputs = 4;
+  static constexpr int pixels = 6, taps = 3, products = 6,
+                       weights = 6, outputs = 4;
   static constexpr float At[4][6] = {
     {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f},
     {0.0f, 1.0f, -1.0f, 0.5f, -2.0f, 0.0f},
@@ -61,7 +66,8 @@ struct Winograd<4> {
 /// F(6, 3) at the points 0, 1, -1, 1/2, -1/2, 2, -2 and infinity.
 template <>
 struct Winograd<6> {
-  static constexpr int pixels = 8, taps = 3, products = 8, outputs = 6;
+  static constexpr int pixels = 8, taps = 3, products = 8,
+                       weights = 8, outputs = 6;
   static constexpr float At[6][8] = {
     {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f},
     {0.0f, 1.0f, -1.0f, 0.5f, -0.5f, 2.0f, -2.0f, 0.0f},
@@ -92,7 +98,8 @@ struct Winograd<6> {
 /// F(4, 3) of doubled pixels at the points 1, 0 and infinity.
 template <>
 struct WinogradDoubled<4> {
-  static constexpr int pixels = 3, taps = 3, products = 5, outputs = 4;
+  static constexpr int pixels = 3, taps = 3, products = 5,
+                       weights = 5, outputs = 4;
   static constexpr float At[4][5] = {
     {1.0f, 1.0f, 0.0f, 0.0f, 0.0f},
     {1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
@@ -113,7 +120,8 @@ struct WinogradDoubled<4> {
 /// F(6, 3) of doubled pixels at the points 1, 0, -1 and infinity.
 template <>
 struct WinogradDoubled<6> {
-  static constexpr int pixels = 4, taps = 3, products = 7, outputs = 6;
+  static constexpr int pixels = 4, taps = 3, products = 7,
+                       weights = 7, outputs = 6;
   static constexpr float At[6][7] = {
     {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
     {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
@@ -139,7 +147,8 @@ struct WinogradDoubled<6> {
 /// F(8, 3) of doubled pixels at the points 1, 0, -1, -1/2 and infinity.
 template <>
 struct WinogradDoubled<8> {
-  static constexpr int pixels = 5, taps = 3, products = 9, outputs = 8;
+  static constexpr int pixels = 5, taps = 3, products = 9,
+                       weights = 9, outputs = 8;
   static constexpr float At[8][9] = {
     {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
     {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
@@ -170,7 +179,8 @@ struct WinogradDoubled<8> {
 /// F(4, 4) of dilated pixels at the points 0, 1 and infinity.
 template <>
 struct WinogradDilated<4> {
-  static constexpr int pixels = 3, taps = 4, products = 6, outputs = 4;
+  static constexpr int pixels = 3, taps = 4, products = 6,
+                       weights = 6, outputs = 4;
   static constexpr float At[4][6] = {
     {1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
     {0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
@@ -192,7 +202,8 @@ struct WinogradDilated<4> {
 /// F(6, 4) of dilated pixels at the points 0, 1, -1 and infinity.
 template <>
 struct WinogradDilated<6> {
-  static constexpr int pixels = 4, taps = 4, products = 8, outputs = 6;
+  static constexpr int pixels = 4, taps = 4, products = 8,
+                       weights = 8, outputs = 6;
   static constexpr float At[6][8] = {
     {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
     {0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
@@ -219,7 +230,8 @@ struct WinogradDilated<6> {
 /// F(8, 4) of dilated pixels at the points 0, 1, -1, -1/2 and infinity.
 template <>
 struct WinogradDilated<8> {
-  static constexpr int pixels = 5, taps = 4, products = 10, outputs = 8;
+  static constexpr int pixels = 5, taps = 4, products = 10,
+                       weights = 10, outputs = 8;
   static constexpr float At[8][10] = {
     {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
     {0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f},
@@ -246,6 +258,56 @@ struct WinogradDilated<8> {
     {0.0f, 1.0f, 1.0f, -2.0f, 0.0f},
     {0.0f, -1.0f, 0.0f, 1.0f, 0.0f},
     {0.0f, -1.0f, -2.0f, 1.0f, 2.0f}};
+};
+
+/// F(2, 3) of stride 2 at the points 0, 1 and infinity.
+template <>
+struct WinogradStrided<2> {
+  static constexpr int pixels = 5, taps = 3, products = 5,
+                       weights = 4, outputs = 2;
+  static constexpr float At[2][5] = {
+    {1.0f, 1.0f, 0.0f, 1.0f, 0.0f},
+    {0.0f, 1.0f, 1.0f, 0.0f, 1.0f}};
+  static constexpr float G[4][3] = {
+    {1.0f, 0.0f, 0.0f},
+    {1.0f, 0.0f, 1.0f},
+    {0.0f, 0.0f, 1.0f},
+    {0.0f, 1.0f, 0.0f}};
+  static constexpr float Bt[5][5] = {
+    {1.0f, 0.0f, -1.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 1.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, -1.0f, 0.0f, 1.0f},
+    {0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 0.0f, 1.0f, 0.0f}};
+};
+
+/// F(4, 3) of stride 2 at the points 0, 1, -1, -1/2 and infinity.
+template <>
+struct WinogradStrided<4> {
+  static constexpr int pixels = 9, taps = 3, products = 9,
+                       weights = 6, outputs = 4;
+  static constexpr float At[4][9] = {
+    {1.0f, 1.0f, 1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
+    {0.0f, 1.0f, -1.0f, -0.5f, 0.0f, 0.0f, 1.0f, 0.0f, 0.0f},
+    {0.0f, 1.0f, 1.0f, 0.25f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f},
+    {0.0f, 1.0f, -1.0f, -0.125f, 1.0f, 0.0f, 0.0f, 0.0f, 1.0f}};
+  static constexpr float G[6][3] = {
+    {1.0f, 0.0f, 0.0f},
+    {1.0f / 6.0f, 0.0f, 1.0f / 6.0f},
+    {0.5f, 0.0f, -0.5f},
+    {8.0f / 3.0f, 0.0f, -4.0f / 3.0f},
+    {0.0f, 0.0f, 0.5f},
+    {0.0f, 1.0f, 0.0f}};
+  static constexpr float Bt[9][9] = {
+    {1.0f, 0.0f, 2.0f, 0.0f, -1.0f, 0.0f, -2.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 1.0f, 0.0f, 3.0f, 0.0f, 2.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, -2.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, -1.0f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, -1.0f, 0.0f, -2.0f, 0.0f, 1.0f, 0.0f, 2.0f},
+    {0.0f, 1.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f},
+    {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f}};
 };
 
 }  // namespace mlx_conv3d

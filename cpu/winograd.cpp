@@ -1,4 +1,4 @@
-// Winograd, of single, doubled or dilated pixels, with the depth sum inside the transform domain:
+// Winograd, of any kind of pixels (core/winograd_form.h), with the depth sum inside the transform domain:
 // every input frame is transformed once, the KD depth taps of a frequency are one product with K = KD*C,
 // every output frame is transformed back once. With F(2, 3) along depth too (depth_m 2) a pair of output
 // frames takes four products with K = C instead of six. Where the transformed weights are small, each thread

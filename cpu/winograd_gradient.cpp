@@ -1,8 +1,8 @@
 // dL/dw in Winograd's transform domain. With y = At [(G w) * (Bt x)] the adjoint in w is Gt [(A dy) * (Bt
 // x)], summed over all tiles: for every product of a tile and every depth tap one matrix product of
-// transformed dL/dy with transformed x, whose inner length are the tiles. The sums of all products stay in
-// memory while chunks of tiles pass. With F(2, 3) along depth (depth_m 2) a pair of frames takes four
-// products instead of six.
+// transformed dL/dy with transformed x, whose inner length are the tiles. The sums of all weights stay in
+// memory while chunks of tiles pass; products that share a weight share its sums. With F(2, 3) along depth
+// (depth_m 2) a pair of frames takes four products instead of six.
 
 #include "cpu/winograd_gradient.h"
 
@@ -37,9 +37,13 @@ class Gradient {
         x_pitch_(winograd_channel_pitch(in_slice_, k_.width)),
         dy_pitch_(winograd_channel_pitch(out_slice_, k_.width)),
         pitch_(rows_are_outputs_ ? x_pitch_ : dy_pitch_),
+        products_of_(static_cast<size_t>(form_.all_weights())),
         zeros_(new char[static_cast<size_t>((std::max(in_slice_, out_slice_) + 64) * 4)]()) {
+    for (int i = 0; i < form_.all_products(); ++i) {
+      products_of_[static_cast<size_t>(form_.weight(i))].push_back(i);
+    }
     const int64_t frames = pairs_of(plan_.frames) * plan_.depth_m, taps = p.taps();
-    sums_ = workspace.floats(form_.all_products() * terms_ * row_count(in_slice_, out_slice_) * pitch_);
+    sums_ = workspace.floats(form_.all_weights() * terms_ * row_count(in_slice_, out_slice_) * pitch_);
     x_ = workspace.floats(form_.all_pixels() * input_frames(plan_.frames) * plan_.tiles * x_pitch_);
     dys_ = workspace.floats(form_.all_products() * frames * plan_.tiles * dy_pitch_);
     if (plan_.depth_m == 2) {
@@ -81,9 +85,9 @@ class Gradient {
   }
 
   void sum() {
-    const int64_t product_floats = terms_ * rows() * pitch_;
-    parallel_for(form_.all_products(),
-                 [&](int64_t i, int) { std::fill_n(sums_ + i * product_floats, product_floats, 0.0f); });
+    const int64_t weight_floats = terms_ * rows() * pitch_;
+    parallel_for(form_.all_weights(),
+                 [&](int64_t i, int) { std::fill_n(sums_ + i * weight_floats, weight_floats, 0.0f); });
     const int64_t tiles = tiles_.count(), frames = p_.output(kDepth);
     const int64_t units = pairs_of(frames), frame_chunks = (frames + plan_.frames - 1) / plan_.frames;
     const int64_t tile_chunks = (tiles + plan_.tiles - 1) / plan_.tiles;
@@ -112,14 +116,16 @@ class Gradient {
     }
     const Panels panels(columns(), k_);
     const int64_t row_blocks = (rows() + kRowBlock - 1) / kRowBlock;
-    parallel_for(form_.all_products() * terms_ * panels.count() * row_blocks, [&](int64_t i, int) {
+    parallel_for(form_.all_weights() * terms_ * panels.count() * row_blocks, [&](int64_t i, int) {
       const int64_t block = i % row_blocks, panel = i / row_blocks % panels.count();
       const int64_t term = i / row_blocks / panels.count() % terms_,
-                    product = i / row_blocks / panels.count() / terms_;
+                    weight = form_.all_weights() - 1 - i / row_blocks / panels.count() / terms_;
       const Block to{rows() * block / row_blocks, rows() * (block + 1) / row_blocks,
                      panels.first_vector(panel) * k_.width, panels.vectors(panel)};
-      plan_.depth_m == 2 ? multiply_pairs(at, frames / 2, product, term, to)
-                         : multiply_taps(at, product, term, to);
+      for (int64_t product : products_of_[static_cast<size_t>(weight)]) {
+        plan_.depth_m == 2 ? multiply_pairs(at, frames / 2, product, term, to)
+                           : multiply_taps(at, product, term, to);
+      }
     });
   }
 
@@ -152,15 +158,15 @@ class Gradient {
     const int64_t place = frame % plan_.depth_m * pairs + frame / plan_.depth_m;
     to.out = dys_ + (place * at.tiles + t) * dy_pitch_;
     if (frame >= at.frames) return fill_zeros(to, form_.all_products(), dy_pitch_);
-    const int64_t height = p_.output(kHeight), width = p_.output(kWidth), item = item_size(dy_type_);
-    const int64_t image = (tile.n * p_.output(kDepth) + at.first_frame + frame) * height;
+    const int64_t image = (tile.n * p_.output(kDepth) + at.first_frame + frame) * p_.output(kHeight);
+    const char* frame_dy =
+        dy_ + (image * p_.output(kWidth) * p_.out_channels + slice_.o) * item_size(dy_type_);
     const void* pixels[WinogradTiles::kMostPixels];
     for (int64_t i = 0; i < plan_.m; ++i) {
       for (int64_t j = 0; j < plan_.m; ++j) {
-        const int64_t row = tile.row + i, col = tile.col + j;
-        const bool exists = row >= 0 && row < height && col >= 0 && col < width;
-        const int64_t from = ((image + row) * width + col) * p_.out_channels + slice_.o;
-        pixels[i * plan_.m + j] = exists ? dy_ + from * item : zeros_.get();
+        const int64_t position = tiles_.output_position(tile, i, j);
+        pixels[i * plan_.m + j] =
+            position < 0 ? zeros_.get() : frame_dy + position * p_.out_channels * item_size(dy_type_);
       }
     }
     to.rows = pixels;
@@ -207,7 +213,7 @@ class Gradient {
           ++end;
         const int64_t frame = begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
         multiply((end - begin) * at.tiles, x + frame * x_frame, dy + begin * at.tiles * dy_pitch_,
-                 product * terms_ + kd, to);
+                 weight_of(product) * terms_ + kd, to);
       }
       begin = end;
     }
@@ -223,10 +229,12 @@ class Gradient {
     dy[kDepthSlot[1]] = mixed;
     dy[kDepthSlot[2]] = mixed + rows * dy_pitch_;
     dy[kDepthSlot[3]] = frames + rows * dy_pitch_;
-    multiply(rows, x, dy[term], product * terms_ + term, to);
+    multiply(rows, x, dy[term], weight_of(product) * terms_ + term, to);
   }
 
-  /// Adds `count` positions' products to the sums of one product and depth term.
+  int64_t weight_of(int64_t product) const { return form_.weight(static_cast<int>(product)); }
+
+  /// Adds `count` positions' products to the sums of one weight and depth term.
   void multiply(int64_t count, const float* x, const float* dy, int64_t place, const Block& to) const {
     const float* a = (rows_are_outputs_ ? dy : x) + to.begin;
     const float* b = (rows_are_outputs_ ? x : dy) + to.lane;
@@ -295,6 +303,7 @@ class Gradient {
   const WinogradTiles tiles_;
   const bool rows_are_outputs_;
   const int64_t terms_, x_pitch_, dy_pitch_, pitch_;
+  std::vector<std::vector<int64_t>> products_of_;  ///< [weight]
   const std::unique_ptr<char[]> zeros_;
   Slice slice_{};
   float *sums_ = nullptr, *x_ = nullptr, *dys_ = nullptr, *x_terms_ = nullptr, *dy_terms_ = nullptr;

@@ -28,8 +28,8 @@ const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, int64_t
   const int vectors = panels_.vectors(panel);
   const int64_t held = plan_.weight_channels, lanes = vectors * k_.width;
   const int64_t tiles = chunk.tiles, rows = chunk.frames * tiles, rows_in = chunk.frames_in * tiles;
-  const int64_t products = form_.all_products(), stride = winograd_product_stride(plan_, lanes);
-  float *weights = scratch_[static_cast<size_t>(thread)], *sums = weights + products * stride;
+  const int64_t products = form_.all_products(), stride = winograd_weight_stride(plan_, lanes);
+  float *weights = scratch_[static_cast<size_t>(thread)], *sums = weights + form_.all_weights() * stride;
   const std::vector<Run> runs = runs_of(chunk);
   std::vector<char> started(runs.size(), 0);
   for (int64_t c = 0; c < p_.in_channels; c += held) {
@@ -41,16 +41,18 @@ const float* WinogradPanelProducts::multiply(const WinogradChunk& chunk, int64_t
       winograd_block_weights(
           form_, p_, w_, {panels_.first_vector(panel) * k_.width, kd, c, channels, vectors}, weights, stride);
       for (int64_t product = 0; product < products; ++product) {
-        const float* a = block + form_.frequency(static_cast<int>(product)) * rows_in * held;
+        const int index = static_cast<int>(product);
+        const float *a = block + form_.frequency(index) * rows_in * held,
+                    *b = weights + form_.weight(index) * stride;
         for (size_t r = 0; r < runs.size(); ++r) {
           const Run& run = runs[r];
           if (!meets_tap(run)) continue;
           // The tiles lie in a shared cache, the weights in the thread's own.
           const int64_t frame = run.begin * p_.stride[kDepth] + kd * p_.dilation[kDepth];
           const float* next = a + (frame * tiles + rows_in) * held;
-          k_.gemm(false, (run.end - run.begin) * tiles, vectors, channels, a + frame * tiles * held, held,
-                  weights + product * stride, lanes, sums + (product * rows + run.begin * tiles) * lanes,
-                  lanes, started[r] != 0, {1, 0, 0, next});
+          k_.gemm(false, (run.end - run.begin) * tiles, vectors, channels, a + frame * tiles * held, held, b,
+                  lanes, sums + (product * rows + run.begin * tiles) * lanes, lanes, started[r] != 0,
+                  {1, 0, 0, next});
         }
       }
       for (size_t r = 0; r < runs.size(); ++r) {

@@ -94,7 +94,7 @@ void WinogradProducts::multiply_taps(const Operation& op, int64_t product, int64
   const int64_t ldb = vectors * k_.width;
   const float* a =
       op.inputs + form_.frequency(static_cast<int>(product)) * chunk.frames_in * tiles * channels_;
-  const float* b = op.weights + (product * lanes + lane) * products;
+  const float* b = op.weights + (weight_of(product) * lanes + lane) * products;
   float* c = op.products + product * chunk.frames * tiles * lanes + lane;
   for (int64_t begin = 0; begin < chunk.frames;) {
     const int64_t end = end_of_run(p_, depth_, chunk, begin);
@@ -191,7 +191,7 @@ void WinogradProducts::multiply_pairs(const Operation& op, int64_t frequency, in
           multiply_steps(rows, vectors, parts + from, depth_part_, term_steps_, b, sums, stride, accumulate,
                          b + (term % 2 == 0 ? 1 : 3) * items);
         } else {
-          const float* b = op.weights + (product * lanes + lane) * 4 * p_.in_channels;
+          const float* b = op.weights + (weight_of(product) * lanes + lane) * 4 * p_.in_channels;
           blocked_gemm(k_, kDepthBlock, p_.in_channels, rows, vectors, scratch + from, channels_,
                        b + term * p_.in_channels * ldb, sums, stride, accumulate);
         }
@@ -211,7 +211,7 @@ void WinogradProducts::multiply_pairs(const Operation& op, int64_t frequency, in
 
 const uint16_t* WinogradProducts::tile_panel(const Operation& op, int64_t product, int64_t panel,
                                              int64_t terms) const {
-  const int64_t column = product * op.panels.vectors_total() + op.panels.first_vector(panel);
+  const int64_t column = weight_of(product) * op.panels.vectors_total() + op.panels.first_vector(panel);
   return winograd_tile_weights(op.weights).items + column * terms * step_count_ * plan_.parts * kTileItems;
 }
 

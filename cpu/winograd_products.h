@@ -56,6 +56,7 @@ class WinogradProducts {
                       bool accumulate, const uint16_t* next) const;
   const uint16_t* tile_panel(const Operation& op, int64_t product, int64_t panel, int64_t terms) const;
   int64_t depth_term_stride() const;
+  int64_t weight_of(int64_t product) const { return form_.weight(static_cast<int>(product)); }
 
   /// Depth taps that are summed in registers together: `count` of them, `step` apart.
   struct TapRun {

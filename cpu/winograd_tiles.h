@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/integers.h"
 #include "core/winograd_form.h"
 #include "cpu/geometry.h"
 
@@ -11,7 +12,7 @@ namespace mlx_conv3d::cpu {
 /// How the tiles of all images lie: column by column, row by row, image by image.
 class WinogradTiles {
  public:
-  static constexpr int64_t kMostSide = 8, kMostPixels = kMostSide * kMostSide;
+  static constexpr int64_t kMostSide = 9, kMostPixels = kMostSide * kMostSide;
 
   WinogradTiles(const ConvProblem& p, const WinogradForm& form)
       : p_(p),
@@ -23,21 +24,21 @@ class WinogradTiles {
 
   int64_t count() const { return p_.batch * rows_.tiles * cols_.tiles; }
 
-  /// A tile's image and the output position that it starts at.
+  /// A tile's image, which it is along the rows and columns, and the output position that it starts at.
   struct Place {
-    int64_t n, row, col;
+    int64_t n, down, across, row, col;
   };
   Place at(int64_t tile) const {
     const int64_t rows = rows_.tiles, cols = cols_.tiles;
-    return {tile / (rows * cols), rows_.first + tile / cols % rows * form_.m,
-            cols_.first + tile % cols * form_.m};
+    const int64_t down = tile / cols % rows, across = tile % cols;
+    return {tile / (rows * cols), down, across, rows_.start(down), cols_.start(across)};
   }
 
   /// Of a tile in `frame`, side*side pointers to its pixels; those of padding are `zeros`.
   void find_pixels(const Place& tile, const Frame& frame, const char* zeros, const void** pixels) const {
     const int64_t side = form_.side();
-    const int64_t* rows = row_sources_.data() + (tile.row - rows_.first) / form_.m * side;
-    const int64_t* cols = col_sources_.data() + (tile.col - cols_.first) / form_.m * side;
+    const int64_t* rows = row_sources_.data() + tile.down * side;
+    const int64_t* cols = col_sources_.data() + tile.across * side;
     int64_t columns[kMostSide];
     for (int64_t j = 0; j < side; ++j) columns[j] = cols[j] * frame.col_stride;
     for (int64_t i = 0; i < side; ++i, pixels += side) {
@@ -48,19 +49,35 @@ class WinogradTiles {
 
   /// Bytes from a pixel to the next tile's.
   int64_t step(const Frame& frame) const {
-    return frame.col_stride * (form_.pixels == Pixels::single ? form_.m : form_.m / 2);
+    switch (form_.pixels) {
+      case Pixels::single:
+        return frame.col_stride * (cols_.step == 1 ? form_.m : 1);
+      case Pixels::strided:
+        return frame.col_stride * 2 * form_.m;
+      case Pixels::doubled:
+      case Pixels::dilated:
+        return frame.col_stride * form_.m / 2;
+    }
+    return 0;
   }
 
   /// Where a tile's outputs are, from `channel` on, and which of them exist. `frame` is one over (N, D).
   void find_outputs(int64_t frame, const Place& at, int64_t channel, WinogradOutputTile& tile) const {
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
     tile.first = ((frame * height + at.row) * width + at.col) * p_.out_channels + channel;
-    tile.row_stride = width * p_.out_channels;
-    tile.pixel_stride = p_.out_channels;
+    tile.row_stride = rows_.step * width * p_.out_channels;
+    tile.pixel_stride = cols_.step * p_.out_channels;
     tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
-    tile.row_end = static_cast<int>(std::min<int64_t>(form_.m, height - at.row));
+    tile.row_end = static_cast<int>(std::min<int64_t>(form_.m, divide_up(height - at.row, rows_.step)));
     tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
-    tile.col_end = static_cast<int>(std::min<int64_t>(form_.m, width - at.col));
+    tile.col_end = static_cast<int>(std::min<int64_t>(form_.m, divide_up(width - at.col, cols_.step)));
+  }
+
+  /// Where output (i, j) of a tile is in its image, or -1 where there is none.
+  int64_t output_position(const Place& tile, int64_t i, int64_t j) const {
+    const int64_t row = tile.row + i * rows_.step, col = tile.col + j * cols_.step;
+    const bool exists = row >= 0 && row < p_.output(kHeight) && col >= 0 && col < p_.output(kWidth);
+    return exists ? row * p_.output(kWidth) + col : -1;
   }
 
  private:
@@ -69,7 +86,7 @@ class WinogradTiles {
     std::vector<int64_t> found;
     for (int64_t tile = 0; tile < along.tiles; ++tile) {
       for (int64_t i = 0; i < form_.side(); ++i) {
-        found.push_back(winograd_source(p_, form_, axis, along.first + tile * form_.m, i));
+        found.push_back(winograd_source(p_, form_, axis, along.start(tile), i));
       }
     }
     return found;

@@ -25,8 +25,9 @@ class Candidate:
     `cost` modelled, in seconds; `flops` executed, `bytes` moved (modelled), `workspace` in bytes; `parts` the bf16
     parts that a CPU's matrix unit takes operands in (1, 2 or 3) or 0 where products are of fp32 numbers; `tile` the m
     of Winograd's F(m, k) or 0, `tile_height` the same along the height, 1 where a row's tiles are of that row alone,
-    `pixels` whether that reads the input as it is ("single") or what is stored of one
-    upsampled ("doubled") or dilated by 2 ("dilated"), `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
+    `pixels` whether that reads the input as it is ("single"), what is stored of one
+    upsampled ("doubled") or dilated by 2 ("dilated"), or two pixels to an output ("strided"),
+    `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
     depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
     0 where all are made once, `weight_outs` the output channels whose weights it then makes at a time or 0 for all,
     `weight_channels` the input channels whose weights a CPU's thread makes at a time for one panel of output channels

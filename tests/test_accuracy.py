@@ -59,6 +59,11 @@ FLOAT32: dict[str, Problem] = {
     "many rows": of((1, 1, 130, 6, 32), (32, *CUBE, 32), padding=1),
     "ragged": of((1, 3, 23, 29, 33), (65, *CUBE, 33), padding=1),
     "doubled": of((1, 3, 24, 24, 256), (16, *CUBE, 256), padding=1, upsample=(1, 2, 2)),
+    "spatial stride, 512 channels": of(
+        (1, 3, 25, 25, 512), (64, *CUBE, 512), padding=(1, 0, 0), stride=(1, 2, 2)
+    ),
+    "spatial stride, 64 channels": of((1, 65, 65, 64), (64, 3, 3, 64), stride=2),
+    "spatial dilation": of((1, 3, 24, 24, 256), (16, *CUBE, 256), padding=(1, 2, 2), dilation=(1, 2, 2)),
     "tripled": of((1, 3, 7, 8, 256), (32, *CUBE, 256), padding=1, upsample=(1, 3, 3)),
     "strided": of((1, 3, 17, 17, 128), (64, *CUBE, 128), padding=1, stride=2),
     "temporal": of((1, 9, 8, 8, 512), (128, 3, 1, 1, 512), padding=((2, 0), 0, 0)),

@@ -311,9 +311,10 @@ def test_every_algorithm_and_tile_is_checked() -> None:
                     by_thread |= own.thread_chunks
     assert by_panel and by_thread
     plain = {("single", m, 1) for m in (2, 4, 6)}
-    assert tiles >= plain | {(p, m, 1) for p in ("doubled", "dilated") for m in (4, 6, 8)} | {
-        ("single", 2, 2)
+    other = {(p, m, 1) for p in ("doubled", "dilated") for m in (4, 6, 8)} | {
+        ("strided", m, 1) for m in (2, 4)
     }
+    assert tiles >= plain | other | {("single", 2, 2)}
 
 
 @pytest.mark.parametrize("factor", [1.01, 1 + 2e-5, float("nan")])

@@ -322,3 +322,14 @@ def test_winograd_matrices_of_doubled_pixels_are_exact(m: int) -> None:
     for i, tap, source in product(range(m), range(3), range(m // 2 + 1)):
         value = sum(a_t[i][r] * g[r][tap] * b_t[(r + 1) // 2][source] for r in range(m + 1))
         assert value == (source == (i + tap) // 2)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd_matrices_of_stride_2_are_exact(m: int) -> None:
+    """Products from the last weight on share it."""
+    a_t, g, b_t = generator().strided_matrices(m)
+    assert header_matrices(f"WinogradStrided<{m}>") == {"At": a_t, "G": g, "Bt": b_t}
+    assert len(g) == m + 2
+    for i, tap, source in product(range(m), range(3), range(2 * m + 1)):
+        value = sum(a_t[i][r] * g[min(r, m + 1)][tap] * b_t[r][source] for r in range(2 * m + 1))
+        assert value == (source == 2 * i + tap)

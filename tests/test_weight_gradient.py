@@ -41,7 +41,7 @@ DRAWN = {
         "half_precision",
         "views",
     )
-}
+} | {name: FAMILIES[name] for name in ("strided_3x3", "dilated_3x3")}
 
 PICKED: dict[str, Problem] = {
     "whole tiles": of((1, 4, 8, 8, 16), (16, *CUBE, 16), padding=1),
@@ -74,6 +74,16 @@ PICKED: dict[str, Problem] = {
     "dilated 3x3": of((1, 3, 9, 8, 16), (8, *CUBE, 16), padding=1, input_dilation=2, flip=True),
     "dilated, one tile": of((1, 2, 2, 2, 4), (20, 4, 4, 4, 4), padding=2, input_dilation=2),
     "dilated 3x3, forwards": of((2, 3, 5, 6, 8), (16, *CUBE, 8), padding=(1, 2, 1), input_dilation=(1, 2, 2)),
+    "spatial stride": of((2, 5, 17, 19, 17), (19, *CUBE, 17), padding=1, stride=(1, 2, 2)),
+    "stride everywhere": of((1, 6, 16, 13, 24), (16, *CUBE, 24), padding=1, stride=2),
+    "spatial stride, pairs of frames": of(
+        (1, 5, 49, 49, 96), (96, *CUBE, 96), padding=(1, 0, 0), stride=(1, 2, 2)
+    ),
+    "spatial stride, one row": of((1, 2, 1, 9, 16), (16, 1, 3, 3, 16), padding=(0, 1, 1), stride=(1, 2, 2)),
+    "spatial dilation": of((1, 4, 13, 15, 16), (24, *CUBE, 16), padding=2, dilation=(1, 2, 3)),
+    "taps further apart than outputs": of(
+        (1, 1, 5, 6, 8), (8, 1, 3, 3, 8), padding=(0, 7, 9), dilation=(1, 7, 9)
+    ),
     **UPSAMPLED,
 }
 
@@ -110,12 +120,18 @@ def parameters_of(problem: Problem) -> arguments.Parameters:
 def runs_in_the_transform_domain(problem: Problem) -> bool:
     square = tuple(problem.w[-3:-1])
     dilated = problem.input_dilation[-2:] == (2, 2)
+    stride, dilation = problem.stride[-2:], problem.dilation[-2:]
+    steps = (
+        stride == dilation == (1, 1)
+        or (stride == (1, 1) and problem.input_dilation[-2:] == (1, 1))
+        or (stride == (2, 2) and dilation == problem.input_dilation[-2:] == (1, 1))
+    )
     return (
         problem.ndim == 3
         and problem.groups == 1
         and 0 not in problem.x
         and (square == (3, 3) or (square == (4, 4) and dilated))
-        and problem.stride[-2:] == problem.dilation[-2:] == (1, 1)
+        and steps
         and (dilated or problem.input_dilation[-2:] == (1, 1))
     )
 

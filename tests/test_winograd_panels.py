@@ -41,6 +41,9 @@ PROBLEMS: dict[str, Problem] = {
     "doubled": of((1, 3, 5, 4, 96), (64, *CUBE, 96), padding=1, upsample=(1, 2, 2)),
     "dilated": of((1, 3, 5, 4, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
     "flipped": of((1, 3, 6, 6, 64), (64, *CUBE, 64), padding=1, flip=True),
+    "spatial stride": of((1, 3, 13, 11, 96), (64, *CUBE, 96), padding=1, stride=(1, 2, 2)),
+    "stride everywhere": of((2, 5, 9, 8, 203), (53, *CUBE, 203), padding=1, stride=2),
+    "spatial dilation": of((1, 3, 7, 9, 96), (64, *CUBE, 96), padding=(0, 2, 3), dilation=(1, 2, 3)),
 }
 
 

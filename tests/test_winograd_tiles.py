@@ -36,6 +36,8 @@ PROBLEMS: dict[str, Problem] = {
         (1, 3, 24, 24, 64), (70, *CUBE, 64), padding=1, bias=True, residual=True, activation="silu"
     ),
     "doubled": of((1, 3, 13, 14, 96), (64, *CUBE, 96), padding=1, upsample=(1, 2, 2)),
+    "spatial stride": of((1, 3, 33, 35, 96), (64, *CUBE, 96), padding=1, stride=(1, 2, 2)),
+    "spatial dilation": of((1, 3, 21, 19, 96), (64, *CUBE, 96), padding=2, dilation=(1, 2, 3)),
     "dilated": of((1, 3, 16, 15, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
 }
 

@@ -88,6 +88,9 @@ def probes() -> Iterable[Probe]:
             yield Probe(rank, kernel, stride=2)
             yield Probe(rank, kernel, dilation=2)
             yield Probe(rank, kernel, input_dilation=2)
+            yield Probe(rank, kernel, stride=2, dilation=2)
+            yield Probe(rank, kernel, stride=2, input_dilation=2)
+            yield Probe(rank, kernel, dilation=2, input_dilation=2)
             yield Probe(rank, kernel, upsample=2)
             yield Probe(rank, kernel, mode="reflect")
 

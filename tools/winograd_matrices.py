@@ -1,6 +1,7 @@
 """Generates the Winograd/Toom-Cook matrices of F(m, 3) from exact rational points: core/winograd.h as tables, with
-those for doubled and dilated pixels; kernels/winograd_matrices.h as straight-line Metal code, in which no zero or one
-is multiplied with and what two points p and -p share is computed once; and metal/winograd_flops.h, what it costs.
+those for doubled and dilated pixels and for stride 2; kernels/winograd_matrices.h as straight-line Metal code, in
+which no zero or one is multiplied with and what two points p and -p share is computed once; and
+metal/winograd_flops.h, what it costs.
 
     python tools/winograd_matrices.py           # rewrites all
     python tools/winograd_matrices.py --check   # exit 1 if one is stale
@@ -34,6 +35,11 @@ DILATED_POINTS = {
     4: ["0", "1"],
     6: ["0", "1", "-1"],
     8: ["0", "1", "-1", "-1/2"],
+}
+# Of stride 2: of the even pixels, the odd ones meet one tap.
+STRIDED_POINTS = {
+    2: ["0", "1"],
+    4: ["0", "1", "-1", "-1/2"],
 }
 Matrix = list[list[Fraction]]
 
@@ -122,6 +128,21 @@ def dilated_matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
     return outputs, weights, b_t
 
 
+def strided_matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
+    """(A^T, G, B^T) of F(m, 3) with stride 2: x has 2 m + 1 values, y has m.
+
+    Even pixels meet the taps (w0, w2) and are F(m, 2), odd ones meet w1 alone and are m products as they stand, whose
+    weight, the last, they share.
+    """
+    zero, one = Fraction(0), Fraction(1)
+    a_t, g, b_t = correlation(STRIDED_POINTS[m], m, 2)
+    weights = [[first, zero, second] for first, second in g] + [[zero, one, zero]]
+    outputs = [[*row, *(Fraction(int(i == j)) for i in range(m))] for j, row in enumerate(a_t)]
+    inputs = [[row[i // 2] if i % 2 == 0 else zero for i in range(2 * m + 1)] for row in b_t]
+    inputs += [[Fraction(int(i == 2 * j + 1)) for i in range(2 * m + 1)] for j in range(m)]
+    return outputs, weights, inputs
+
+
 def _number(v: Fraction) -> str:
     if v.denominator & (v.denominator - 1) == 0:
         return f"{float(v)!r}f"
@@ -138,7 +159,8 @@ def _struct(name: str, title: str, points: list[str], tables: tuple[Matrix, Matr
     return (
         f"\n/// {title} at the points {', '.join(points)} and infinity.\n"
         f"template <>\nstruct {name} {{\n"
-        f"  static constexpr int pixels = {len(b_t)}, taps = {len(g[0])}, products = {len(g)}, outputs = {len(a_t)};\n"
+        f"  static constexpr int pixels = {len(b_t)}, taps = {len(g[0])}, products = {len(a_t[0])},\n"
+        f"                       weights = {len(g)}, outputs = {len(a_t)};\n"
         + _table("At", a_t)
         + _table("G", g)
         + _table("Bt", b_t)
@@ -160,6 +182,9 @@ def header() -> str:
         "/// Of pixels with a zero between them, for three or four taps.\n"
         "template <int M>\n"
         "struct WinogradDilated;\n"
+        "/// Of stride 2.\n"
+        "template <int M>\n"
+        "struct WinogradStrided;\n"
     ]
     for m, points in POINTS.items():
         parts.append(_struct(f"Winograd<{m}>", f"F({m}, 3)", points, matrices(m)))
@@ -169,6 +194,9 @@ def header() -> str:
     for m, points in DILATED_POINTS.items():
         title = f"F({m}, 4) of dilated pixels"
         parts.append(_struct(f"WinogradDilated<{m}>", title, points, dilated_matrices(m)))
+    for m, points in STRIDED_POINTS.items():
+        title = f"F({m}, 3) of stride 2"
+        parts.append(_struct(f"WinogradStrided<{m}>", title, points, strided_matrices(m)))
     return "".join(parts) + "\n}  // namespace mlx_conv3d\n"
 
 

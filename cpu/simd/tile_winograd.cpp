@@ -72,7 +72,7 @@ void input(const WinogradInputTile& tile, const TileParts& how, uint32_t& larges
   largest = _mm512_reduce_max_epu32(most);
 }
 
-/// All products' weights of two input channels.
+/// All weights of two input channels.
 template <int Parts>
 __m512i store_pairs(int count, const Vec* even, const Vec* odd, uint16_t* out, int64_t stride, bool streaming,
                     const TileParts& how, __m512i most) {
@@ -94,7 +94,7 @@ __m512i store_pairs(int count, const Vec* even, const Vec* odd, uint16_t* out, i
 
 template <class Form, int Depths>
 struct WeightPairs {
-  static constexpr int plane = Form::taps * Form::taps, products = Form::products * Form::products,
+  static constexpr int plane = Form::taps * Form::taps, weights = Form::weights * Form::weights,
                        terms = depth_terms<Depths>;
   const WinogradWeightPanel& panel;
   const TileParts& how;
@@ -123,13 +123,13 @@ struct WeightPairs {
   void write(int vector, int64_t pair, const Vec* odd) {
     uint16_t* out = static_cast<uint16_t*>(panel.out) + vector * kTileItems + pair * kTileDepth;
     for (int term = 0; term < terms; ++term) {
-      Vec low[products], high[products];
-      transform_taps<Form>(even + term * plane, [&](int product, Vec v) { low[product] = v; });
-      transform_taps<Form>(odd + term * plane, [&](int product, Vec v) { high[product] = v; });
+      Vec low[weights], high[weights];
+      transform_taps<Form>(even + term * plane, [&](int weight, Vec v) { low[weight] = v; });
+      transform_taps<Form>(odd + term * plane, [&](int weight, Vec v) { high[weight] = v; });
       uint16_t* to = out + (Depths == 1 ? 0 : kDepthSlot[term]) * panel.depth_stride;
       most = how.parts == 2
-                 ? store_pairs<2>(products, low, high, to, panel.xi_stride, panel.streaming, how, most)
-                 : store_pairs<3>(products, low, high, to, panel.xi_stride, panel.streaming, how, most);
+                 ? store_pairs<2>(weights, low, high, to, panel.xi_stride, panel.streaming, how, most)
+                 : store_pairs<3>(weights, low, high, to, panel.xi_stride, panel.streaming, how, most);
     }
   }
 };

@@ -58,8 +58,8 @@ void weight_panel(const WinogradWeightPanel& panel) {
     combine_depths<Form, Depths>(taps, combined);
     for (int term = 0; term < depth_terms<Depths>; ++term) {
       float* term_out = first + (Depths == 1 ? 0 : kDepthSlot[term]) * depth_stride;
-      transform_taps<Form>(combined + term * plane, [&](int product, Vec v) {
-        float* to = term_out + product * xi_stride;
+      transform_taps<Form>(combined + term * plane, [&](int weight, Vec v) {
+        float* to = term_out + weight * xi_stride;
         Streaming ? store_streaming(to, v) : store(to, v);
       });
     }

@@ -67,6 +67,10 @@ SIMD_INLINE void apply(const Vec* in, Vec* out) {
     if (form.m == 6) return f<WinogradDilated<6>, T>(__VA_ARGS__); \
     return f<WinogradDilated<8>, T>(__VA_ARGS__);                  \
   }                                                                \
+  if (form.pixels == Pixels::strided) {                            \
+    if (form.m == 2) return f<WinogradStrided<2>, T>(__VA_ARGS__); \
+    return f<WinogradStrided<4>, T>(__VA_ARGS__);                  \
+  }                                                                \
   if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
   if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
   f<Winograd<6>, T>(__VA_ARGS__);

@@ -36,7 +36,7 @@ void cotangent(const WinogradInputTile& tile) {
 /// The sums of one depth term, one vector of channels, to the taps of a plane.
 template <class Form>
 SIMD_INLINE void plane(const float* sums, int64_t xi_stride, Vec* taps) {
-  constexpr int t = Form::products, k = Form::taps;
+  constexpr int t = Form::weights, k = Form::taps;
   Vec columns[k * t];
   for (int j = 0; j < t; ++j) {
     Vec d[t];

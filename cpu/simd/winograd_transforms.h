@@ -38,10 +38,10 @@ SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, int
   }
 }
 
-/// One vector of output channels, one input channel: calls store(product, v) with its taps' weights.
+/// One vector of output channels, one input channel: calls store(weight, v) with those of its taps.
 template <class Form, class Store>
 SIMD_INLINE void transform_taps(const Vec* taps, Store&& store) {
-  constexpr int t = Form::products, k = Form::taps;
+  constexpr int t = Form::weights, k = Form::taps;
   Vec columns[t * k];
   for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
   for (int i = 0; i < t; ++i) {
