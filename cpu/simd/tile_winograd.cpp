@@ -134,18 +134,17 @@ struct WeightPairs {
   }
 };
 
-template <class Form, int Depths, class T>
+template <class Form, int Depths>
 uint32_t weight_panel(const WinogradWeightPanel& panel, const TileParts& how) {
   WeightPairs<Form, Depths> pairs{panel, how};
-  read_taps<Form, Depths, T>(panel,
-                             [&](int vector, int64_t c, const Vec* taps) { pairs.add(vector, c, taps); });
+  read_taps<Form, Depths>(panel, [&](int vector, int64_t c, const Vec* taps) { pairs.add(vector, c, taps); });
   pairs.fill();
   return _mm512_reduce_max_epu32(pairs.most);
 }
 
-template <class Form, class T>
+template <class Form, class>
 void weight(int depth_m, const WinogradWeightPanel& panel, const TileParts& how, uint32_t& largest) {
-  largest = depth_m == 2 ? weight_panel<Form, 3, T>(panel, how) : weight_panel<Form, 1, T>(panel, how);
+  largest = depth_m == 2 ? weight_panel<Form, 3>(panel, how) : weight_panel<Form, 1>(panel, how);
   if (panel.streaming) fence();
 }
 
@@ -153,10 +152,9 @@ template <class T>
 void input_any(WinogradForm form, const WinogradInputTile& tile, const TileParts& how, uint32_t& largest) {
   SIMD_BY_FORM(form, T, input, tile, how, largest)
 }
-template <class T>
 void weight_any(WinogradForm form, const WinogradWeightPanel& panel, const TileParts& how,
                 uint32_t& largest) {
-  SIMD_BY_FORM(form, T, weight, form.depth_m, panel, how, largest)
+  SIMD_BY_FORM(form, void, weight, form.depth_m, panel, how, largest)
 }
 
 template <int Parts>
@@ -193,7 +191,7 @@ uint32_t winograd_input_parts(WinogradForm form, Dtype type, const WinogradInput
 
 uint32_t winograd_weight_parts(WinogradForm form, const WinogradWeightPanel& panel, const TileParts& parts) {
   uint32_t largest = 0;
-  SIMD_BY_TYPE(panel.w.type, weight_any, form, panel, parts, largest)
+  weight_any(form, panel, parts, largest);
   return largest;
 }
 

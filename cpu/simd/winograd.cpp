@@ -46,12 +46,12 @@ void output(const WinogradOutputTile& tile) {
   }
 }
 
-template <class Form, int Depths, bool Streaming, class T>
+template <class Form, int Depths, bool Streaming>
 void weight_panel(const WinogradWeightPanel& panel) {
   auto* out = static_cast<float*>(panel.out);
   // Copies: what is stored could otherwise be the panel itself.
   const int64_t vectors = panel.vectors, depth_stride = panel.depth_stride, xi_stride = panel.xi_stride;
-  read_taps<Form, Depths, T>(panel, [=](int vector, int64_t c, const Vec* taps) {
+  read_taps<Form, Depths>(panel, [=](int vector, int64_t c, const Vec* taps) {
     float* first = out + (c * vectors + vector) * kWidth;
     constexpr int plane = Form::taps * Form::taps;
     Vec combined[depth_terms<Depths> * plane];
@@ -66,13 +66,13 @@ void weight_panel(const WinogradWeightPanel& panel) {
   });
 }
 
-template <class Form, class T>
+template <class Form, class>
 void weight(int depth_m, const WinogradWeightPanel& panel) {
   if (panel.streaming) {
-    depth_m == 2 ? weight_panel<Form, 3, true, T>(panel) : weight_panel<Form, 1, true, T>(panel);
+    depth_m == 2 ? weight_panel<Form, 3, true>(panel) : weight_panel<Form, 1, true>(panel);
     fence();
   } else {
-    depth_m == 2 ? weight_panel<Form, 3, false, T>(panel) : weight_panel<Form, 1, false, T>(panel);
+    depth_m == 2 ? weight_panel<Form, 3, false>(panel) : weight_panel<Form, 1, false>(panel);
   }
 }
 
@@ -83,10 +83,6 @@ void input_any(WinogradForm form, const WinogradInputTile& tile) {
 template <class T>
 void output_any(WinogradForm form, const WinogradOutputTile& tile) {
   SIMD_BY_FORM(form, T, output, tile)
-}
-template <class T>
-void weight_any(WinogradForm form, const WinogradWeightPanel& panel) {
-  SIMD_BY_FORM(form, T, weight, form.depth_m, panel)
 }
 
 }  // namespace
@@ -100,7 +96,7 @@ void winograd_output(WinogradForm form, const WinogradOutputTile& tile) {
 }
 
 void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel) {
-  SIMD_BY_TYPE(panel.w.type, weight_any, form, panel)
+  SIMD_BY_FORM(form, void, weight, form.depth_m, panel)
 }
 
 void winograd_depth_input(bool has_first, bool has_last, int64_t n, const float* in, int64_t frame_stride,

@@ -218,12 +218,15 @@ void results_any(const WinogradRowResults& s) {
   plain ? results<T, true>(s) : results<T, false>(s);
 }
 
-template <class T>
-void weight(const WinogradWeightPanel& panel) {
+}  // namespace
+
+void winograd_row_results(const WinogradRowResults& s) { SIMD_BY_TYPE(s.epilogue->type, results_any, s) }
+
+void winograd_row_weight(const WinogradWeightPanel& panel) {
   // Copies: what is stored could otherwise be the panel itself.
   auto* results = static_cast<float*>(panel.out);
   const int64_t channels = panel.channels;
-  read_taps<Form, 1, T>(panel, [=](int v, int64_t c, const Vec* taps) __attribute__((always_inline)) {
+  read_taps<Form, 1>(panel, [=](int v, int64_t c, const Vec* taps) __attribute__((always_inline)) {
     float* out = results + (v * kFrequencies * channels + c) * kTaps * kWidth;
 #pragma GCC unroll 3
     for (int row = 0; row < kTaps; ++row) {
@@ -236,11 +239,5 @@ void weight(const WinogradWeightPanel& panel) {
     }
   });
 }
-
-}  // namespace
-
-void winograd_row_results(const WinogradRowResults& s) { SIMD_BY_TYPE(s.epilogue->type, results_any, s) }
-
-void winograd_row_weight(const WinogradWeightPanel& panel) { SIMD_BY_TYPE(panel.w.type, weight, panel) }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

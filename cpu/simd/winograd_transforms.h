@@ -7,6 +7,7 @@
 #include "cpu/simd/convert.h"
 #include "cpu/simd/fetch.h"
 #include "cpu/simd/winograd_apply.h"
+#include "cpu/simd/winograd_taps.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
@@ -68,28 +69,19 @@ SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
   }
 }
 
-constexpr int64_t kNoTap = INT64_MIN;  ///< the offset of a tap that a kernel lacks
 /// Input channels whose weights are fetched while those before them are read.
 constexpr int64_t kFetched = 64;
 
-/// So many items of one tap of each row, run by run: rows and taps side by side are too many streams for the
-/// hardware to fetch ahead. Always inlined: GCC drops calls that only fetch.
-template <class Item>
-SIMD_INLINE void fetch_runs(const Item* first, int64_t stride, int64_t rows, int64_t count) {
-  constexpr int64_t kLine = 64 / sizeof(Item);
-  for (int64_t row = 0; row < rows; ++row, first += stride) {
-    for (int64_t i = 0; i < count; i += kLine) fetch_to_read(reinterpret_cast<const char*>(first + i));
-  }
-}
-
 /// Reads a panel's taps: calls transform(vector, c, taps) for every vector of output channels and every input
-/// channel, in this order.
-template <class Form, int Depths, class T, class Transform>
+/// channel, in this order. One function for all types, which are read by calls: a copy of the transform for
+/// each would be most of this library.
+template <class Form, int Depths, class Transform>
 SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transform) {
   constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
-  typedef typename T::Item Item;
-  const int64_t* stride = panel.w.stride;
-  const auto* w = static_cast<const Item*>(panel.w.data);
+  const TapItems& items = tap_items(panel.w.type);
+  int64_t stride[5];  // in bytes
+  for (int axis = 0; axis < 5; ++axis) stride[axis] = panel.w.stride[axis] * items.size;
+  const auto* w = static_cast<const char*>(panel.w.data);
   const int last = panel.side - 1;
   int64_t tap_offset[all];
   for (int tap = 0; tap < all; ++tap) {
@@ -107,43 +99,39 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
   const auto run_at = [&](int64_t c) {
     return panel.channels - c < kFetched ? panel.channels - c : kFetched;
   };
-  for (int tap = 0; stride[4] == 1 && tap < all; ++tap) {
-    if (tap_offset[tap] != kNoTap) fetch_runs(w + tap_offset[tap], stride[0], lanes_of(0), run_at(0));
+  const bool runs = panel.w.stride[4] == 1;
+  for (int tap = 0; runs && tap < all; ++tap) {
+    if (tap_offset[tap] == kNoTap) continue;
+    fetch_runs(w + tap_offset[tap], stride[0], lanes_of(0), run_at(0) * items.size);
   }
   for (int v = 0; v < panel.vectors; ++v) {
-    const int64_t first = v * kWidth, lanes = lanes_of(v);
+    const int64_t lanes = lanes_of(v);
+    const char* first = w + v * kWidth * stride[0];
     int64_t c = 0;
-    if (stride[4] == 1) {
-      for (; c + kWidth <= panel.channels; c += kWidth) {
-        // A share of the rows with each block: all at once would stall what is read.
-        const int64_t begin = c / kFetched * kFetched, blocks = (run_at(begin) + kWidth - 1) / kWidth;
-        const bool turn = begin + kFetched >= panel.channels;
-        const int next = turn ? v + 1 : v;
-        const int64_t ahead = turn ? 0 : begin + kFetched, rows = next < panel.vectors ? lanes_of(next) : 0;
-        const int64_t row = rows * ((c - begin) / kWidth) / blocks;
-        const int64_t count = rows * ((c - begin) / kWidth + 1) / blocks - row;
-        const Item* fetched = w + (next * kWidth + row) * stride[0] + ahead;
-        Vec block[all][kWidth];
-        for (int tap = 0; tap < all; ++tap) {
-          if (tap_offset[tap] == kNoTap) {
-            for (int i = 0; i < kWidth; ++i) block[tap][i] = Vec{};
-            continue;
-          }
-          fetch_runs(fetched + tap_offset[tap], stride[0], count, run_at(ahead));
-          load_transposed<T>(w + first * stride[0] + tap_offset[tap] + c, stride[0], lanes, block[tap]);
-        }
-        for (int i = 0; i < kWidth; ++i) {
-          Vec taps[all];
-          for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
-          transform(v, c + i, taps);
-        }
+    for (; runs && c + kWidth <= panel.channels; c += kWidth) {
+      // A share of the rows with each block: all at once would stall what is read.
+      const int64_t begin = c / kFetched * kFetched, blocks = (run_at(begin) + kWidth - 1) / kWidth;
+      const bool turn = begin + kFetched >= panel.channels;
+      const int next = turn ? v + 1 : v;
+      const int64_t ahead = turn ? 0 : begin + kFetched, rows = next < panel.vectors ? lanes_of(next) : 0;
+      const int64_t row = rows * ((c - begin) / kWidth) / blocks;
+      const int64_t count = rows * ((c - begin) / kWidth + 1) / blocks - row;
+      const char* fetched = w + (next * kWidth + row) * stride[0] + ahead * items.size;
+      Vec block[all][kWidth];
+      items.read({tap_offset, all, stride[0], first + c * items.size, lanes, fetched, count,
+                  run_at(ahead) * items.size},
+                 block);
+      for (int i = 0; i < kWidth; ++i) {
+        Vec taps[all];
+        for (int tap = 0; tap < all; ++tap) taps[tap] = block[tap][i];
+        transform(v, c + i, taps);
       }
     }
     for (; c < panel.channels; ++c) {
       Vec taps[all] = {};
       for (int tap = 0; tap < all; ++tap) {
         if (tap_offset[tap] == kNoTap) continue;
-        taps[tap] = gather<T>(w + first * stride[0] + tap_offset[tap] + c * stride[4], stride[0], lanes);
+        taps[tap] = items.gather(first + tap_offset[tap] + c * stride[4], stride[0], lanes);
       }
       transform(v, c, taps);
     }
