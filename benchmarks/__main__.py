@@ -68,6 +68,7 @@ class Dtype(str, enum.Enum):
 class Isa(str, enum.Enum):
     avx2 = "avx2"
     avx512 = "avx512"
+    avx512_bf16 = "avx512_bf16"
 
 
 def _command(name: str, subject: Any) -> Callable[..., None]:

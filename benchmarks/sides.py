@@ -22,8 +22,8 @@ OURS = "mlx_conv3d"
 PREPARED = "mlx_conv3d, prepared weight"
 STOCK = "stock MLX CPU (naive baseline)"
 TORCH_NAMES = ("PyTorch channels_last", "PyTorch contiguous")
-# oneDNN's names of what this library calls avx2 (x86-64-v3) and avx512 (x86-64-v4).
-ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE"}
+# oneDNN's names of what this library calls avx2 (x86-64-v3), avx512 (x86-64-v4) and avx512_bf16.
+ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE", "avx512_bf16": "AVX512_CORE_BF16"}
 TORCH_INSTALL = "PyTorch is missing: pip install torch (or leave it out with --no-torch)"
 
 Function = Callable[..., mx.array]

@@ -20,6 +20,7 @@ struct Device {
   int64_t system_cache_bytes = 0;  ///< system-level cache, shared by all cores
   double matrix_gflops = 0;        ///< 16-bit peak of separate matrix units over all cores, nominal
   bool matrix_half = false;        ///< whether a CPU's matrix unit multiplies fp16, beside bf16
+  bool matrix_splits = true;       ///< whether operands in several bf16 parts pay on it
   uint8_t switched_off = 0;        ///< kernel families that this process does not use (core/kernel_family.h)
   std::string note;                ///< whose figures these are where the machine's own are not known
 };

@@ -294,7 +294,7 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
 /// bf16 parts for a matrix unit; 0 where there is none. A transformed bf16 number needs two, whose error
 /// rounding the result hides; rounding to fp16 does not.
 int tile_parts(const ConvProblem& p, const Device& d) {
-  if (d.matrix_gflops == 0 || p.in_channels == 0) return 0;
+  if (d.matrix_gflops == 0 || !d.matrix_splits || p.in_channels == 0) return 0;
   return p.out_type == Dtype::bfloat16 ? 2 : 3;
 }
 

@@ -9,8 +9,10 @@
 
 #include "cpu/simd/tile_kernels.h"
 
-#if defined(MLX_CONV3D_HAS_amx)
+#if defined(MLX_CONV3D_HAS_avx512_bf16)
 #include <cpuid.h>
+#endif
+#if defined(MLX_CONV3D_HAS_amx)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -22,6 +24,9 @@ extern const Kernels kernels_sse2, kernels_avx2, kernels_avx512;
 #else
 extern const Kernels kernels_neon;
 #endif
+#if defined(MLX_CONV3D_HAS_avx512_bf16)
+extern const TileKernels tile_kernels_avx512_bf16;
+#endif
 #if defined(MLX_CONV3D_HAS_amx)
 extern const TileKernels tile_kernels_amx;
 #endif
@@ -31,7 +36,7 @@ namespace {
 #if defined(MLX_CONV3D_HAS_avx512)
 bool allowed(const char* isa, const char* ceiling) {
   if (ceiling == nullptr) return true;
-  const char* order[] = {"sse2", "avx2", "avx512", "amx"};
+  const char* order[] = {"sse2", "avx2", "avx512", "avx512_bf16", "amx"};
   for (const char* name : order) {
     if (std::strcmp(name, isa) == 0) return true;
     if (std::strcmp(name, ceiling) == 0) return false;
@@ -39,12 +44,31 @@ bool allowed(const char* isa, const char* ceiling) {
   return true;
 }
 
+#if defined(MLX_CONV3D_HAS_avx512_bf16)
+bool has_pairs() {
+  constexpr unsigned kAvx512Bf16 = 1u << 5;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvx512Bf16) != 0;
+}
+
+/// AVX-512 and, beside it, products of pairs of bf16.
+const Kernels& with_pairs() {
+  static const Kernels table = [] {
+    Kernels k = kernels_avx512;
+    k.isa = "avx512_bf16";
+    k.tiles = &tile_kernels_avx512_bf16;
+    return k;
+  }();
+  return table;
+}
+#endif
+
 #if defined(MLX_CONV3D_HAS_amx)
 bool has_tiles() {
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kAvx512Bf16) == 0) return false;
+  if (!has_pairs()) return false;
   // Linux lends the tiles' state only to a process that asks for it.
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -84,6 +108,9 @@ const Kernels& detect() {
                       __builtin_cpu_supports("avx512vl");
 #if defined(MLX_CONV3D_HAS_amx)
   if (avx512 && allowed("amx", ceiling) && has_tiles()) return with_tiles();
+#endif
+#if defined(MLX_CONV3D_HAS_avx512_bf16)
+  if (avx512 && allowed("avx512_bf16", ceiling) && has_pairs()) return with_pairs();
 #endif
   if (avx512 && allowed("avx512", ceiling)) return kernels_avx512;
   if (avx2 && allowed("avx2", ceiling)) return kernels_avx2;

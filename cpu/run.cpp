@@ -61,10 +61,11 @@ Device describe() {
   device.panel_vectors = k.panel_vectors;
   // Two multiply-adds of a vector per cycle at about 2.1 GHz; SSE has no fused one.
   device.gflops = device.cores * 2.1 * k.width * (k.width == 4 && k.panel_vectors == 2 ? 2 : 4);
-  // One product of 16x16x32 every 16 cycles.
   if (k.tiles != nullptr) {
-    device.matrix_gflops = device.cores * 2.1 * 1024;
+    // One product of 16x16x32 every 16 cycles, or of pairs as many vectors as of single numbers.
+    device.matrix_gflops = k.tiles->splits ? device.cores * 2.1 * 1024 : 2 * device.gflops;
     device.matrix_half = k.tiles->half;
+    device.matrix_splits = k.tiles->splits;
   }
   device.gbytes = 8.0 * device.cores;
   device.cache_bytes = int64_t{1} << 20;

@@ -289,6 +289,8 @@ class TileGemm {
     product.parts = plan_.parts;
     product.half = plan_.half;
     product.rows = (block.rows - 1) * layout_.row_step + block.cols;
+    product.run = block.cols;
+    product.run_step = layout_.row_step;
     product.a = slabs_[thread];
     product.a_stride = layout_.stride;
     product.a_part_stride = layout_.part_items;

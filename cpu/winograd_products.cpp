@@ -258,8 +258,8 @@ void WinogradProducts::multiply_steps(int64_t rows, int tiles, const uint16_t* a
     const int64_t from = count * piece / pieces, to = count * (piece + 1) / pieces;
     const uint16_t* then =
         to < count ? b + tile_panel_items(steps[static_cast<size_t>(to)].b, plan_.parts, tiles) : next;
-    k_.tiles->multiply({plan_.parts, false, tiles, rows, a, channels_, part_stride, steps.data() + from,
-                        to - from, b, then, c, ldc, accumulate || piece > 0});
+    k_.tiles->multiply({plan_.parts, false, tiles, rows, rows, rows, a, channels_, part_stride,
+                        steps.data() + from, to - from, b, then, c, ldc, accumulate || piece > 0});
   }
 }
 

@@ -222,7 +222,7 @@ def test_quick_run_of_a_subject_without_torch_ends_well() -> None:
     assert "geometric mean" in done.stdout
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
 def test_a_run_is_held_to_narrower_instructions_or_says_that_it_cannot_be(isa: str) -> None:
     reached = isa in instruction_sets(_ext.isa())
     done = quick_vae("--dtype", "float32", "--no-stock", "--isa", isa)

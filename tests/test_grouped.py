@@ -143,7 +143,7 @@ def test_every_kernel(name: str) -> None:
 
 def test_every_kernel_without_a_matrix_unit() -> None:
     """In a process of its own: the instruction set is chosen once."""
-    if _ext.isa() != "amx":
+    if _ext.isa() not in ("avx512_bf16", "amx"):
         return
     select = "every_kernel and not matrix or picked or drawn_problems"
     done = subprocess.run(

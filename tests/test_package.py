@@ -246,7 +246,7 @@ def test_make_says_in_one_line_what_to_install(goal: str, arguments: tuple[str, 
 
 # ---- instruction sets --------------------------------------------------------------------------------------
 
-WIDENING = ("sse2", "avx2", "avx512", "amx")
+WIDENING = ("sse2", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def narrower() -> list[str]:

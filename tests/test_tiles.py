@@ -1,5 +1,5 @@
-"""Products of bf16 tiles (AMX) against float64: every kind of operand, ragged sizes, and numbers that tiles cannot
-hold. On a machine without a matrix unit the same problems run on what it has."""
+"""Products of bf16 tiles (AMX) and of pairs of bf16 (AVX512_BF16) against float64: every kind of operand, ragged sizes,
+and numbers that they cannot hold. On a machine without either the same problems run on what it has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from problems import Problem, of
 
 from mlx_conv3d import _ext, conv3d, plan
 
-TILED = _ext.isa() == "amx"
+ISA = _ext.isa()
 # Some units multiply fp16 as it is.
 PARTS = {
     ("bfloat16", "bfloat16"): (1,),
@@ -23,10 +23,16 @@ PARTS = {
     ("float32", "float32"): (3,),
 }
 
+
+def is_tiled(types: tuple[str, str]) -> bool:
+    """Whether this machine has a unit for them. Pairs are bf16 as it is."""
+    return ISA == "amx" or (ISA == "avx512_bf16" and types == ("bfloat16", "bfloat16"))
+
+
 PROBLEMS: dict[str, Problem] = {
     "3x3x3": of((2, 3, 9, 11, 64), (48, 3, 3, 3, 64), padding=1),
     "ragged channels": of((1, 3, 10, 13, 45), (53, 3, 3, 3, 45), padding=1),
-    "merged taps": of((1, 2, 17, 19, 12), (40, 3, 3, 3, 12), padding=1),
+    "merged taps": of((1, 2, 17, 19, 10), (40, 3, 3, 3, 10), padding=1),
     "stem": of((1, 4, 20, 21, 3), (64, 3, 7, 7, 3), padding=3, stride=(1, 2, 2)),
     "pointwise": of((2, 3, 17, 19, 130), (70, 1, 1, 1, 130)),
     "strided pointwise": of((1, 4, 41, 62, 160), (96, 1, 1, 1, 160), stride=(1, 2, 3)),
@@ -72,9 +78,14 @@ def test_products_of_tiles(name: str, types: tuple[str, str]) -> None:
         for c in operands.plan_of(problem).candidates
         if c.legal and c.parts > 0 and c.algorithm != "winograd"
     }
-    # Of a single position, splitting the weights takes longer than all of its products.
-    paying = name != "one position" or PARTS[types][0] == 1
-    assert bool(algorithms) == (TILED and paying) and set(algorithms.values()) <= set(PARTS[types])
+    # Of a single position, splitting the weights takes longer than all of its products; pairs, but twice as many as
+    # fp32 products, pay for no empty steps or dropped pixels.
+    paying = (
+        name not in ("stem", "strided pointwise")
+        if ISA != "amx"
+        else name != "one position" or PARTS[types][0] == 1
+    )
+    assert bool(algorithms) == (is_tiled(types) and paying) and set(algorithms.values()) <= set(PARTS[types])
     for algorithm in ["auto", *(() if problem.general else algorithms)]:
         y = operands.run(problem, made.arrays, algorithm)
         operands.check(y, problem, exact, scale, algorithm)
@@ -87,7 +98,7 @@ def test_few_positions(name: str, types: tuple[str, str]) -> None:
     options = operands.plan_options(problem) | {"input_dilation": problem.input_dilation}
     algorithm = "transposed" if name.endswith("transposed") else "implicit_gemm"
     reason = plan(problem.x, problem.w, **options, algorithm=algorithm).reason
-    assert ("packed where they are multiplied" in reason) == TILED
+    assert ("packed where they are multiplied" in reason) == is_tiled(types)
 
 
 @pytest.mark.parametrize("number", [1e-36, 1e30, np.inf, np.nan])
@@ -202,9 +213,10 @@ def test_zeros_are_multiplied() -> None:
 
 
 def test_a_plan_says_how_products_are_taken() -> None:
-    for dtype, parts in ((mx.bfloat16, (1,)), (mx.float16, (1, 2)), (mx.float32, (3,))):
-        planned = plan((1, 4, 32, 32, 256), (256, 1, 1, 1, 256), dtype=dtype)
-        assert planned.parts in (parts if TILED else (0,))
-        assert ("16 tiles" in str(planned)) == TILED
+    for name, parts in (("bfloat16", (1,)), ("float16", (1, 2)), ("float32", (3,))):
+        planned = plan((1, 4, 32, 32, 256), (256, 1, 1, 1, 256), dtype=operands.dtype_of(name))
+        assert planned.parts in (parts if is_tiled((name, name)) else (0,))
+        unit = "pairs of bf16" if ISA == "avx512_bf16" else "16 tiles"
+        assert (unit in str(planned)) == is_tiled((name, name))
     narrow = plan((1, 4, 32, 32, 2), (3, 1, 1, 1, 2), dtype=mx.float32)
     assert narrow.parts == 0

@@ -14,7 +14,7 @@ from problems import Problem, of
 
 from mlx_conv3d import _ext, nn, prepare, set_workspace_limit
 
-CHOSEN = _ext.isa() == "avx512" and (os.cpu_count() or 1) == 2
+CHOSEN = _ext.isa() in ("avx512", "avx512_bf16") and (os.cpu_count() or 1) == 2
 CUBE = (3, 3, 3)
 
 PROBLEMS: dict[str, Problem] = {

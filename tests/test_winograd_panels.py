@@ -15,7 +15,7 @@ from problems import Problem, of
 
 from mlx_conv3d import _ext, nn, plan, set_workspace_limit
 
-CHOSEN = _ext.isa() in ("avx512", "amx") and (os.cpu_count() or 1) <= 2
+CHOSEN = _ext.isa() in ("avx512", "avx512_bf16", "amx") and (os.cpu_count() or 1) <= 2
 CUBE = (3, 3, 3)
 
 PROBLEMS: dict[str, Problem] = {

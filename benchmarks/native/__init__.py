@@ -114,8 +114,8 @@ def compiled(to: Path, options: list[str]) -> str:
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
         return "No C++ compiler was found: set CXX to one."
-    # A matrix unit has no part in these kernels.
-    isa = "avx512" if _ext.isa() == "amx" else _ext.isa()
+    # Units for bf16 have no part in these kernels.
+    isa = "avx512" if _ext.isa() in ("avx512_bf16", "amx") else _ext.isa()
     sources = [str(ROOT / source) for source in KERNELS]
     built = [compiler, "-std=c++20", *ISA_FLAGS[isa], f"-DSIMD_ISA={isa}", "-w", f"-I{ROOT}"]
     done = subprocess.run([*built, *sources, *options, "-o", str(to)], capture_output=True, text=True)

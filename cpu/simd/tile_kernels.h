@@ -1,6 +1,7 @@
 #pragma once
 
-// Matrix products on a matrix unit that multiplies bf16 and sums in fp32 (AMX). Operands of more than 8
+// Matrix products on a matrix unit that multiplies bf16 and sums in fp32 (AMX), or in vector registers that
+// hold pairs of bf16 (AVX512_BF16). Operands of more than 8
 // significant bits are split into a sum of bf16 parts: see docs/algorithms.md.
 
 #include <cstdint>
@@ -56,7 +57,8 @@ struct TileProduct {
   bool half;  ///< one part, of fp16 values
   int tiles;
   int64_t rows;
-  const uint16_t* a;  ///< rows may be read up to the next multiple of 16: anything finite
+  int64_t run, run_step;  ///< what is asked for: so many rows of each so many; others may be computed as well
+  const uint16_t* a;      ///< rows may be read up to the next multiple of 16: anything finite
   int64_t a_stride, a_part_stride;
   const TileStep* steps;
   int64_t step_count;
@@ -75,7 +77,9 @@ struct TileParts {
 };
 
 struct TileKernels {
-  bool half;  ///< whether fp16 can be multiplied as it is: its single part is then fp16
+  bool splits;  ///< whether it is so much faster than fp32's units that operands in several parts pay; else
+                ///< products are of one part, and there are no transforms
+  bool half;    ///< whether fp16 can be multiplied as it is: its single part is then fp16
   /// Both return the bits of the largest magnitude that they met (as an fp32 number; larger than any for a
   /// NaN): see tiles_hold.
   uint32_t (*split)(const TileRows& rows);

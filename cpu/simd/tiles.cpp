@@ -208,7 +208,8 @@ void multiply(const TileProduct& product) {
 }  // namespace SIMD_NAMESPACE
 
 extern const TileKernels tile_kernels_amx;
-const TileKernels tile_kernels_amx = {false,
+const TileKernels tile_kernels_amx = {true,
+                                      false,
                                       SIMD_NAMESPACE::split,
                                       SIMD_NAMESPACE::pack,
                                       SIMD_NAMESPACE::multiply,

@@ -15,7 +15,7 @@ from mlx_conv3d.doctor.runner import UNSET, Clock, Step, run
 
 TOTAL = 110.0  # seconds for everything; on a Mac, which compiles every kernel, ON_A_MAC
 ON_A_MAC = 600.0
-WIDENING = ("sse2", "avx2", "avx512", "amx")
+WIDENING = ("sse2", "avx2", "avx512", "avx512_bf16", "amx")
 SUBJECTS = ("machine", "kernels", "parity", "gradients", "timing", "simulator")
 
 
