@@ -29,10 +29,10 @@ using Ints = std::vector<int64_t>;
 /// A WinogradForm as Python has it: outputs of a tile along the width, of which pixels, outputs along depth,
 /// bf16 parts, outputs along the height.
 using PackedForm = std::tuple<int, std::string, int, int, int>;
-WinogradForm to_form(const PackedForm& form) {
+WinogradForm to_form(const PackedForm& form, const mx::array& w) {
   const auto& [m, name, depth_m, parts, height] = form;
   for (Pixels pixels : kPixels) {
-    if (name == name_of(pixels)) return {m, pixels, depth_m, parts, height < m};
+    if (name == name_of(pixels)) return {m, pixels, depth_m, parts, height < m, winograd_taps(w.shape(-2))};
   }
   throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
 }
@@ -128,7 +128,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& p
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
   extras.packed = std::move(packed);
-  extras.packed_form = to_form(packed_form);
+  extras.packed_form = to_form(packed_form, w);
   const mx::array y =
       conv(lift(x, dims, s), lift(w, dims, s), parameters.spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
@@ -318,7 +318,7 @@ NB_MODULE(_ext, m) {
       "pack_weights",
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip, int groups,
          conv3d::mx::StreamOrDevice s) {
-        return conv3d::pack_weights(w, conv3d::to_form(form), flip, groups, s);
+        return conv3d::pack_weights(w, conv3d::to_form(form, w), flip, groups, s);
       },
       "w"_a, "form"_a, "flip"_a, "groups"_a, "stream"_a = nb::none());
   m.def(

@@ -81,9 +81,10 @@ const char* name_of(Pixels pixels) {
   return "?";
 }
 
-std::vector<int> winograd_tile_sizes(Pixels pixels) {
+std::vector<int> winograd_tile_sizes(Pixels pixels, int taps) {
   switch (pixels) {
     case Pixels::single:
+      if (taps == 5) return {2, 4};
       return {2, 4, 6};
     case Pixels::strided:
       return {2, 4};
@@ -151,7 +152,15 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
         if (p.stride[0] == 1 && p.dilation[0] == 1 && !p.input_dilated()) return "";
         return "a 3x1x1 kernel needs depth stride, dilation and input dilation 1";
       }
-      if (!spatial(p.kernel, 3)) return "it needs a 3x3 spatial kernel";
+      if (spatial(p.kernel, 5) && kind == Device::Kind::cpu) {
+        return spatial(p.stride, 1) && spatial(p.input_dilation, 1)
+                   ? ""
+                   : "a 5x5 spatial kernel needs spatial stride and input dilation 1";
+      }
+      if (!spatial(p.kernel, 3)) {
+        return kind == Device::Kind::cpu ? "it needs a 3x3 or 5x5 spatial kernel"
+                                         : "it needs a 3x3 spatial kernel";
+      }
       return "";
     case Algorithm::taps:
       if (!one_group) return "it needs groups 1";

@@ -63,9 +63,10 @@ struct WinogradPlan {
                                 ///< beforehand; only on CPUs
   bool thread_chunks = false;   ///< each chunk is one thread's and stays in its cache; else all threads share
                                 ///< one; only on CPUs
+  int taps = 3;                 ///< see WinogradForm
 
   bool along_depth() const { return m == 1; }
-  WinogradForm form() const { return {m, pixels, depth_m, parts}; }
+  WinogradForm form() const { return {m, pixels, depth_m, parts, false, taps}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.

@@ -117,6 +117,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
                          [&](int64_t t, int64_t f) { return 4 * sizes.chunk_floats(t, f, ins, outs); });
   if (chunk.tiles == 0) return false;
   g.winograd = {form.m, chunk.tiles, chunk.frames, outs, form.depth_m, form.pixels};
+  g.winograd.taps = form.taps;
   g.in_slice = ins;
   g.workspace = held() + 4 * sizes.chunk_floats(chunk.tiles, chunk.frames, ins, outs);
 
@@ -151,12 +152,14 @@ WeightGradientPlan plan_winograd(const ConvProblem& p, const Device& d, int64_t 
   best.cost = std::numeric_limits<double>::infinity();
   if (!illegal_reason(p, Algorithm::winograd).empty() || p.in_channels * p.out_channels == 0) return best;
   const Pixels kind = pixels_of(p);
-  for (int m : winograd_tile_sizes(kind)) {
-    if (m == 6 && kind == Pixels::single) continue;
+  const int taps = winograd_taps(p.kernel[kWidth]);
+  for (int m : winograd_tile_sizes(kind, taps)) {
+    if (kind == Pixels::single && m + taps > kMostExactSide + 1) continue;
     for (int depth_m : {1, 2}) {
-      if (depth_m == 2 && !fits_depth_winograd(p)) continue;
+      const WinogradForm form{m, kind, depth_m, 0, false, taps};
+      if (depth_m == 2 && !(fits_depth_winograd(p) && pairs_frames(form))) continue;
       WeightGradientPlan g;
-      if (fit_winograd_gradient(p, d, limit, {m, kind, depth_m}, g) && g.cost < best.cost) best = g;
+      if (fit_winograd_gradient(p, d, limit, form, g) && g.cost < best.cost) best = g;
     }
   }
   return best;

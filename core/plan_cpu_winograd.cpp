@@ -112,6 +112,7 @@ class Chunked {
     const Work w = work(t, f);
     c.winograd = {form_.m, t, f, slice_, form_.depth_m, form_.pixels};
     c.winograd.parts = form_.parts;
+    c.winograd.taps = form_.taps;
     c.winograd.thread_chunks = own;
     c.workspace = weight_bytes_ + d_.cores * depth_bytes_ + kSlack +
                   (own ? d_.cores * (chunk_bytes(t, f) + kSlack) : chunk_bytes(t, f));
@@ -245,6 +246,7 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
       std::clamp<int64_t>(kHeldWeights / (4 * form.all_weights() * panel), d.vector_width, kMostHeld);
   WinogradPlan w{form.m, 0, 0, std::max<int64_t>(1, p.out_channels), 1, form.pixels};
   w.weight_channels = round_up(divide_up(channels, divide_up(channels, most_held)), d.vector_width);
+  w.taps = form.taps;
   const auto bytes = [&](int64_t t, int64_t f) {
     const int64_t rows_in = winograd_input_frames(p, f) * t;
     return 4 * (winograd_input_floats(form, rows_in, round_up(channels, w.weight_channels)) +
@@ -344,13 +346,16 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
   const Pixels kind = pixels_of(p);
-  for (int m : winograd_tile_sizes(kind)) {
-    // With fp32 results F(6) misses the accuracy contract; rounding to 16 bits hides its error entirely.
-    if (m == 6 && kind == Pixels::single && p.out_type == Dtype::float32) continue;
+  const int taps = winograd_taps(p.kernel[kWidth]);
+  for (int m : winograd_tile_sizes(kind, taps)) {
+    // With fp32 results eight pixels miss the accuracy contract; rounding to 16 bits hides their error
+    // entirely.
+    if (kind == Pixels::single && m + taps > kMostExactSide + 1 && p.out_type == Dtype::float32) continue;
     for (int depth_m : {1, 2}) {
       if (depth_m == 2 && !fits_depth_winograd(p)) continue;
       for (int parts : {0, tile_parts(p, d)}) {
-        const WinogradForm form{m, kind, depth_m, parts};
+        const WinogradForm form{m, kind, depth_m, parts, false, taps};
+        if (depth_m == 2 && !pairs_frames(form)) continue;
         if (like != nullptr && form != like->form()) continue;
         for (bool by_panel : {false, true}) {
           if (by_panel && (p.prepared || depth_m == 2 || parts > 0)) continue;
@@ -368,8 +373,8 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   }
   c = best;
   const std::string m = std::to_string(c.winograd.m);
-  const std::string taps = std::to_string(p.kernel[kWidth]);
-  c.reason = "F(" + m + "x" + m + ", " + taps + "x" + taps + ")" +
+  const std::string side = std::to_string(p.kernel[kWidth]);
+  c.reason = "F(" + m + "x" + m + ", " + side + "x" + side + ")" +
              (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
              " with the depth taps summed in the transform domain" +
              (c.winograd.depth_m == 2 ? " by F(2, 3)" : "") +

@@ -5,7 +5,7 @@
 
 namespace mlx_conv3d {
 
-template <int M>
+template <int M, int Taps = 3>
 struct Winograd;
 /// Of pixels that are doubled: the taps that meet a pixel twice are added up.
 template <int M>
@@ -84,6 +84,60 @@ struct Winograd<6> {
     {1.0f / 360.0f, 1.0f / 180.0f, 1.0f / 90.0f},
     {1.0f / 360.0f, -1.0f / 180.0f, 1.0f / 90.0f},
     {0.0f, 0.0f, 0.25f}};
+  static constexpr float Bt[8][8] = {
+    {4.0f, 0.0f, -21.0f, 0.0f, 21.0f, 0.0f, -4.0f, 0.0f},
+    {0.0f, -4.0f, -4.0f, 17.0f, 17.0f, -4.0f, -4.0f, 0.0f},
+    {0.0f, 4.0f, -4.0f, -17.0f, 17.0f, 4.0f, -4.0f, 0.0f},
+    {0.0f, 4.0f, 8.0f, -5.0f, -10.0f, 1.0f, 2.0f, 0.0f},
+    {0.0f, -4.0f, 8.0f, 5.0f, -10.0f, -1.0f, 2.0f, 0.0f},
+    {0.0f, 2.0f, 1.0f, -10.0f, -5.0f, 8.0f, 4.0f, 0.0f},
+    {0.0f, -2.0f, 1.0f, 10.0f, -5.0f, -8.0f, 4.0f, 0.0f},
+    {0.0f, -4.0f, 0.0f, 21.0f, 0.0f, -21.0f, 0.0f, 4.0f}};
+};
+
+/// F(2, 5) at the points 0, 1, -1, 1/2, -2 and infinity.
+template <>
+struct Winograd<2, 5> {
+  static constexpr int pixels = 6, taps = 5, products = 6,
+                       weights = 6, outputs = 2;
+  static constexpr float At[2][6] = {
+    {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f},
+    {0.0f, 1.0f, -1.0f, 0.5f, -2.0f, 1.0f}};
+  static constexpr float G[6][5] = {
+    {0.5f, 0.0f, 0.0f, 0.0f, 0.0f},
+    {1.0f / 6.0f, 1.0f / 6.0f, 1.0f / 6.0f, 1.0f / 6.0f, 1.0f / 6.0f},
+    {1.0f / 6.0f, -1.0f / 6.0f, 1.0f / 6.0f, -1.0f / 6.0f, 1.0f / 6.0f},
+    {16.0f / 15.0f, 8.0f / 15.0f, 4.0f / 15.0f, 2.0f / 15.0f, 1.0f / 15.0f},
+    {1.0f / 30.0f, -1.0f / 15.0f, 2.0f / 15.0f, -4.0f / 15.0f, 8.0f / 15.0f},
+    {0.0f, 0.0f, 0.0f, 0.0f, 0.5f}};
+  static constexpr float Bt[6][6] = {
+    {2.0f, -3.0f, -4.0f, 3.0f, 2.0f, 0.0f},
+    {0.0f, -2.0f, 1.0f, 5.0f, 2.0f, 0.0f},
+    {0.0f, -2.0f, 5.0f, -1.0f, -2.0f, 0.0f},
+    {0.0f, 2.0f, 1.0f, -2.0f, -1.0f, 0.0f},
+    {0.0f, 1.0f, -2.0f, -1.0f, 2.0f, 0.0f},
+    {0.0f, 2.0f, -3.0f, -4.0f, 3.0f, 2.0f}};
+};
+
+/// F(4, 5) at the points 0, 1, -1, 1/2, -1/2, 2, -2 and infinity.
+template <>
+struct Winograd<4, 5> {
+  static constexpr int pixels = 8, taps = 5, products = 8,
+                       weights = 8, outputs = 4;
+  static constexpr float At[4][8] = {
+    {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f},
+    {0.0f, 1.0f, -1.0f, 0.5f, -0.5f, 2.0f, -2.0f, 0.0f},
+    {0.0f, 1.0f, 1.0f, 0.25f, 0.25f, 4.0f, 4.0f, 0.0f},
+    {0.0f, 1.0f, -1.0f, 0.125f, -0.125f, 8.0f, -8.0f, 1.0f}};
+  static constexpr float G[8][5] = {
+    {0.25f, 0.0f, 0.0f, 0.0f, 0.0f},
+    {1.0f / 18.0f, 1.0f / 18.0f, 1.0f / 18.0f, 1.0f / 18.0f, 1.0f / 18.0f},
+    {1.0f / 18.0f, -1.0f / 18.0f, 1.0f / 18.0f, -1.0f / 18.0f, 1.0f / 18.0f},
+    {16.0f / 45.0f, 8.0f / 45.0f, 4.0f / 45.0f, 2.0f / 45.0f, 1.0f / 45.0f},
+    {16.0f / 45.0f, -8.0f / 45.0f, 4.0f / 45.0f, -2.0f / 45.0f, 1.0f / 45.0f},
+    {1.0f / 360.0f, 1.0f / 180.0f, 1.0f / 90.0f, 1.0f / 45.0f, 2.0f / 45.0f},
+    {1.0f / 360.0f, -1.0f / 180.0f, 1.0f / 90.0f, -1.0f / 45.0f, 2.0f / 45.0f},
+    {0.0f, 0.0f, 0.0f, 0.0f, 0.25f}};
   static constexpr float Bt[8][8] = {
     {4.0f, 0.0f, -21.0f, 0.0f, 21.0f, 0.0f, -4.0f, 0.0f},
     {0.0f, -4.0f, -4.0f, 17.0f, 17.0f, -4.0f, -4.0f, 0.0f},

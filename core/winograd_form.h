@@ -13,28 +13,29 @@ namespace mlx_conv3d {
 enum class Pixels : uint8_t { single, doubled, dilated, strided };
 inline constexpr Pixels kPixels[] = {Pixels::single, Pixels::doubled, Pixels::dilated, Pixels::strided};
 const char* name_of(Pixels pixels);
-/// The m of the tiles that there are.
-std::vector<int> winograd_tile_sizes(Pixels pixels);
+/// The m of the tiles that there are, of kernels with so many taps along an axis.
+std::vector<int> winograd_tile_sizes(Pixels pixels, int taps);
 
-/// A tile of a Winograd algorithm: F(m, 3), one that reads only the stored pixels of an input that has twice
-/// as many rows and columns, or one of spatial stride 2 (see core/winograd.h).
+/// A tile of a Winograd algorithm: F(m, taps), one that reads only the stored pixels of an input that has
+/// twice as many rows and columns, or one of spatial stride 2 (see core/winograd.h).
 struct WinogradForm {
   int m = 0;  ///< outputs of a tile along an axis; 0 for none
   Pixels pixels = Pixels::single;
   int depth_m = 1;    ///< 2: F(2, 3) along depth as well, for pairs of output frames
   int parts = 0;      ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
   bool rows = false;  ///< along the width alone: taps along the height are summed as they are; only of groups
+  int taps = 3;       ///< along an axis of single pixels: 3 or 5
 
   bool operator==(const WinogradForm&) const = default;
 
   /// Along an axis: stored pixels, which are also the frequencies of the input.
   int side() const {
-    return pixels == Pixels::single ? m + 2 : pixels == Pixels::strided ? 2 * m + 1 : m / 2 + 1;
+    return pixels == Pixels::single ? m + taps - 1 : pixels == Pixels::strided ? 2 * m + 1 : m / 2 + 1;
   }
   /// Along an axis. The two phases of the output have their own weights, but for the first frequency of
   /// doubled pixels.
   int products() const {
-    return pixels == Pixels::strided ? side() : pixels == Pixels::doubled ? m + 1 : m + 2;
+    return pixels == Pixels::doubled ? m + 1 : pixels == Pixels::dilated ? m + 2 : side();
   }
   /// Along an axis: the products from the last weight on share it.
   int weights() const { return pixels == Pixels::strided ? m + 2 : products(); }
@@ -73,10 +74,19 @@ inline Pixels pixels_of(const ConvProblem& p) {
   for (int axis : {kHeight, kWidth}) {
     // A wider mirrored border is not made of whole pixels.
     const bool mirrored = p.pad_mode[axis] == PadMode::reflect && (p.pad_lo[axis] > 1 || p.pad_hi[axis] > 1);
-    if (p.upsample[axis] != 2 || p.dilation[axis] != 1 || mirrored) return Pixels::single;
+    if (p.upsample[axis] != 2 || p.dilation[axis] != 1 || p.kernel[axis] != 3 || mirrored) {
+      return Pixels::single;
+    }
   }
   return Pixels::doubled;
 }
+
+/// Of single pixels, the most of a tile along an axis that keep the accuracy of fp32 results.
+inline constexpr int kMostExactSide = 6;
+/// The taps of a form for kernels of so many along an axis; dilated pixels have four for three as well.
+inline int winograd_taps(int64_t side) { return side == 5 ? 5 : 3; }
+/// F(2, 3) along depth of kernels with five taps in space would hold 75 taps at a time.
+inline bool pairs_frames(const WinogradForm& form) { return form.taps == 3; }
 
 /// How the tiles of an axis lie. With taps `step` apart, so are a tile's outputs: `step` tiles lie side by
 /// side, each a position behind the one before it.

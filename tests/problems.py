@@ -234,6 +234,18 @@ FAMILIES: dict[str, Family] = {
         layouts=("contiguous", *VIEWS),
         reach=19,
     ),
+    "spatial_5x5": Family(
+        tuple((d, 5, 5) for d in (1, 1, 2, 3, 5)),
+        dilations=(1, 1, 1, 2),
+        depth_strides=THREE,
+        depth_dilations=(1, 1, 2),
+        upsamples=(1, 1, 1, 2),
+        modes=MODES,
+        types=DTYPES,
+        channels=WIDE_CHANNELS,
+        layouts=("contiguous", *VIEWS),
+        reach=15,
+    ),
     "temporal": Family(
         tuple((d, 1, 1) for d in (2, 3, 3, 4, 5)),
         depth_strides=THREE,

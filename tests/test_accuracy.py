@@ -64,6 +64,8 @@ FLOAT32: dict[str, Problem] = {
     ),
     "spatial stride, 64 channels": of((1, 65, 65, 64), (64, 3, 3, 64), stride=2),
     "spatial dilation": of((1, 3, 24, 24, 256), (16, *CUBE, 256), padding=(1, 2, 2), dilation=(1, 2, 2)),
+    "5x5x5, 64 channels": of((1, 3, 20, 20, 64), (48, 5, 5, 5, 64), padding=(1, 2, 2)),
+    "5x5, 512 channels": of((1, 14, 14, 512), (64, 5, 5, 512), padding=2),
     "tripled": of((1, 3, 7, 8, 256), (32, *CUBE, 256), padding=1, upsample=(1, 3, 3)),
     "strided": of((1, 3, 17, 17, 128), (64, *CUBE, 128), padding=1, stride=2),
     "temporal": of((1, 9, 8, 8, 512), (128, 3, 1, 1, 512), padding=((2, 0), 0, 0)),
@@ -119,6 +121,22 @@ def test_any_data(data: str, algorithm: str, channels: int) -> None:
     assert error <= reference.float32_bound(algorithm, problem.terms)
 
 
+OTHER_TILES: dict[str, Problem] = {
+    "spatial stride": of((1, 65, 65, 256), (32, 3, 3, 256), stride=2),
+    "spatial dilation": of((1, 26, 26, 256), (32, 3, 3, 256), padding=2, dilation=2),
+    "5x5": of((1, 22, 22, 256), (32, 5, 5, 256), padding=2),
+}
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", OTHER_TILES)
+def test_any_data_of_other_tiles(name: str, data: str) -> None:
+    problem = OTHER_TILES[name]
+    arrays, exact = arrays_of(problem, data)
+    error = relative_error(operands.run(problem, arrays, "winograd"), exact)
+    assert error <= reference.float32_bound("winograd", problem.terms)
+
+
 HALF: dict[str, Problem] = {
     "64 channels": of((1, 3, 26, 25, 64), (64, *CUBE, 64), padding=1),
     "256 channels": of((1, 3, 14, 14, 256), (96, *CUBE, 256), padding=1),
@@ -130,6 +148,9 @@ HALF: dict[str, Problem] = {
     "temporal": of((1, 9, 8, 8, 512), (96, 3, 1, 1, 512)),
     "pointwise": of((1, 4, 12, 12, 512), (96, 1, 1, 1, 512), bias=True),
     "doubled": of((1, 3, 13, 14, 64), (64, *CUBE, 64), padding=1, upsample=(1, 2, 2)),
+    "5x5x5": of((1, 3, 26, 25, 64), (64, 5, 5, 5, 64), padding=(1, 2, 2)),
+    "5x5, 512 channels": of((1, 17, 18, 512), (64, 5, 5, 512), padding=2),
+    "spatial dilation": of((1, 3, 26, 25, 128), (64, *CUBE, 128), padding=(1, 2, 2), dilation=(1, 2, 2)),
     "strided": of((1, 3, 25, 25, 128), (64, *CUBE, 128), padding=1, stride=(1, 2, 2)),
     "patches": of((16, 2, 14, 14, 3), (640, 2, 14, 14, 3), stride=(2, 14, 14)),
     "depthwise": of((1, 4, 14, 14, 192), (192, *CUBE, 1), padding=1, groups=192),

@@ -325,6 +325,16 @@ def test_winograd_matrices_of_doubled_pixels_are_exact(m: int) -> None:
 
 
 @pytest.mark.parametrize("m", [2, 4])
+def test_winograd_matrices_of_five_taps_are_exact(m: int) -> None:
+    made = generator()
+    a_t, g, b_t = made.correlation(made.FIVE_TAPS_POINTS[m], m, 5)
+    assert header_matrices(f"Winograd<{m}, 5>") == {"At": a_t, "G": g, "Bt": b_t}
+    for i, tap, source in product(range(m), range(5), range(m + 4)):
+        value = sum(a_t[i][r] * g[r][tap] * b_t[r][source] for r in range(m + 4))
+        assert value == (source == i + tap)
+
+
+@pytest.mark.parametrize("m", [2, 4])
 def test_winograd_matrices_of_stride_2_are_exact(m: int) -> None:
     """Products from the last weight on share it."""
     a_t, g, b_t = generator().strided_matrices(m)

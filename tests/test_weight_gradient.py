@@ -41,7 +41,7 @@ DRAWN = {
         "half_precision",
         "views",
     )
-} | {name: FAMILIES[name] for name in ("strided_3x3", "dilated_3x3")}
+} | {name: FAMILIES[name] for name in ("strided_3x3", "dilated_3x3", "spatial_5x5")}
 
 PICKED: dict[str, Problem] = {
     "whole tiles": of((1, 4, 8, 8, 16), (16, *CUBE, 16), padding=1),
@@ -81,6 +81,8 @@ PICKED: dict[str, Problem] = {
     ),
     "spatial stride, one row": of((1, 2, 1, 9, 16), (16, 1, 3, 3, 16), padding=(0, 1, 1), stride=(1, 2, 2)),
     "spatial dilation": of((1, 4, 13, 15, 16), (24, *CUBE, 16), padding=2, dilation=(1, 2, 3)),
+    "5x5x5": of((1, 5, 13, 11, 17), (19, 5, 5, 5, 17), padding=2),
+    "3x5x5, flipped": of((2, 4, 9, 10, 16), (24, 3, 5, 5, 16), padding=(1, 2, 2), flip=True),
     "taps further apart than outputs": of(
         (1, 1, 5, 6, 8), (8, 1, 3, 3, 8), padding=(0, 7, 9), dilation=(1, 7, 9)
     ),
@@ -130,7 +132,11 @@ def runs_in_the_transform_domain(problem: Problem) -> bool:
         problem.ndim == 3
         and problem.groups == 1
         and 0 not in problem.x
-        and (square == (3, 3) or (square == (4, 4) and dilated))
+        and (
+            square == (3, 3)
+            or (square == (4, 4) and dilated)
+            or (square == (5, 5) and stride == problem.input_dilation[-2:] == (1, 1))
+        )
         and steps
         and (dilated or problem.input_dilation[-2:] == (1, 1))
     )

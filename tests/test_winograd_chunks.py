@@ -43,6 +43,7 @@ PROBLEMS: dict[str, Problem] = {
     "flipped": of((1, 4, 44, 50, 32), (40, *CUBE, 32), padding=1, flip=True),
     "spatial stride": of((1, 3, 89, 93, 48), (32, *CUBE, 48), padding=(0, 1, 1), stride=(1, 2, 2)),
     "spatial stride, images": of((3, 90, 86, 32), (40, 3, 3, 32), padding=((0, 1), (0, 1)), stride=2),
+    "5x5x5": of((1, 5, 60, 66, 32), (32, 5, 5, 5, 32), padding=(0, 2, 2)),
     "spatial dilation": of((1, 3, 66, 70, 48), (32, *CUBE, 48), padding=(0, 2, 3), dilation=(1, 2, 3)),
     "spatial dilation, reflect": of(
         (1, 4, 45, 53, 48), (48, *CUBE, 48), padding=(1, 2, 2), dilation=(1, 2, 2), modes="reflect"

@@ -43,6 +43,7 @@ PROBLEMS: dict[str, Problem] = {
     "flipped": of((1, 3, 6, 6, 64), (64, *CUBE, 64), padding=1, flip=True),
     "spatial stride": of((1, 3, 13, 11, 96), (64, *CUBE, 96), padding=1, stride=(1, 2, 2)),
     "stride everywhere": of((2, 5, 9, 8, 203), (53, *CUBE, 203), padding=1, stride=2),
+    "5x5x5": of((1, 3, 6, 7, 150), (64, 5, 5, 5, 150), padding=2),
     "spatial dilation": of((1, 3, 7, 9, 96), (64, *CUBE, 96), padding=(0, 2, 3), dilation=(1, 2, 3)),
 }
 

@@ -37,6 +37,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "doubled": of((1, 3, 13, 14, 96), (64, *CUBE, 96), padding=1, upsample=(1, 2, 2)),
     "spatial stride": of((1, 3, 33, 35, 96), (64, *CUBE, 96), padding=1, stride=(1, 2, 2)),
+    "3x5x5": of((1, 3, 21, 19, 96), (64, 3, 5, 5, 96), padding=(1, 2, 2)),
     "spatial dilation": of((1, 3, 21, 19, 96), (64, *CUBE, 96), padding=2, dilation=(1, 2, 3)),
     "dilated": of((1, 3, 16, 15, 96), (64, 1, 4, 4, 96), padding=(0, 2, 2), input_dilation=(1, 2, 2)),
 }

@@ -148,6 +148,10 @@ PREPARED = {
         (1, 5, 9, 8, 32), (48, *CUBE, 32), padding=1, upsample=(1, 2, 2), x_type="float16", w_type="float16"
     ),
     "2-D": of((2, 14, 13, 32), (48, 3, 3, 32), padding=1),
+    "spatial stride": of((1, 5, 27, 25, 32), (48, *CUBE, 32), padding=1, stride=(1, 2, 2)),
+    "spatial dilation": of((1, 5, 14, 13, 32), (48, *CUBE, 32), padding=2, dilation=(2, 2, 3)),
+    "5x5x5": of((1, 5, 14, 13, 32), (48, 5, 5, 5, 32), padding=2),
+    "5x5x5, half": of((1, 5, 14, 13, 32), (48, 5, 5, 5, 32), padding=2, x_type="float16", w_type="float16"),
     "temporal": of((1, 5, 4, 4, 8), (8, 3, 1, 1, 8)),
     "strided": of((1, 5, 9, 9, 8), (8, *CUBE, 8), stride=2),
     "grouped": of((1, 5, 9, 9, 8), (8, *CUBE, 1), groups=8, padding=1),

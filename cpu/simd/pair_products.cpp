@@ -12,8 +12,6 @@ namespace {
 
 constexpr int64_t kSteps = 8;  ///< whose weights stay in the L1 cache while all rows pass
 constexpr int kPairs = kTileDepth / 2;
-constexpr int kMostRows =
-    12;  ///< with two columns of sums 24 registers, two for weights and the rest for inputs
 
 /// Cache lines of what is multiplied next, some of which each block of rows asks for.
 struct Ahead {
@@ -25,7 +23,7 @@ template <int R, int N>
 void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count, float* c, bool accumulate,
            Ahead ahead) {
   Vec sums[R][N];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) {
@@ -45,7 +43,7 @@ void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count
       for (int n = 0; n < N; ++n) {
         w[n] = (__m512bh)_mm512_loadu_si512(weights + n * kTileItems + pair * kTileDepth);
       }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
       for (int r = 0; r < R; ++r) {
         int32_t both;
         memcpy(&both, inputs + r * stride + 2 * pair, sizeof(both));
@@ -55,7 +53,7 @@ void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count
       }
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) store(c + r * t.c_stride + n * kTileSide, sums[r][n]);
@@ -63,10 +61,15 @@ void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count
 }
 
 using Block = void (*)(const TileProduct&, const uint16_t*, int64_t, int64_t, float*, bool, Ahead);
+/// Two columns of sums: 24 registers, two for weights and the rest for inputs; as many for one.
 template <int N>
-constexpr Block kBlocks[kMostRows + 1] = {nullptr,      block<1, N>,  block<2, N>, block<3, N>, block<4, N>,
-                                          block<5, N>,  block<6, N>,  block<7, N>, block<8, N>, block<9, N>,
-                                          block<10, N>, block<11, N>, block<12, N>};
+constexpr int kMostRows = 24 / N;
+template <int N, class Rows = std::make_integer_sequence<int, kMostRows<N>>>
+struct Blocks;
+template <int N, int... R>
+struct Blocks<N, std::integer_sequence<int, R...>> {
+  static constexpr Block of_rows[] = {nullptr, block<R + 1, N>...};
+};
 
 /// Shorter runs are taken with what lies between them: so few sums would wait for each other.
 constexpr int64_t kShortRun = 4;
@@ -75,7 +78,7 @@ template <int N>
 void multiply_rows(const TileProduct& t) {
   const bool whole = t.run < kShortRun || t.run == t.run_step;
   const int64_t run = whole ? t.rows : t.run, run_step = whole ? t.rows : t.run_step;
-  const int64_t runs = (t.rows + run_step - 1) / run_step, blocks = (run + kMostRows - 1) / kMostRows;
+  const int64_t runs = (t.rows + run_step - 1) / run_step, blocks = (run + kMostRows<N> - 1) / kMostRows<N>;
   const int64_t pieces = (t.step_count + kSteps - 1) / kSteps;
   constexpr int64_t kStepLines = N * kTileItems / 32;
   const int64_t lines = t.next ? t.step_count * kStepLines : 0, all = pieces * runs * blocks;
@@ -86,8 +89,8 @@ void multiply_rows(const TileProduct& t) {
       const int64_t begin = run * (i % blocks) / blocks, rows = run * (i % blocks + 1) / blocks - begin;
       const int64_t row = i / blocks * run_step + begin, line = lines * done / all;
       const Ahead ahead{reinterpret_cast<const char*>(t.next) + line * 64, lines * (done + 1) / all - line};
-      kBlocks<N>[rows](t, t.a + row* t.a_stride, first, last - first, t.c + row* t.c_stride,
-                       t.accumulate || piece > 0, ahead);
+      Blocks<N>::of_rows[rows](t, t.a + row * t.a_stride, first, last - first, t.c + row * t.c_stride,
+                               t.accumulate || piece > 0, ahead);
     }
   }
 }

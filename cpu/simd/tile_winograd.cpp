@@ -144,7 +144,11 @@ uint32_t weight_panel(const WinogradWeightPanel& panel, const TileParts& how) {
 
 template <class Form, class>
 void weight(int depth_m, const WinogradWeightPanel& panel, const TileParts& how, uint32_t& largest) {
-  largest = depth_m == 2 ? weight_panel<Form, 3>(panel, how) : weight_panel<Form, 1>(panel, how);
+  largest = 0;
+  if constexpr (kPairsFrames<Form>) {
+    if (depth_m == 2) largest = weight_panel<Form, 3>(panel, how);
+  }
+  if (depth_m == 1) largest = weight_panel<Form, 1>(panel, how);
   if (panel.streaming) fence();
 }
 

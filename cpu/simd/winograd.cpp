@@ -66,14 +66,18 @@ void weight_panel(const WinogradWeightPanel& panel) {
   });
 }
 
+template <class Form, int Depths>
+void weight_of(const WinogradWeightPanel& panel) {
+  panel.streaming ? weight_panel<Form, Depths, true>(panel) : weight_panel<Form, Depths, false>(panel);
+  if (panel.streaming) fence();
+}
+
 template <class Form, class>
 void weight(int depth_m, const WinogradWeightPanel& panel) {
-  if (panel.streaming) {
-    depth_m == 2 ? weight_panel<Form, 3, true>(panel) : weight_panel<Form, 1, true>(panel);
-    fence();
-  } else {
-    depth_m == 2 ? weight_panel<Form, 3, false>(panel) : weight_panel<Form, 1, false>(panel);
+  if constexpr (kPairsFrames<Form>) {
+    if (depth_m == 2) return weight_of<Form, 3>(panel);
   }
+  weight_of<Form, 1>(panel);
 }
 
 template <class T>

@@ -55,6 +55,10 @@ SIMD_INLINE void apply(const Vec* in, Vec* out) {
   });
 }
 
+/// As pairs_frames says.
+template <class Form>
+constexpr bool kPairsFrames = Form::taps < 5;
+
 /// Chooses `f<Form, T>(...)` by a run-time form.
 #define SIMD_BY_FORM(form, T, f, ...)                              \
   if (form.pixels == Pixels::doubled) {                            \
@@ -70,6 +74,10 @@ SIMD_INLINE void apply(const Vec* in, Vec* out) {
   if (form.pixels == Pixels::strided) {                            \
     if (form.m == 2) return f<WinogradStrided<2>, T>(__VA_ARGS__); \
     return f<WinogradStrided<4>, T>(__VA_ARGS__);                  \
+  }                                                                \
+  if (form.taps == 5) {                                            \
+    if (form.m == 2) return f<Winograd<2, 5>, T>(__VA_ARGS__);     \
+    return f<Winograd<4, 5>, T>(__VA_ARGS__);                      \
   }                                                                \
   if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
   if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \

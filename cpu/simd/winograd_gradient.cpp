@@ -72,16 +72,16 @@ void weight_gradient(int depth_m, const WinogradGradientRow& row) {
         plane<Form>(row.in + d * row.depth_stride + c, row.xi_stride, taps);
         store_plane<Form>(row, depth_of(d), taps, c);
       }
-      continue;
+    } else if constexpr (kPairsFrames<Form>) {
+      Vec terms[frequencies * k * k], taps[3 * k * k];
+      for (int f = 0; f < frequencies; ++f) {
+        plane<Form>(row.in + kDepthSlot[f] * row.depth_stride + c, row.xi_stride, terms + f * k * k);
+      }
+      for (int i = 0; i < k * k; ++i) {
+        apply<frequencies, 3, Winograd<2>::G, k * k, k * k, true>(terms + i, taps + i);
+      }
+      for (int d = 0; d < 3; ++d) store_plane<Form>(row, depth_of(d), taps + d * k * k, c);
     }
-    Vec terms[frequencies * k * k], taps[3 * k * k];
-    for (int f = 0; f < frequencies; ++f) {
-      plane<Form>(row.in + kDepthSlot[f] * row.depth_stride + c, row.xi_stride, terms + f * k * k);
-    }
-    for (int i = 0; i < k * k; ++i) {
-      apply<frequencies, 3, Winograd<2>::G, k * k, k * k, true>(terms + i, taps + i);
-    }
-    for (int d = 0; d < 3; ++d) store_plane<Form>(row, depth_of(d), taps + d * k * k, c);
   }
 }
 

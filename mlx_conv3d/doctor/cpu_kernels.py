@@ -22,13 +22,15 @@ RAGGED_TILES = Problem(
     bias=True,
 )
 # Sizes for which the planner takes each tile: F(2, 3), F(4, 3) and, of 16-bit results, F(6, 3); of upsampled and of
-# dilated pixels F(4), F(6) and F(8); of stride 2 F(2) and F(4).
+# dilated pixels F(4), F(6) and F(8); of stride 2 F(2) and F(4);
+# of five taps F(2, 5) and, of 16-bit results, F(4, 5).
 PIXELS = (
     (3, {"padding": 1}),
     (3, {"padding": 1, "upsample": 2}),
     (4, {"padding": 2, "input_dilation": 2, "flip": True}),
     (3, {"padding": [(1, -1), (1, -1)], "stride": 2}),
     (3, {"padding": 2, "dilation": [2, 3]}),
+    (5, {"padding": 2}),
 )
 TILES = [
     Problem((n, size, size, 8), (8, taps, taps, 8), options)
