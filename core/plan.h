@@ -133,8 +133,9 @@ inline int64_t winograd_panel_floats(const WinogradPlan& plan, int64_t rows, int
 /// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs
 /// in each of `frames` frames, by `task_panels` panels of 32 output channels.
 struct TilePlan {
-  int parts = 0;      ///< bf16 parts that operands are split into; 0: the unit is not used
-  bool half = false;  ///< one part, of fp16
+  int parts = 0;       ///< bf16 parts that operands are split into; 0: the unit is not used
+  bool half = false;   ///< one part, of fp16
+  bool pairs = false;  ///< pairs of bf16 in vectors: no rows or products beside those that there are
   int64_t rows = 0, cols = 0, frames = 0;
   int64_t task_panels = 0;
   int64_t panels = 0;         ///< whose sums are held at a time

@@ -37,6 +37,7 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
   t.own_weights = own_weights;
   t.parts = parts_of(p, d);
   t.half = t.parts == 1 && are(p, Dtype::float16);
+  t.pairs = !d.matrix_splits;
   const int64_t panels = divide_up(p.group_out(), cpu::kPanelColumns), width = p.output(kWidth),
                 height = p.output(kHeight);
   t.cols = divide_up(width, divide_up(width, 96));
@@ -80,10 +81,9 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
 
 /// Of the unit's peak: a panel is read anew for each block of outputs, and few of them do not hide that where
 /// there is one tap.
-double tile_share(const ConvProblem& p, const Device& d, const TilePlan& t) {
+double tile_share(const ConvProblem& p, const TilePlan& t) {
   const double outputs = static_cast<double>(t.rows * t.cols);
-  return (d.matrix_splits ? kTileShare[t.parts] : kPairShare) *
-         (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
+  return (t.pairs ? kPairShare : kTileShare[t.parts]) * (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
 }
 
 double weights_of(const ConvProblem& p) {
@@ -109,7 +109,7 @@ double seconds_of(const ConvProblem& p, const Device& d, const TilePlan& t, cons
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
   const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
   const double group_pixels = p.groups > 1 ? static_cast<double>(p.out_positions() * p.groups) : 0;
-  return flops / (d.matrix_gflops * 1e9 * tile_share(p, d, t)) + needs.packed_items / (slab_items * threads) +
+  return flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) + needs.packed_items / (slab_items * threads) +
          weights / threads + results / (kTileResults * threads) +
          group_pixels * kGroupPixelSeconds / threads +
          2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
@@ -149,7 +149,8 @@ std::optional<Tiled> fit_tiles(const ConvProblem& p, const Device& d, int64_t li
 void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
                         Candidate& c) {
   if (d.matrix_gflops == 0 || p.empty() || p.taps() * p.group_in() == 0) return;
-  if (!d.matrix_splits && parts_of(p, d) > 1) return;
+  // Pairs are but twice as fast as the lanes that few channels per group leave empty.
+  if (!d.matrix_splits && (parts_of(p, d) > 1 || (p.groups > 1 && p.group_in() < cpu::kTileDepth))) return;
   for (int axis = 0; axis < 3; ++axis) {
     if (p.output(axis) > kLongestAxis) return;
   }
@@ -166,10 +167,10 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   const double packed_weights = t.own_weights ? 0 : weights_of(p);
   c.bytes = p.operand_bytes() + 4.0 * t.parts * (tiled->needs.packed_items + packed_weights);
   c.workspace = std::max(c.workspace, tiled->bytes);
-  c.reason += !d.matrix_splits ? std::string(", in pairs of bf16")
-              : t.parts == 1   ? std::string(t.half ? ", on fp16 tiles" : ", on bf16 tiles")
-              : t.parts == 2   ? ", on bf16 tiles: three products for each of 16-bit data"
-                               : ", on bf16 tiles: six products for each of fp32 data";
+  c.reason += t.pairs        ? std::string(", in pairs of bf16")
+              : t.parts == 1 ? std::string(t.half ? ", on fp16 tiles" : ", on bf16 tiles")
+              : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
+                             : ", on bf16 tiles: six products for each of fp32 data";
   if (t.own_weights) c.reason += "; weights are packed where they are multiplied";
 }
 

@@ -49,6 +49,7 @@ struct TilePhase {
     int64_t kd, at;           ///< the depth tap, and items from an output's place in that frame
     int64_t kh, kw, channel;  ///< of the first product
     int64_t products;
+    int pairs() const { return static_cast<int>(divide_up(products, 2)); }
   };
 
   /// Element offset of each of all steps' 32 products in the weights, -1 behind a run's end.
@@ -275,7 +276,7 @@ class TileGemm {
         const TilePhase::Step& step = phase_.steps[s];
         const int64_t u = depth_at(frame, step.kd);
         if (phase_.slab_d.sources[u] < 0) continue;
-        steps.push_back({u % layout_.frames * layout_.frame_items + step.at, s - first});
+        steps.push_back({u % layout_.frames * layout_.frame_items + step.at, s - first, step.pairs()});
       }
       if (steps.size() > (blocks.empty() ? 0 : blocks.back().end))
         blocks.push_back({steps.size(), first, end});
@@ -412,9 +413,17 @@ TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phas
     const double blocks =
         static_cast<double>(divide_up(phase.h.count, rows) * divide_up(phase.w.count, cols));
     const double frames = static_cast<double>(p.batch * phase.d.count * p.groups);
-    const int64_t tile_rows = divide_up((rows - 1) * l.row_step + cols, kTileSide);
-    needs.products += frames * blocks * static_cast<double>(tile_rows * divide_up(p.group_out(), kTileSide)) *
-                      static_cast<double>(phase.steps.size());
+    const int64_t tiles = divide_up(p.group_out(), kTileSide);
+    if (plan.pairs) {
+      int64_t pairs = 0;
+      for (const TilePhase::Step& step : phase.steps) pairs += step.pairs();
+      needs.products += frames * static_cast<double>(phase.h.count * phase.w.count * tiles) *
+                        static_cast<double>(pairs) * 2 / (kTileSide * kTileDepth);
+    } else {
+      const int64_t tile_rows = divide_up((rows - 1) * l.row_step + cols, kTileSide);
+      needs.products +=
+          frames * blocks * static_cast<double>(tile_rows * tiles) * static_cast<double>(phase.steps.size());
+    }
     const int64_t slices = divide_up(panels, plan.weight_panels);
     // A frame that is met again within a task is packed once.
     const double packed_frames = static_cast<double>(phase.d.tap_count() - 1) /

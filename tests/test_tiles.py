@@ -78,13 +78,8 @@ def test_products_of_tiles(name: str, types: tuple[str, str]) -> None:
         for c in operands.plan_of(problem).candidates
         if c.legal and c.parts > 0 and c.algorithm != "winograd"
     }
-    # Of a single position, splitting the weights takes longer than all of its products; pairs, but twice as many as
-    # fp32 products, pay for no empty steps or dropped pixels.
-    paying = (
-        name not in ("stem", "strided pointwise")
-        if ISA != "amx"
-        else name != "one position" or PARTS[types][0] == 1
-    )
+    # Of a single position, splitting the weights takes longer than all of its products.
+    paying = name != "one position" or PARTS[types][0] == 1
     assert bool(algorithms) == (is_tiled(types) and paying) and set(algorithms.values()) <= set(PARTS[types])
     for algorithm in ["auto", *(() if problem.general else algorithms)]:
         y = operands.run(problem, made.arrays, algorithm)

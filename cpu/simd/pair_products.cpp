@@ -11,7 +11,6 @@ namespace SIMD_NAMESPACE {
 namespace {
 
 constexpr int64_t kSteps = 8;  ///< whose weights stay in the L1 cache while all rows pass
-constexpr int kPairs = kTileDepth / 2;
 
 /// Cache lines of what is multiplied next, some of which each block of rows asks for.
 struct Ahead {
@@ -37,7 +36,7 @@ void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count
     }
     const uint16_t *inputs = a + t.steps[s].a, *weights = t.b + t.steps[s].b * N * kTileItems;
 #pragma GCC unroll 2
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int pair = 0; pair < t.steps[s].pairs; ++pair) {
       __m512bh w[N];
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) {

@@ -45,8 +45,9 @@ inline int64_t tile_panel_items(int64_t steps, int parts, int tiles) {
 }
 
 struct TileStep {
-  int64_t a;  ///< items from the left operand's first row to this step's 32 items of it
-  int64_t b;  ///< which step of the packed panel
+  int64_t a;                   ///< items from the left operand's first row to this step's 32 items of it
+  int64_t b;                   ///< which step of the packed panel
+  int pairs = kTileDepth / 2;  ///< of its products, those that are asked for; all may be taken
 };
 
 /// c[r][j] (+)= sum over steps of a's row r times panel column j, for 16*tiles columns. One part each: the
