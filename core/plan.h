@@ -43,9 +43,9 @@ inline constexpr int64_t kMatrixDepth = 32;
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
-  int m = 4;              ///< outputs of a tile along an axis: F(m, 3); 1: along depth alone, only on Metal
-  int64_t tiles = 0;      ///< tiles per chunk, over batch, rows and columns
-  int64_t frames = 0;     ///< output frames per chunk
+  int m = 4;           ///< outputs of a tile along an axis: F(m, taps); 1: along depth alone, only on Metal
+  int64_t tiles = 0;   ///< tiles per chunk, over batch, rows and columns
+  int64_t frames = 0;  ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
   int depth_m = 1;        ///< see WinogradForm; along depth alone F(depth_m, 3)
   Pixels pixels = Pixels::single;

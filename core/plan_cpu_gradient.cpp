@@ -154,10 +154,9 @@ WeightGradientPlan plan_winograd(const ConvProblem& p, const Device& d, int64_t 
   const Pixels kind = pixels_of(p);
   const int taps = winograd_taps(p.kernel[kWidth]);
   for (int m : winograd_tile_sizes(kind, taps)) {
-    if (kind == Pixels::single && m + taps > kMostExactSide + 1) continue;
     for (int depth_m : {1, 2}) {
       const WinogradForm form{m, kind, depth_m, 0, false, taps};
-      if (depth_m == 2 && !(fits_depth_winograd(p) && pairs_frames(form))) continue;
+      if (!form.exact() || (depth_m == 2 && !(fits_depth_winograd(p) && form.pairs_frames()))) continue;
       WeightGradientPlan g;
       if (fit_winograd_gradient(p, d, limit, form, g) && g.cost < best.cost) best = g;
     }

@@ -39,6 +39,10 @@ struct WinogradForm {
   }
   /// Along an axis: the products from the last weight on share it.
   int weights() const { return pixels == Pixels::strided ? m + 2 : products(); }
+  /// Whether fp32 results keep their accuracy. Rounding to 16 bits hides the error of eight pixels entirely.
+  bool exact() const { return pixels != Pixels::single || side() <= 6; }
+  /// Whether F(2, 3) may run along depth: five taps in space would be 75 at a time.
+  bool pairs_frames() const { return taps == 3; }
   int all_pixels() const { return side() * side(); }
   int all_products() const { return products() * (rows ? 3 : products()); }
   int all_weights() const { return weights() * (rows ? 3 : weights()); }
@@ -81,12 +85,8 @@ inline Pixels pixels_of(const ConvProblem& p) {
   return Pixels::doubled;
 }
 
-/// Of single pixels, the most of a tile along an axis that keep the accuracy of fp32 results.
-inline constexpr int kMostExactSide = 6;
 /// The taps of a form for kernels of so many along an axis; dilated pixels have four for three as well.
 inline int winograd_taps(int64_t side) { return side == 5 ? 5 : 3; }
-/// F(2, 3) along depth of kernels with five taps in space would hold 75 taps at a time.
-inline bool pairs_frames(const WinogradForm& form) { return form.taps == 3; }
 
 /// How the tiles of an axis lie. With taps `step` apart, so are a tile's outputs: `step` tiles lie side by
 /// side, each a position behind the one before it.

@@ -109,7 +109,8 @@ int64_t winograd_weights_size(WinogradForm form, int64_t out_channels, int64_t d
   const int64_t vectors = winograd_panels(form, out_channels, k).vectors_total();
   const int64_t columns = form.all_weights() * vectors * winograd_depth_terms(depth_taps, form.depth_m);
   if (form.parts == 0) return columns * k.width * channels;
-  if (k.tiles == nullptr) throw std::invalid_argument("[mlx_conv3d] this CPU has no matrix unit");
+  if (k.tiles == nullptr || !k.tiles->splits)
+    throw std::invalid_argument("[mlx_conv3d] this CPU has no matrix unit");
   return kHeaderFloats + columns * divide_up(channels, kTileDepth) * form.parts * kTileItems / 2;
 }
 

@@ -55,7 +55,7 @@ SIMD_INLINE void apply(const Vec* in, Vec* out) {
   });
 }
 
-/// As pairs_frames says.
+/// As WinogradForm says.
 template <class Form>
 constexpr bool kPairsFrames = Form::taps < 5;
 
