@@ -28,7 +28,8 @@ constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel lo
 // The same of AMX, by the number of bf16 parts: its products, and per thread items packed into slabs, weights
 // packed and results stored.
 constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
-constexpr double kPairShare = 0.76;  ///< of AVX512_BF16, two products in a lane
+/// Of AVX512_BF16, two products in a lane; the time of so many outputs goes with the loads of their weights.
+constexpr double kPairShare = 0.78, kPairRows = 6;
 constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
 constexpr double kOwnTileWeightItems[] = {0, 5e9, 3e9, 1.7e9};  ///< in a core's own cache
 constexpr double kPixelItems[] = {0, 6.0e9, 4.5e9,

@@ -83,7 +83,8 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
 /// there is one tap.
 double tile_share(const ConvProblem& p, const TilePlan& t) {
   const double outputs = static_cast<double>(t.rows * t.cols);
-  return (t.pairs ? kPairShare : kTileShare[t.parts]) * (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
+  if (t.pairs) return kPairShare * outputs / (outputs + kPairRows);
+  return kTileShare[t.parts] * (p.taps() == 1 ? 1.1 * outputs / (outputs + 40) : 1);
 }
 
 double weights_of(const ConvProblem& p) {
