@@ -246,8 +246,17 @@ def check(drawn: GpuProblem) -> metal_sim.Result:
         scale,
         drawn.algorithm,
     )
-    assert_as_on_the_cpu(y, operands.float64(operands.run(problem, made.arrays)), problem, scale)
+    assert_as_on_the_cpu(y, operands.float64(run_on_the_cpu(drawn, made.arrays)), problem, scale)
     return result
+
+
+def run_on_the_cpu(drawn: GpuProblem, arrays: dict[str, mx.array]) -> mx.array:
+    """By the same algorithm where the CPU has it: of 16-bit results F(6, 3) leaves more of what rounding hides than the
+    others, and all of it where zeros meet zeros."""
+    problem = drawn.problem
+    candidates = [] if problem.general else operands.plan_of(problem).candidates
+    has_it = any(c.legal and c.algorithm == drawn.algorithm for c in candidates)
+    return operands.run(problem, arrays, drawn.algorithm if has_it else "auto")
 
 
 def assert_as_on_the_cpu(y: np.ndarray, cpu: np.ndarray, problem: Problem, scale: float) -> None:
