@@ -45,20 +45,26 @@ bool allowed(const char* isa, const char* ceiling) {
 }
 
 #if defined(MLX_CONV3D_HAS_avx512_bf16)
+/// Of CPUID's leaf 7.1.
+bool has_feature(unsigned bit) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit) != 0;
+}
 bool has_pairs() {
   constexpr unsigned kAvx512Bf16 = 1u << 5;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvx512Bf16) != 0;
+  return has_feature(kAvx512Bf16);
 }
 
-/// AVX-512 and, beside it, products of pairs of bf16.
+/// AVX-512 and, beside it, a unit for bf16.
+Kernels avx512_with(const char* isa, const TileKernels& tiles) {
+  Kernels k = kernels_avx512;
+  k.isa = isa;
+  k.tiles = &tiles;
+  return k;
+}
+
 const Kernels& with_pairs() {
-  static const Kernels table = [] {
-    Kernels k = kernels_avx512;
-    k.isa = "avx512_bf16";
-    k.tiles = &tile_kernels_avx512_bf16;
-    return k;
-  }();
+  static const Kernels table = avx512_with("avx512_bf16", tile_kernels_avx512_bf16);
   return table;
 }
 #endif
@@ -76,23 +82,16 @@ bool has_tiles() {
 
 bool has_half_tiles() {
   constexpr unsigned kAmxFp16 = 1u << 21;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAmxFp16) != 0;
+  return has_feature(kAmxFp16);
 }
 
-/// AVX-512 and, beside it, the matrix unit.
 const Kernels& with_tiles() {
   static const TileKernels tiles = [] {
     TileKernels t = tile_kernels_amx;
     t.half = has_half_tiles();
     return t;
   }();
-  static const Kernels table = [] {
-    Kernels k = kernels_avx512;
-    k.isa = "amx";
-    k.tiles = &tiles;
-    return k;
-  }();
+  static const Kernels table = avx512_with("amx", tiles);
   return table;
 }
 #endif

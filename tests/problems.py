@@ -202,6 +202,18 @@ class Family:
 
 THREE = (1, 2, 3)
 ANY_3D = tuple((a, b, c) for a in (1, 2, 3, 4) for b in (1, 2, 3, 5) for c in (1, 2, 3, 4, 7))
+# What Winograd on the CPU meets, whatever else a family varies.
+ANY_SPATIAL = Family(
+    tuple((d, 3, 3) for d in (1, 1, 2, 3, 3)),
+    depth_strides=THREE,
+    depth_dilations=(1, 1, 2),
+    upsamples=(1, 1, 1, 2),
+    modes=MODES,
+    types=DTYPES,
+    channels=WIDE_CHANNELS,
+    layouts=("contiguous", *VIEWS),
+    reach=19,
+)
 FAMILIES: dict[str, Family] = {
     "spatial_3x3": Family(
         tuple((d, 3, 3) for d in (1, 2, 3, 3, 3, 5)),
@@ -210,41 +222,10 @@ FAMILIES: dict[str, Family] = {
         channels=WIDE_CHANNELS,
         reach=13,
     ),
-    "strided_3x3": Family(
-        tuple((d, 3, 3) for d in (1, 1, 2, 3, 3)),
-        strides=(2,),
-        depth_strides=THREE,
-        depth_dilations=(1, 1, 2),
-        upsamples=(1, 1, 1, 2),
-        modes=MODES,
-        types=DTYPES,
-        channels=WIDE_CHANNELS,
-        layouts=("contiguous", *VIEWS),
-        reach=19,
-    ),
-    "dilated_3x3": Family(
-        tuple((d, 3, 3) for d in (1, 1, 2, 3, 3)),
-        dilations=(1, 2, 2, 3, 5),
-        depth_strides=THREE,
-        depth_dilations=(1, 1, 2),
-        upsamples=(1, 1, 1, 2),
-        modes=MODES,
-        types=DTYPES,
-        channels=WIDE_CHANNELS,
-        layouts=("contiguous", *VIEWS),
-        reach=19,
-    ),
-    "spatial_5x5": Family(
-        tuple((d, 5, 5) for d in (1, 1, 2, 3, 5)),
-        dilations=(1, 1, 1, 2),
-        depth_strides=THREE,
-        depth_dilations=(1, 1, 2),
-        upsamples=(1, 1, 1, 2),
-        modes=MODES,
-        types=DTYPES,
-        channels=WIDE_CHANNELS,
-        layouts=("contiguous", *VIEWS),
-        reach=15,
+    "strided_3x3": replace(ANY_SPATIAL, strides=(2,)),
+    "dilated_3x3": replace(ANY_SPATIAL, dilations=(1, 2, 2, 3, 5)),
+    "spatial_5x5": replace(
+        ANY_SPATIAL, kernels=tuple((d, 5, 5) for d in (1, 1, 2, 3, 5)), dilations=(1, 1, 1, 2), reach=15
     ),
     "temporal": Family(
         tuple((d, 1, 1) for d in (2, 3, 3, 4, 5)),

@@ -1,8 +1,8 @@
 #pragma once
 
 // Matrix products on a matrix unit that multiplies bf16 and sums in fp32 (AMX), or in vector registers that
-// hold pairs of bf16 (AVX512_BF16). Operands of more than 8
-// significant bits are split into a sum of bf16 parts: see docs/algorithms.md.
+// hold pairs of bf16 (AVX512_BF16). Operands of more than 8 significant bits are split into a sum of bf16
+// parts: see docs/algorithms.md.
 
 #include <cstdint>
 
