@@ -29,7 +29,8 @@ constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel lo
 // packed and results stored.
 constexpr double kTileShare[] = {0, 0.50, 0.70, 0.75};
 /// Of AVX512_BF16, two products in a lane; the time of so many outputs goes with the loads of their weights.
-constexpr double kPairShare = 0.78, kPairRows = 6;
+/// Results that they write from registers, and items of x that are looked at where they are.
+constexpr double kPairShare = 0.82, kPairRows = 6, kPairResults = 8e9, kLookedItems = 12e9;
 constexpr double kSlabItems[] = {0, 3.0e9, 2.0e9, 1.5e9}, kTileWeightItems[] = {0, 2.5e9, 1.6e9, 1.2e9};
 constexpr double kOwnTileWeightItems[] = {0, 5e9, 3e9, 1.7e9};  ///< in a core's own cache
 constexpr double kPixelItems[] = {0, 6.0e9, 4.5e9,

@@ -204,6 +204,18 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
 
 bool is_direct(const ConvProblem& p) { return p.groups > 1 && p.group_in() <= 32 && p.group_out() <= 32; }
 
+ConvProblem fold_patches(const ConvProblem& p) {
+  if (p.kernel != p.input || p.kernel != p.stride || p.taps() == 1 || p.groups != 1 || p.lead > 0 || p.flip ||
+      padded_anywhere(p) || p.dilation != kOnes || p.input_dilated() || p.upsampled() || p.per_frame)
+    return p;
+  ConvProblem folded = p;
+  folded.batch = 1;
+  folded.in_channels = p.taps() * p.in_channels;
+  folded.input = {1, 1, p.batch};
+  folded.kernel = folded.stride = kOnes;
+  return folded;
+}
+
 bool is_one_tap_per_output(const ConvProblem& p) {
   if (p.groups != 1 || p.stride != kOnes || p.dilation != kOnes || p.upsampled()) return false;
   for (int axis : {kDepth, kHeight, kWidth}) {

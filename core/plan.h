@@ -133,9 +133,10 @@ inline int64_t winograd_panel_floats(const WinogradPlan& plan, int64_t rows, int
 /// How they run on a CPU's matrix unit, which multiplies bf16: tasks of a block of `rows` by `cols` outputs
 /// in each of `frames` frames, by `task_panels` panels of 32 output channels.
 struct TilePlan {
-  int parts = 0;       ///< bf16 parts that operands are split into; 0: the unit is not used
-  bool half = false;   ///< one part, of fp16
-  bool pairs = false;  ///< pairs of bf16 in vectors: no rows or products beside those that there are
+  int parts = 0;          ///< bf16 parts that operands are split into; 0: the unit is not used
+  bool half = false;      ///< one part, of fp16
+  bool pairs = false;     ///< pairs of bf16 in vectors: no rows or products beside those that there are
+  bool in_place = false;  ///< the left operand is x itself, with no copy of a block of it
   int64_t rows = 0, cols = 0, frames = 0;
   int64_t task_panels = 0;
   int64_t panels = 0;         ///< whose sums are held at a time
@@ -156,6 +157,7 @@ struct GemmPlan {
   /// 0 where the inputs are gathered for each position.
   int64_t tile_frames = 0, tile_rows = 0, tile_cols = 0;
 
+  bool whole_patches = false;  ///< patchify: of fold_patches(p), x and w being contiguous
   bool joined_phases = false;  ///< transposed: all phases read the same rows in one task
 
   bool buffers_rows() const { return tile_rows > 0; }
@@ -164,6 +166,9 @@ struct GemmPlan {
 /// Whether each output of a transposed convolution is one input times one tap, with none left over: a kernel
 /// as large as its stride.
 bool is_one_tap_per_output(const ConvProblem& problem);
+/// Of a kernel that meets all of a batch entry's x at once, every patch a pixel of as many channels as it has
+/// numbers; p itself where it is another.
+ConvProblem fold_patches(const ConvProblem& p);
 /// Of a padded input axis, the positions that `outputs` neighbouring outputs span.
 inline int64_t input_span(const ConvProblem& p, int axis, int64_t outputs) {
   return (outputs - 1) * p.stride[axis] + (p.kernel[axis] - 1) * p.dilation[axis] + 1;

@@ -247,6 +247,17 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const C
   if (c.algorithm == Algorithm::implicit_gemm) c.cost *= 1.01;
 }
 
+/// Patches that lie in one piece each are the rows of a matrix.
+void consider_patches(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                      Candidate& c) {
+  const ConvProblem folded = fold_patches(p);
+  if (folded == p) return consider_gemm(p, d, limit, like, c, "one matrix product over the patches");
+  c.algorithm = Algorithm::pointwise;
+  consider_gemm(folded, d, limit, like, c, "one matrix product of x and w as they lie");
+  c.algorithm = Algorithm::patchify;
+  c.gemm.whole_patches = true;
+}
+
 /// By one of kGroupedKernels; false where there is none, or its workspace is too large.
 bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   c.grouped = make_grouped_forward_plan(p, d);
@@ -324,7 +335,7 @@ void consider_cpu(const ConvProblem& p, const Device& d, int64_t limit, const Ca
       consider_gemm(p, d, limit, like, c, "one matrix product");
       break;
     case Algorithm::patchify:
-      consider_gemm(p, d, limit, like, c, "one matrix product over the patches");
+      consider_patches(p, d, limit, like, c);
       break;
     case Algorithm::grouped:
       consider_grouped(p, d, limit, like, c);

@@ -18,6 +18,8 @@ constexpr int64_t kLongestAxis = int64_t{1} << 22;                ///< its posit
 constexpr int64_t kSlabBytes = 768 << 10, kSumBytes = 512 << 10;  ///< of a core's L2 cache
 constexpr int64_t kWeightBytes = 32 << 20;                        ///< of what cores share of the last cache
 constexpr int64_t kBlockOutputs = 384, kLeastWeightPanels = 2;
+/// Where x is read in place.
+constexpr int64_t kInPlaceItems = 128 << 10, kMostOutputs = 2048;
 /// Measured: one pixel's copies, of a group's few channels at a time.
 constexpr double kGroupPixelSeconds = 12e-9;
 
@@ -30,6 +32,16 @@ int parts_of(const ConvProblem& p, const Device& d) {
   return p.out_type == Dtype::float32 ? 3 : 2;
 }
 
+/// Whether every output meets one pixel per frame, whose channels are whole pairs.
+bool lies_ready(const ConvProblem& p) {
+  if (p.group_in() % 2 != 0) return false;
+  for (int axis : {kHeight, kWidth}) {
+    if (p.kernel[axis] != 1 || p.padded(axis) || p.upsample[axis] != 1 || p.input_dilation[axis] != 1)
+      return false;
+  }
+  return true;
+}
+
 /// Blocks of outputs and of panels. Nothing but the number of frames in a task may depend on how many frames
 /// there are: see plan.h.
 TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
@@ -38,19 +50,23 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
   t.parts = parts_of(p, d);
   t.half = t.parts == 1 && are(p, Dtype::float16);
   t.pairs = !d.matrix_splits;
+  t.in_place = t.pairs && lies_ready(p);
   const int64_t panels = divide_up(p.group_out(), cpu::kPanelColumns), width = p.output(kWidth),
                 height = p.output(kHeight);
-  t.cols = divide_up(width, divide_up(width, 96));
-  t.rows = std::clamp<int64_t>(kBlockOutputs / t.cols, 1, height);
+  const int64_t outputs = t.in_place
+                              ? std::clamp<int64_t>(kInPlaceItems / p.group_in(), kBlockOutputs, kMostOutputs)
+                              : kBlockOutputs;
+  t.cols = divide_up(width, divide_up(width, t.in_place ? outputs : 96));
+  t.rows = std::clamp<int64_t>(outputs / t.cols, 1, height);
   // Frames that one block of steps meets.
   const int64_t frame_steps = p.kernel[kHeight] * p.kernel[kWidth] * divide_up(p.group_in(), cpu::kTileDepth);
-  const int64_t frames = std::min(p.kernel[kDepth], divide_up(cpu::tile_block_steps(t.parts), frame_steps));
+  const int64_t frames = std::min(p.kernel[kDepth], divide_up(cpu::tile_block_steps(t), frame_steps));
   const auto slab_bytes = [&] {
     return frames * 2 * t.parts * round_up(p.group_in(), cpu::kTileDepth) *
            ((t.rows - 1) * p.stride[kHeight] + (p.kernel[kHeight] - 1) * p.dilation[kHeight] + 1) *
            ((t.cols - 1) * p.stride[kWidth] + (p.kernel[kWidth] - 1) * p.dilation[kWidth] + 1);
   };
-  while (slab_bytes() > kSlabBytes && t.rows * t.cols > 64) {
+  while (!t.in_place && slab_bytes() > kSlabBytes && t.rows * t.cols > 64) {
     if (t.rows > t.cols / 8 && t.rows > 1) {
       t.rows = divide_up(t.rows, 2);
     } else {
@@ -70,6 +86,7 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
     while (tasks() < 2 * d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
     return t;
   }
+  while (t.in_place && tasks() < 8 * d.cores && t.task_panels > 4) t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 8 * d.cores && t.frames > 1) t.frames = divide_up(t.frames, 2);
   while (tasks() < 4 * d.cores && t.rows > 1 && t.rows * t.cols > 256) t.rows = divide_up(t.rows, 2);
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
@@ -108,11 +125,11 @@ double seconds_of(const ConvProblem& p, const Device& d, const TilePlan& t, cons
     weights = static_cast<double>(times) * weights_of(p) / kOwnTileWeightItems[t.parts];
   }
   const double results = static_cast<double>(p.out_positions()) * static_cast<double>(p.out_channels);
-  const double slab_items = (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
+  const double slab_items = t.in_place ? kLookedItems : (p.taps() == 1 ? kPixelItems : kSlabItems)[t.parts];
+  const double stored = t.pairs && p.out_type == Dtype::bfloat16 ? kPairResults : kTileResults;
   const double group_pixels = p.groups > 1 ? static_cast<double>(p.out_positions() * p.groups) : 0;
   return flops / (d.matrix_gflops * 1e9 * tile_share(p, t)) + needs.packed_items / (slab_items * threads) +
-         weights / threads + results / (kTileResults * threads) +
-         group_pixels * kGroupPixelSeconds / threads +
+         weights / threads + results / (stored * threads) + group_pixels * kGroupPixelSeconds / threads +
          2 * static_cast<double>(divide_up(p.groups, t.groups)) * kStepSeconds;
 }
 
@@ -172,6 +189,7 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
               : t.parts == 1 ? std::string(t.half ? ", on fp16 tiles" : ", on bf16 tiles")
               : t.parts == 2 ? ", on bf16 tiles: three products for each of 16-bit data"
                              : ", on bf16 tiles: six products for each of fp32 data";
+  if (t.in_place) c.reason += ", with x read in place";
   if (t.own_weights) c.reason += "; weights are packed where they are multiplied";
 }
 

@@ -115,8 +115,14 @@ void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   auto& encoder = mx::cpu::get_command_encoder(stream());
   Staging staging(stream());
   cpu::Operands operands;
-  operands.x = staging.pixels(inputs[0]);
+  const bool patches = plan->chosen.gemm.whole_patches;
+  operands.x = staging.pixels(inputs[0], patches);
   operands.w = spec_.swapped ? view_swapped_weights(inputs[1], spec_.groups) : view_weights(inputs[1]);
+  if (patches) {
+    const mx::Shape shape{narrow(p.out_channels), narrow(p.kernel[0]), narrow(p.kernel[1]),
+                          narrow(p.kernel[2]), narrow(p.in_channels)};
+    operands.w = staging.contiguous(operands.w, shape, inputs[1].dtype());
+  }
   const ConvInputs at(spec_);
   const auto floats = [&](int input) { return static_cast<const float*>(staging.contiguous(inputs[input])); };
   if (spec_.lead) operands.lead = staging.pixels(inputs[at.lead]);

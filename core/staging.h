@@ -35,8 +35,10 @@ class Staging {
  public:
   explicit Staging(mx::Stream stream) : encoder_(mx::cpu::get_command_encoder(stream)) {}
 
-  cpu::TensorView pixels(const mx::array& a) {
-    const bool fits = a.strides(4) == 1 || a.shape(4) <= 1 || a.size() == 0;
+  /// `whole`: everything contiguous.
+  cpu::TensorView pixels(const mx::array& a, bool whole = false) {
+    const bool fits =
+        whole ? a.flags().row_contiguous : a.strides(4) == 1 || a.shape(4) <= 1 || a.size() == 0;
     const mx::array& from = fits ? a : copy(a);
     cpu::TensorView view;
     view.data = from.data<char>();
@@ -46,22 +48,38 @@ class Staging {
 
   const void* contiguous(const mx::array& a) { return (a.flags().row_contiguous ? a : copy(a)).data<char>(); }
 
+  /// The same weights with the strides of contiguous ones.
+  cpu::WeightView contiguous(const cpu::WeightView& w, const mx::Shape& shape, mx::Dtype type) {
+    cpu::WeightView made = w;
+    bool fits = true;
+    for (int64_t i = 4, stride = 1; i >= 0; stride *= shape[i--]) {
+      fits = fits && (w.stride[i] == stride || shape[i] == 1);
+      made.stride[i] = stride;
+    }
+    if (!fits) made.data = copy(static_cast<const char*>(w.data), type, shape, w.stride).data<char>();
+    return made;
+  }
+
   void run() const {
     for (const cpu::StridedCopy& task : tasks_) cpu::copy_contiguous(task);
   }
 
  private:
   const mx::array& copy(const mx::array& a) {
-    mx::array to(a.shape(), a.dtype(), nullptr, {});
+    return copy(a.data<char>(), a.dtype(), a.shape(), a.strides().data());
+  }
+
+  const mx::array& copy(const char* from, mx::Dtype type, const mx::Shape& shape, const int64_t* strides) {
+    mx::array to(shape, type, nullptr, {});
     allocate(to);
     cpu::StridedCopy task;
-    task.from = a.data<char>();
+    task.from = from;
     task.to = to.data<char>();
-    task.item = static_cast<int64_t>(a.itemsize());
-    const int lead = 5 - static_cast<int>(a.ndim());
-    for (int i = 0; i < static_cast<int>(a.ndim()); ++i) {
-      task.shape[lead + i] = a.shape(i);
-      task.stride[lead + i] = a.strides(i);
+    task.item = static_cast<int64_t>(to.itemsize());
+    const int ndim = static_cast<int>(shape.size());
+    for (int i = 0; i < ndim; ++i) {
+      task.shape[5 - ndim + i] = shape[i];
+      task.stride[5 - ndim + i] = strides[i];
     }
     tasks_.push_back(task);
     encoder_.add_temporary(to);

@@ -18,6 +18,13 @@ constexpr double kSmallFlops = 1e6;
 
 bool is_small(const ConvProblem& p) { return p.direct_flops() < kSmallFlops; }
 
+/// The operands of fold_patches: contiguous x and w with a pixel for each patch.
+Operands of_patches(Operands operands) {
+  operands.x.stride[3] = operands.x.stride[0];
+  operands.w.stride[4] = 1;
+  return operands;
+}
+
 }  // namespace
 
 void run(const ConvProblem& problem, const Candidate& plan, const Operands& operands) {
@@ -34,9 +41,13 @@ void run(const ConvProblem& problem, const Candidate& plan, const Operands& oper
       return gather_gemm(problem, plan.gemm, operands, {.one_depth_tap_at_a_time = true}, workspace);
     case Algorithm::transposed:
       return blocked_products(problem, plan.gemm, operands, {.split_phases = true}, workspace);
+    case Algorithm::patchify:
+      if (plan.gemm.whole_patches) {
+        return blocked_products(fold_patches(problem), plan.gemm, of_patches(operands), {}, workspace);
+      }
+      return blocked_products(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::pointwise:
     case Algorithm::temporal:
-    case Algorithm::patchify:
     case Algorithm::implicit_gemm:
       return blocked_products(problem, plan.gemm, operands, {}, workspace);
     case Algorithm::stock:

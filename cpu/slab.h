@@ -28,21 +28,23 @@ struct SlabAxis {
 struct SlabLayout {
   SlabLayout(const SlabAxis& d, const SlabAxis& h, const SlabAxis& w, int64_t channels, int parts,
              int64_t rows, int64_t cols);
+  /// No slab at all, of kernels of one pixel per frame: rows of outputs follow each other.
+  explicit SlabLayout(int64_t cols) : row_step(cols) {}
 
   /// Items from an output's place to what tap (h, w) meets.
   int64_t tap(const SlabAxis& h, int64_t kh, const SlabAxis& w, int64_t kw) const {
     return (h.at[kh] % h.stride * phase_rows + h.at[kh] / h.stride) * width * pitch + w.at[kw] * pitch;
   }
 
-  int parts;
-  bool merged;     ///< a row of taps is one run of products: its pixels lie without a gap
-  int64_t pitch;   ///< items from pixel to pixel
-  int64_t stride;  ///< items from output to output
-  int64_t width;   ///< pixels from row to row
+  int parts = 1;
+  bool merged = false;  ///< a row of taps is one run of products: its pixels lie without a gap
+  int64_t pitch = 0;    ///< items from pixel to pixel
+  int64_t stride = 0;   ///< items from output to output
+  int64_t width = 0;    ///< pixels from row to row
   int64_t row_step;
-  int64_t row_phases, phase_rows;
-  int64_t frames;
-  int64_t part_items, frame_items;
+  int64_t row_phases = 0, phase_rows = 0;
+  int64_t frames = 0;
+  int64_t part_items = 0, frame_items = 0;
   int64_t items() const { return frames * frame_items; }
 };
 

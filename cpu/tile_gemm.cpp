@@ -11,6 +11,7 @@
 #include "cpu/row_conv.h"
 #include "cpu/slab.h"
 #include "cpu/threads.h"
+#include "cpu/tile_pixels.h"
 
 namespace mlx_conv3d::cpu {
 namespace {
@@ -28,17 +29,18 @@ struct TilePhase {
         slab_d(p, kDepth, d),
         slab_h(p, kHeight, h),
         slab_w(p, kWidth, w),
-        layout(slab_d, slab_h, slab_w, p.group_in(), plan.parts, std::min(plan.rows, h.count),
-               std::min(plan.cols, w.count)) {
+        layout(plan.in_place ? SlabLayout(TilePixels::row_step(p, h, w, std::min(plan.cols, w.count)))
+                             : SlabLayout(slab_d, slab_h, slab_w, p.group_in(), plan.parts,
+                                          std::min(plan.rows, h.count), std::min(plan.cols, w.count))) {
     // Some phases of a dilated input meet no tap along an axis.
     if (w.tap_count() == 0) return;
     for (int64_t kd = 0; kd < d.tap_count(); ++kd) {
       for (int64_t kh = 0; kh < h.tap_count(); ++kh) {
         if (layout.merged) {
-          begin_group(divide_up(w.tap_count() * p.group_in(), kTileDepth), plan.parts);
+          begin_group(divide_up(w.tap_count() * p.group_in(), kTileDepth), plan);
           add_run(kd, kh, 0, 0, w.tap_count() * p.group_in());
         } else {
-          add_row(kd, kh, p.group_in(), plan.parts);
+          add_row(kd, kh, p.group_in(), plan);
         }
       }
     }
@@ -75,20 +77,20 @@ struct TilePhase {
 
  private:
   /// The next `count` steps are in one block.
-  void begin_group(int64_t count, int parts) {
+  void begin_group(int64_t count, const TilePlan& plan) {
     const int64_t held = static_cast<int64_t>(steps.size());
     const int64_t begin = block_ends.empty() ? 0 : block_ends.back();
-    if (held > begin && held + count - begin > tile_block_steps(parts)) block_ends.push_back(held);
+    if (held > begin && held + count - begin > tile_block_steps(plan)) block_ends.push_back(held);
   }
 
   /// A row of taps: all of them meet some channels while these are in the L1 cache.
-  void add_row(int64_t kd, int64_t kh, int64_t channels, int parts) {
+  void add_row(int64_t kd, int64_t kh, int64_t channels, const TilePlan& plan) {
     const int64_t taps = w.tap_count(), all = divide_up(channels, kTileDepth);
     const int64_t pieces = divide_up(all, std::max<int64_t>(1, kRowSteps / taps));
     for (int64_t i = 0; i < pieces; ++i) {
       const int64_t from = all * i / pieces * kTileDepth;
       const int64_t to = std::min(channels, all * (i + 1) / pieces * kTileDepth);
-      begin_group(taps * divide_up(to - from, kTileDepth), parts);
+      begin_group(taps * divide_up(to - from, kTileDepth), plan);
       for (int64_t kw = 0; kw < taps; ++kw) add_run(kd, kh, kw, from, to);
     }
   }
@@ -129,6 +131,7 @@ class TileGemm {
         layout_(phase.layout),
         k_(kernels()),
         slab_(p, input_, phase.slab_h, phase.slab_w, phase.layout, p.group_in()),
+        pixels_(p, input_, phase.slab_h, phase.slab_w),
         panels_(divide_up(p.group_out(), kPanelColumns)),
         rows_(std::min(plan.rows, phase.h.count)),
         cols_(std::min(plan.cols, phase.w.count)),
@@ -230,15 +233,18 @@ class TileGemm {
 
   void task(int64_t g, int64_t n, int64_t frame, int64_t frame_end, const Slab::Block& block, int64_t panel,
             int64_t panel_end, int thread) {
-    std::vector<int64_t> held(static_cast<size_t>(layout_.frames), -1);
+    const int64_t channel = g * p_.group_in();
+    std::vector<int64_t> held(static_cast<size_t>(phase_.slab_d.span), -1);
     std::vector<TileStep> steps;
     std::vector<StepBlock> blocks;
     for (; frame < frame_end; ++frame) {
       for (int64_t kd = 0; !phase_.steps.empty() && kd < phase_.d.tap_count(); ++kd) {
-        const int64_t u = depth_at(frame, kd), source = phase_.slab_d.sources[u], slot = u % layout_.frames;
+        const int64_t u = depth_at(frame, kd), source = phase_.slab_d.sources[u],
+                      slot = u % phase_.slab_d.span;
         if (source < 0 || held[slot] == u) continue;
-        const uint32_t largest =
-            slab_.pack(*k_.tiles, n, source, g * p_.group_in(), block, slot, slabs_[thread]);
+        const uint32_t largest = plan_.in_place
+                                     ? pixels_.look(*k_.tiles, n, source, channel, p_.group_in(), block)
+                                     : slab_.pack(*k_.tiles, n, source, channel, block, slot, slabs_[thread]);
         raise_to(largest_, largest);
         if (!tiles_hold(std::max(largest, kOne))) {
           unfit_.store(true, std::memory_order_relaxed);
@@ -246,11 +252,17 @@ class TileGemm {
         }
         held[slot] = u;
       }
-      make_steps(frame, steps, blocks);
+      const auto left = [&](int64_t u) {
+        if (plan_.in_place) return pixels_.left(n, phase_.slab_d.sources[u], channel, block);
+        const int64_t slot = u % phase_.slab_d.span;
+        return TileLeft{slabs_[thread] + slot * layout_.frame_items, layout_.stride,
+                        layout_.row_step * layout_.stride};
+      };
+      make_steps(frame, left, steps, blocks);
       for (int64_t from = panel; from < panel_end; from += plan_.panels) {
         const int64_t to = std::min(panel_end, from + plan_.panels);
-        multiply(g, block, from, to, steps, blocks, thread);
-        store(g, n, frame, block, from, to, thread);
+        multiply(g, n, frame, block, from, to, steps, blocks, thread);
+        if (!finishes(blocks)) store(g, n, frame, block, from, to, thread);
       }
     }
   }
@@ -260,46 +272,69 @@ class TileGemm {
   }
 
   /// Steps whose products are taken in one go: where they end in the list of a frame's steps, and the phase's
-  /// steps that they are some of. Their weights are counted from the first of these.
+  /// steps that they are some of. Their weights are counted from the first of these, their inputs from
+  /// `left`.
   struct StepBlock {
     size_t end;
     int64_t first, last;
+    TileLeft left;
   };
 
-  /// The steps that meet stored frames, block by block. Blocks are the same whatever frames there are.
-  void make_steps(int64_t frame, std::vector<TileStep>& steps, std::vector<StepBlock>& blocks) const {
+  /// The steps that meet stored frames, block by block. Blocks are the same whatever frames there are, but
+  /// that one ends where pixels lie otherwise (a view behind lead frames): the sums are the same.
+  template <class Left>
+  void make_steps(int64_t frame, const Left& left, std::vector<TileStep>& steps,
+                  std::vector<StepBlock>& blocks) const {
     steps.clear();
     blocks.clear();
     int64_t first = 0;
     for (int64_t end : phase_.block_ends) {
+      size_t begin = steps.size();
+      TileLeft from{};
       for (int64_t s = first; s < end; ++s) {
         const TilePhase::Step& step = phase_.steps[s];
         const int64_t u = depth_at(frame, step.kd);
         if (phase_.slab_d.sources[u] < 0) continue;
-        steps.push_back({u % layout_.frames * layout_.frame_items + step.at, s - first, step.pairs()});
+        const TileLeft here = left(u);
+        if (steps.size() > begin && !here.alike(from)) {
+          blocks.push_back({steps.size(), first, end, from});
+          begin = steps.size();
+        }
+        if (steps.size() == begin) from = here;
+        const int64_t away = reinterpret_cast<intptr_t>(here.a) - reinterpret_cast<intptr_t>(from.a);
+        steps.push_back({away / static_cast<int64_t>(sizeof(*here.a)) + step.at, s - first, step.pairs()});
       }
-      if (steps.size() > (blocks.empty() ? 0 : blocks.back().end))
-        blocks.push_back({steps.size(), first, end});
+      if (steps.size() > begin) blocks.push_back({steps.size(), first, end, from});
       first = end;
     }
   }
 
-  void multiply(int64_t g, const Slab::Block& block, int64_t from, int64_t to,
+  /// Whether the products themselves write the output.
+  bool finishes(const std::vector<StepBlock>& blocks) const { return plan_.pairs && !blocks.empty(); }
+
+  void multiply(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,
                 const std::vector<TileStep>& steps, const std::vector<StepBlock>& blocks, int thread) {
+    if (blocks.empty()) {
+      std::fill_n(sums_[thread], ((block.rows - 1) * layout_.row_step + block.cols) * c_stride_, 0.0f);
+    }
+    // Rows at a time: one where they are not as far apart as the sums.
+    int64_t strip = block.rows;
+    for (const StepBlock& of : blocks) {
+      if (of.left.row != layout_.row_step * of.left.col) strip = 1;
+    }
     TileProduct product{};
     product.parts = plan_.parts;
     product.half = plan_.half;
-    product.rows = (block.rows - 1) * layout_.row_step + block.cols;
+    product.rows = (strip - 1) * layout_.row_step + block.cols;
     product.run = block.cols;
     product.run_step = layout_.row_step;
-    product.a = slabs_[thread];
-    product.a_stride = layout_.stride;
     product.a_part_stride = layout_.part_items;
     product.c_stride = c_stride_;
-    if (blocks.empty()) std::fill_n(sums_[thread], product.rows * c_stride_, 0.0f);
     size_t begin = 0;
     for (size_t i = 0; i < blocks.size(); ++i) {
       const StepBlock& of = blocks[i];
+      const bool last = i + 1 == blocks.size();
+      product.a_stride = of.left.col;
       product.steps = steps.data() + begin;
       product.step_count = static_cast<int64_t>(of.end - begin);
       product.accumulate = begin > 0;
@@ -310,30 +345,52 @@ class TileGemm {
           raise_to(largest_weight_, pack_steps(g, panel, of.first, of.last, own_weights_[thread]));
         } else {
           product.b = panel_weights(g, panel, of.first);
-          product.next = panel + 1 < to          ? panel_weights(g, panel + 1, of.first)
-                         : i + 1 < blocks.size() ? panel_weights(g, from, blocks[i + 1].first)
-                                                 : nullptr;
+          product.next = panel + 1 < to ? panel_weights(g, panel + 1, of.first)
+                         : !last        ? panel_weights(g, from, blocks[i + 1].first)
+                                        : nullptr;
         }
-        product.c = sums_[thread] + (panel - from) * kPanelColumns;
-        k_.tiles->multiply(product);
+        for (int64_t row = 0; row < block.rows; row += strip) {
+          const TileResults results = results_of(g, n, frame, block, row, panel);
+          if (last && plan_.pairs) product.results = &results;
+          product.a = of.left.a + row * of.left.row;
+          product.c = sums_[thread] + row * layout_.row_step * c_stride_ + (panel - from) * kPanelColumns;
+          k_.tiles->multiply(product);
+        }
       }
       begin = of.end;
     }
+  }
+
+  /// Elements of y before channel `channel` of the output at (row, first column) of the block.
+  int64_t offset_of(int64_t n, int64_t frame, const Slab::Block& block, int64_t row, int64_t channel) const {
+    const AxisPhase &d = phase_.d, &h = phase_.h, &w = phase_.w;
+    const int64_t od = d.first + frame * d.step, oh = h.first + (block.row + row) * h.step;
+    const int64_t ow = w.first + block.col * w.step;
+    return (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
+  }
+
+  TileResults results_of(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t row,
+                         int64_t panel) const {
+    const int64_t first = panel * kPanelColumns, channel = g * p_.group_out() + first;
+    return {k_.store_rows,
+            &operands_.epilogue,
+            std::min(p_.group_out() - first, kPanelColumns),
+            channel,
+            offset_of(n, frame, block, row, channel),
+            phase_.w.step * p_.out_channels,
+            phase_.h.step * p_.output(kWidth) * p_.out_channels,
+            operands_.y};
   }
 
   void store(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,
              int thread) const {
     const int64_t lanes = std::min(p_.group_out(), to * kPanelColumns) - from * kPanelColumns;
     const int64_t channel = g * p_.group_out() + from * kPanelColumns;
-    const AxisPhase &d = phase_.d, &h = phase_.h, &w = phase_.w;
     for (int64_t row = 0; row < block.rows; ++row) {
-      const int64_t od = d.first + frame * d.step, oh = h.first + (block.row + row) * h.step;
-      const int64_t ow = w.first + block.col * w.step;
-      const int64_t at =
-          (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
-      k_.store_rows(operands_.epilogue,
-                    {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_, c_stride_,
-                     channel, at, w.step * p_.out_channels, operands_.y});
+      k_.store_rows(
+          operands_.epilogue,
+          {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_, c_stride_, channel,
+           offset_of(n, frame, block, row, channel), phase_.w.step * p_.out_channels, operands_.y});
     }
   }
 
@@ -347,6 +404,7 @@ class TileGemm {
   const SlabLayout& layout_;
   const Kernels& k_;
   const Slab slab_;
+  const TilePixels pixels_;
   const int64_t panels_, rows_, cols_;
   uint16_t* const weights_;
   const std::vector<int64_t> offsets_;       ///< of a group's weights, see TilePhase::weight_offsets
@@ -429,9 +487,10 @@ TileNeeds tile_needs(const ConvProblem& p, const TilePlan& plan, bool split_phas
     const double packed_frames = static_cast<double>(phase.d.tap_count() - 1) /
                                      static_cast<double>(plan.frames * phase.slab_d.stride) +
                                  1;
+    const int64_t items =
+        plan.in_place ? rows * cols * p.group_in() : l.row_phases * l.phase_rows * l.width * l.pitch;
     needs.packed_items +=
-        frames * packed_frames * blocks *
-        static_cast<double>(l.row_phases * l.phase_rows * l.width * l.pitch) *
+        frames * packed_frames * blocks * static_cast<double>(items) *
         static_cast<double>(slices * divide_up(std::min(panels, plan.weight_panels), plan.task_panels));
     return true;
   });

@@ -19,8 +19,10 @@ void blocked_products(const ConvProblem& problem, const GemmPlan& plan, const Op
 
 /// Steps of 32 products between which sums lie in memory. A single product takes the tiles no longer than
 /// loading them from the L2 cache does, so that a block of the panel should stay in L1; six round a sum six
-/// times, so that a block's sum begins anew and is added to those before.
-inline int64_t tile_block_steps(int parts) { return parts == 1 ? 16 : parts == 2 ? 48 : 32; }
+/// times, so that a block's sum begins anew and is added to those before. Pairs load less for their time.
+inline int64_t tile_block_steps(const TilePlan& plan) {
+  return plan.parts == 1 && !plan.pairs ? 16 : plan.parts == 2 ? 48 : 32;
+}
 
 /// What a run takes.
 struct TileNeeds {
@@ -29,7 +31,7 @@ struct TileNeeds {
   int64_t slab_items = 0;    ///< of one thread
   int64_t sum_floats = 0;    ///< of one thread
   double products = 0;       ///< of 32-item steps: tiles of 16x16 sums x steps, over all groups
-  double packed_items = 0;   ///< written into slabs, all parts as one
+  double packed_items = 0;   ///< written into slabs, all parts as one; or looked at in place
 };
 TileNeeds tile_needs(const ConvProblem& problem, const TilePlan& plan, bool split_phases);
 

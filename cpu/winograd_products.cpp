@@ -259,7 +259,7 @@ void WinogradProducts::multiply_steps(int64_t rows, int tiles, const uint16_t* a
     const uint16_t* then =
         to < count ? b + tile_panel_items(steps[static_cast<size_t>(to)].b, plan_.parts, tiles) : next;
     k_.tiles->multiply({plan_.parts, false, tiles, rows, rows, rows, a, channels_, part_stride,
-                        steps.data() + from, to - from, b, then, c, ldc, accumulate || piece > 0});
+                        steps.data() + from, to - from, b, then, c, ldc, accumulate || piece > 0, nullptr});
   }
 }
 

@@ -3,6 +3,8 @@ and numbers that they cannot hold. On a machine without either the same problems
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import operands
@@ -10,7 +12,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Problem, of
+from problems import VIEWS, Problem, of
 
 from mlx_conv3d import _ext, conv3d, plan
 
@@ -61,10 +63,30 @@ FEW_POSITIONS = {
     "few positions, transposed": of((1, 1, 5, 6, 64), (448, 1, 4, 4, 64), input_dilation=(1, 2, 2)),
 }
 PROBLEMS |= FEW_POSITIONS
+# Pairs of bf16 are read where they lie in x.
+IN_PLACE = {
+    "few channels": of((1, 3, 40, 41, 16), (16, 1, 1, 1, 16)),
+    "ragged channels": of((2, 3, 17, 19, 50), (75, 1, 1, 1, 50), bias=True),
+    "an epilogue": of((1, 2, 17, 19, 50), (75, 1, 1, 1, 50), bias=True, residual=True, activation="silu"),
+    "a residual": of((1, 2, 9, 7, 64), (48, 1, 1, 1, 64), residual=True),
+    "sums of several blocks": of((1, 2, 9, 7, 1100), (40, 1, 1, 1, 1100), bias=True),
+    "strided": of((1, 4, 28, 36, 34), (96, 1, 1, 1, 34), stride=2),
+    "rows no columns apart": of((1, 2, 25, 37, 34), (70, 1, 1, 1, 34), stride=(1, 2, 3), bias=True),
+    "few columns": of((1, 2, 12, 6, 18), (40, 1, 1, 1, 18), stride=(1, 1, 3), bias=True),
+    "a wide row": of((1, 1, 2, 5000, 32), (33, 1, 1, 1, 32)),
+    "groups": of((1, 3, 9, 8, 128), (96, 1, 1, 1, 64), groups=2, bias=True),
+    "behind lead frames": of((2, 5, 7, 9, 96), (40, 3, 1, 1, 96), lead=2, layout="stepped", bias=True),
+    "padded in time": of(
+        (1, 5, 7, 9, 96), (40, 3, 1, 1, 96), padding=((2, 1), 0, 0), modes=("edge", "zeros", "zeros")
+    ),
+    **{
+        layout: of((2, 3, 11, 12, 40), (48, 1, 1, 1, 40), stride=(1, 1, 2), layout=layout) for layout in VIEWS
+    },
+}
 
 
-def with_types(problem: Problem, types: tuple[str, str]) -> Problem:
-    return Problem(**{**vars(problem), "x_type": types[0], "w_type": types[1]})
+def with_types(problem: Problem, types: tuple[str, str], extra_type: str = "float32") -> Problem:
+    return replace(problem, x_type=types[0], w_type=types[1], extra_type=extra_type)
 
 
 @pytest.mark.parametrize("types", PARTS, ids="-".join)
@@ -84,6 +106,47 @@ def test_products_of_tiles(name: str, types: tuple[str, str]) -> None:
     for algorithm in ["auto", *(() if problem.general else algorithms)]:
         y = operands.run(problem, made.arrays, algorithm)
         operands.check(y, problem, exact, scale, algorithm)
+
+
+@pytest.mark.parametrize("extra_type", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_pairs_read_in_place(name: str, extra_type: str) -> None:
+    problem = with_types(IN_PLACE[name], ("bfloat16", "bfloat16"), extra_type)
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    algorithm = "grouped" if problem.groups > 1 else "temporal" if problem.w[1] > 1 else "pointwise"
+    options = operands.plan_options(problem)
+    reason = plan(problem.x, problem.w, **options, algorithm=algorithm).reason
+    assert ("with x read in place" in reason) == (ISA == "avx512_bf16")
+    operands.check(operands.run(problem, made.arrays, algorithm), problem, exact, scale, algorithm)
+
+
+@pytest.mark.parametrize("row", [0, 4, 8])
+def test_tiny_numbers_of_any_row_in_place_count(row: int) -> None:
+    """Pairs would take them for zeros."""
+    x = np.zeros((1, 1, 9, 12, 32), np.float32)
+    x[0, 0, row, 2, 5] = 1e-39
+    w = mx.full((32, 1, 1, 1, 32), 1e6).astype(mx.bfloat16)
+    y = conv3d(mx.array(x).astype(mx.bfloat16), w, stride=(1, 2, 1))
+    found = np.array((y * 1e30).astype(mx.float32))
+    assert np.allclose(found[0, 0, row // 2, 2], 1e-3, rtol=0.02) and np.count_nonzero(found) == 32
+
+
+def test_lead_frames_may_lie_otherwise_than_x() -> None:
+    """The same bits as where both are contiguous."""
+    wide, lead, w = (
+        mx.array(values).astype(mx.bfloat16)
+        for values in (normal(1, 5, 6, 7, 80), normal(1, 2, 6, 7, 64), normal(48, 3, 1, 1, 64, seed=1))
+    )
+    x = wide[..., 8:72]
+    assert mx.array_equal(conv3d(x, w, lead=lead), conv3d(mx.contiguous(x), w, lead=lead))
+
+
+def test_pixels_of_odd_channels_are_not_read_in_place() -> None:
+    """The last pair of the last pixel would reach beyond x."""
+    for channels in (32, 33):
+        reason = plan((1, 4, 32, 32, channels), (64, 1, 1, 1, channels), dtype=mx.bfloat16).reason
+        assert ("with x read in place" in reason) == (ISA == "avx512_bf16" and channels == 32)
 
 
 @pytest.mark.parametrize("types", PARTS, ids="-".join)

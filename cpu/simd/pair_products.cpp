@@ -10,27 +10,51 @@ namespace mlx_conv3d::cpu {
 namespace SIMD_NAMESPACE {
 namespace {
 
-constexpr int64_t kSteps = 8;  ///< whose weights stay in the L1 cache while all rows pass
-
 /// Cache lines of what is multiplied next, some of which each block of rows asks for.
 struct Ahead {
   const char* line;
   int64_t lines;
 };
 
+/// Rows of bf16 results that are written from registers.
+struct Narrow {
+  uint16_t* y = nullptr;  ///< null: the sums go to c
+  int64_t stride = 0;
+  const float* bias = nullptr;
+  uint32_t lanes = 0;  ///< a bit for each that exists
+};
+
+/// Sums that the products have flushed already, so that flushing here loses nothing more.
 template <int R, int N>
-void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count, float* c, bool accumulate,
-           Ahead ahead) {
+SIMD_INLINE void store_narrow(Vec (&sums)[R][N], const Narrow& to) {
+#pragma GCC unroll 2
+  for (int n = 0; n < N; ++n) {
+    const auto lanes = static_cast<__mmask16>(to.lanes >> (n * kTileSide));
+    const auto bias = to.bias ? (Vec)_mm512_maskz_loadu_ps(lanes, to.bias + n * kTileSide) : Vec{};
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r) {
+      if (to.bias) sums[r][n] += bias;
+      _mm256_mask_storeu_epi16(to.y + r * to.stride + n * kTileSide, lanes,
+                               (__m256i)_mm512_cvtneps_pbh((__m512)sums[r][n]));
+    }
+  }
+}
+
+template <int R, int N>
+void block(const TileProduct& t, const uint16_t* a, float* c, Ahead ahead, Narrow narrow) {
   Vec sums[R][N];
 #pragma GCC unroll 24
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) {
-      sums[r][n] = accumulate ? load(c + r * t.c_stride + n * kTileSide) : Vec{};
+      sums[r][n] = t.accumulate ? load(c + r * t.c_stride + n * kTileSide) : Vec{};
     }
   }
-  const int64_t stride = t.a_stride, lines = (ahead.lines + count - 1) / count;
-  for (int64_t s = first; s < first + count; ++s) {
+  if (narrow.y != nullptr) {
+    for (int r = 0; r < R; ++r) fetch_to_write(reinterpret_cast<const char*>(narrow.y + r * narrow.stride));
+  }
+  const int64_t stride = t.a_stride, lines = (ahead.lines + t.step_count - 1) / t.step_count;
+  for (int64_t s = 0; s < t.step_count; ++s) {
     for (int64_t i = 0; i < lines && ahead.lines > 0; ++i, --ahead.lines, ahead.line += 64) {
       fetch_to_read(ahead.line);
     }
@@ -52,6 +76,7 @@ void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count
       }
     }
   }
+  if (narrow.y != nullptr) return store_narrow<R, N>(sums, narrow);
 #pragma GCC unroll 24
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -59,7 +84,7 @@ void block(const TileProduct& t, const uint16_t* a, int64_t first, int64_t count
   }
 }
 
-using Block = void (*)(const TileProduct&, const uint16_t*, int64_t, int64_t, float*, bool, Ahead);
+using Block = void (*)(const TileProduct&, const uint16_t*, float*, Ahead, Narrow);
 /// Two columns of sums: 24 registers, two for weights and the rest for inputs; as many for one.
 template <int N>
 constexpr int kMostRows = 24 / N;
@@ -70,26 +95,64 @@ struct Blocks<N, std::integer_sequence<int, R...>> {
   static constexpr Block of_rows[] = {nullptr, block<R + 1, N>...};
 };
 
+/// Sums of `rows` rows from `row` on, which mostly are still in the L1 cache, become output.
+void finish(const TileProduct& t, int64_t row, int64_t rows, const float* sums) {
+  const TileResults& to = *t.results;
+  for (const int64_t end = row + rows; row < end;) {
+    const int64_t run = row / t.run_step, first = row % t.run_step;
+    const int64_t next = run * t.run_step + t.run_step < end ? run * t.run_step + t.run_step : end;
+    const int64_t last = t.run < next - row + first ? t.run : next - row + first;
+    if (first < last) {
+      to.store(*to.epilogue, {last - first, to.lanes, sums, t.c_stride, to.channel,
+                              to.offset + run * to.run_stride + first * to.row_stride, to.row_stride, to.y});
+    }
+    sums += (next - row) * t.c_stride;
+    row = next;
+  }
+}
+
+/// `all` things in `count` shares, the first ones of them one larger.
+struct Shares {
+  Shares(int64_t all, int64_t count) : each(all / count), larger(all % count) {}
+  int64_t of(int64_t i) const { return each + (i < larger ? 1 : 0); }
+  int64_t each, larger;
+};
+
 /// Shorter runs are taken with what lies between them: so few sums would wait for each other.
 constexpr int64_t kShortRun = 4;
 
 template <int N>
 void multiply_rows(const TileProduct& t) {
-  const bool whole = t.run < kShortRun || t.run == t.run_step;
+  constexpr int64_t kStepLines = N * kTileItems / 32;
+  const TileResults* to = t.results;
+  // Rows and results without a gap are one run.
+  const bool joined = t.run == t.run_step && (to == nullptr || to->run_stride == t.run * to->row_stride);
+  const bool whole = joined || t.run < kShortRun;
   const int64_t run = whole ? t.rows : t.run, run_step = whole ? t.rows : t.run_step;
   const int64_t runs = (t.rows + run_step - 1) / run_step, blocks = (run + kMostRows<N> - 1) / kMostRows<N>;
-  const int64_t pieces = (t.step_count + kSteps - 1) / kSteps;
-  constexpr int64_t kStepLines = N * kTileItems / 32;
-  const int64_t lines = t.next ? t.step_count * kStepLines : 0, all = pieces * runs * blocks;
-  int64_t done = 0;
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t first = t.step_count * piece / pieces, last = t.step_count * (piece + 1) / pieces;
-    for (int64_t i = 0; i < runs * blocks; ++i, ++done) {
-      const int64_t begin = run * (i % blocks) / blocks, rows = run * (i % blocks + 1) / blocks - begin;
-      const int64_t row = i / blocks * run_step + begin, line = lines * done / all;
-      const Ahead ahead{reinterpret_cast<const char*>(t.next) + line * 64, lines * (done + 1) / all - line};
-      Blocks<N>::of_rows[rows](t, t.a + row * t.a_stride, first, last - first, t.c + row * t.c_stride,
-                               t.accumulate || piece > 0, ahead);
+  const bool narrows = to != nullptr && (joined || !whole) && to->epilogue->type == Dtype::bfloat16 &&
+                       to->epilogue->activation == Activation::none && to->epilogue->residual == nullptr;
+  Narrow narrow;
+  if (narrows) {
+    narrow.stride = to->row_stride;
+    narrow.bias = to->epilogue->bias ? to->epilogue->bias + to->channel : nullptr;
+    narrow.lanes = to->lanes < 32 ? (1u << to->lanes) - 1 : ~0u;
+  }
+  const Shares rows_of(run, blocks), lines_of(t.next ? t.step_count * kStepLines : 0, runs * blocks);
+  Ahead ahead{reinterpret_cast<const char*>(t.next), 0};
+  for (int64_t r = 0; r < runs; ++r) {
+    int64_t row = r * run_step;
+    if (narrows) narrow.y = static_cast<uint16_t*>(to->y) + to->offset + r * to->run_stride;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t rows = rows_of.of(i);
+      // Sums that become output at once are never read again.
+      float* c = t.c + (to != nullptr && !t.accumulate ? 0 : row * t.c_stride);
+      ahead.lines = lines_of.of(r * blocks + i);
+      Blocks<N>::of_rows[rows](t, t.a + row * t.a_stride, c, ahead, narrow);
+      if (to != nullptr && !narrows) finish(t, row, rows, c);
+      ahead.line += ahead.lines * 64;
+      row += rows;
+      if (narrows) narrow.y += rows * narrow.stride;
     }
   }
 }
@@ -103,8 +166,14 @@ void multiply_pairs(const TileProduct& product) {
 }  // namespace SIMD_NAMESPACE
 
 extern const TileKernels tile_kernels_avx512_bf16;
-const TileKernels tile_kernels_avx512_bf16 = {
-    false,   false,  SIMD_NAMESPACE::split, SIMD_NAMESPACE::pack, SIMD_NAMESPACE::multiply_pairs, nullptr,
-    nullptr, nullptr};
+const TileKernels tile_kernels_avx512_bf16 = {false,
+                                              false,
+                                              SIMD_NAMESPACE::split,
+                                              SIMD_NAMESPACE::look,
+                                              SIMD_NAMESPACE::pack,
+                                              SIMD_NAMESPACE::multiply_pairs,
+                                              nullptr,
+                                              nullptr,
+                                              nullptr};
 
 }  // namespace mlx_conv3d::cpu

@@ -50,6 +50,16 @@ struct TileStep {
   int pairs = kTileDepth / 2;  ///< of its products, those that are asked for; all may be taken
 };
 
+/// Where sums become output: row r of run q (of `run` rows in every `run_step`) and its columns are `lanes`
+/// output channels `channel`..., elements offset + q*run_stride + r*row_stride... of the output y.
+struct TileResults {
+  void (*store)(const Epilogue& epilogue, const ResultRows& rows);
+  const Epilogue* epilogue;
+  int64_t lanes, channel;
+  int64_t offset, row_stride, run_stride;
+  void* y;
+};
+
 /// c[r][j] (+)= sum over steps of a's row r times panel column j, for 16*tiles columns. One part each: the
 /// product of bf16 values; two: all but the low times the low parts (three products); three: all but those
 /// below 2^-24 of the largest (six).
@@ -68,6 +78,7 @@ struct TileProduct {
   float* c;              ///< only `rows` rows are touched, of 16*tiles columns each
   int64_t c_stride;
   bool accumulate;  ///< of one part on from c; else the sum over the steps is taken first, then added
+  const TileResults* results;  ///< to which the sums go instead of to c, or null; only where not `splits`
 };
 
 /// How a Winograd transform stores what a matrix unit multiplies.
@@ -81,9 +92,10 @@ struct TileKernels {
   bool splits;  ///< whether it is so much faster than fp32's units that operands in several parts pay; else
                 ///< products are of one part, and there are no transforms
   bool half;    ///< whether fp16 can be multiplied as it is: its single part is then fp16
-  /// Both return the bits of the largest magnitude that they met (as an fp32 number; larger than any for a
-  /// NaN): see tiles_hold.
+  /// All three return the bits of the largest magnitude that they met (as an fp32 number; larger than any for
+  /// a NaN): see tiles_hold.
   uint32_t (*split)(const TileRows& rows);
+  uint32_t (*look)(const TileRows& rows);  ///< stores nothing; of 16-bit types
   uint32_t (*pack)(const TileWeightPanel& panel);
   void (*multiply)(const TileProduct& product);
 

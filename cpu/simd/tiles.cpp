@@ -211,6 +211,7 @@ extern const TileKernels tile_kernels_amx;
 const TileKernels tile_kernels_amx = {true,
                                       false,
                                       SIMD_NAMESPACE::split,
+                                      SIMD_NAMESPACE::look,
                                       SIMD_NAMESPACE::pack,
                                       SIMD_NAMESPACE::multiply,
                                       SIMD_NAMESPACE::winograd_input_parts,
