@@ -205,9 +205,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
 bool is_direct(const ConvProblem& p) { return p.groups > 1 && p.group_in() <= 32 && p.group_out() <= 32; }
 
 ConvProblem fold_patches(const ConvProblem& p) {
-  if (p.kernel != p.input || p.kernel != p.stride || p.taps() == 1 || p.groups != 1 || p.lead > 0 || p.flip ||
-      padded_anywhere(p) || p.dilation != kOnes || p.input_dilated() || p.upsampled() || p.per_frame)
-    return p;
+  if (p.kernel != p.input || p.taps() == 1 || p.lead > 0 || p.flip || p.upsampled() || p.per_frame) return p;
   ConvProblem folded = p;
   folded.batch = 1;
   folded.in_channels = p.taps() * p.in_channels;

@@ -166,8 +166,8 @@ struct GemmPlan {
 /// Whether each output of a transposed convolution is one input times one tap, with none left over: a kernel
 /// as large as its stride.
 bool is_one_tap_per_output(const ConvProblem& problem);
-/// Of a kernel that meets all of a batch entry's x at once, every patch a pixel of as many channels as it has
-/// numbers; p itself where it is another.
+/// Of a problem that patchify can run, whose kernel meets all of a batch entry's x at once: every patch a
+/// pixel of as many channels as it has numbers. p itself where its kernel does not.
 ConvProblem fold_patches(const ConvProblem& p);
 /// Of a padded input axis, the positions that `outputs` neighbouring outputs span.
 inline int64_t input_span(const ConvProblem& p, int axis, int64_t outputs) {

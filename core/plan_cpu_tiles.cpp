@@ -86,7 +86,8 @@ TilePlan blocks_of(const ConvProblem& p, const Device& d, bool own_weights) {
     while (tasks() < 2 * d.cores && t.task_panels > 1) t.task_panels = divide_up(t.task_panels, 2);
     return t;
   }
-  while (t.in_place && tasks() < 8 * d.cores && t.task_panels > 4) t.task_panels = divide_up(t.task_panels, 2);
+  while (t.in_place && tasks() < 8 * d.cores && t.task_panels > 4)
+    t.task_panels = divide_up(t.task_panels, 2);
   while (tasks() < 8 * d.cores && t.frames > 1) t.frames = divide_up(t.frames, 2);
   while (tasks() < 4 * d.cores && t.rows > 1 && t.rows * t.cols > 256) t.rows = divide_up(t.rows, 2);
   while (tasks() < 2 * d.cores && t.task_panels > 2) t.task_panels = divide_up(t.task_panels, 2);
