@@ -183,8 +183,9 @@ void consider_cpu_tiles(const ConvProblem& p, const Device& d, int64_t limit, co
   c.gemm.tile = t;
   c.cost = tiled->seconds;
   c.flops = tiled->flops;
-  const double packed_weights = t.own_weights ? 0 : weights_of(p);
-  c.bytes = p.operand_bytes() + 4.0 * t.parts * (tiled->needs.packed_items + packed_weights);
+  const double weights = t.own_weights ? 0 : weights_of(p),
+               inputs = t.in_place ? 0 : tiled->needs.packed_items;
+  c.bytes = p.operand_bytes() + 4.0 * t.parts * (inputs + weights);
   c.workspace = std::max(c.workspace, tiled->bytes);
   c.reason += t.pairs        ? std::string(", in pairs of bf16")
               : t.parts == 1 ? std::string(t.half ? ", on fp16 tiles" : ", on bf16 tiles")

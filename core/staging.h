@@ -35,10 +35,9 @@ class Staging {
  public:
   explicit Staging(mx::Stream stream) : encoder_(mx::cpu::get_command_encoder(stream)) {}
 
-  /// `whole`: everything contiguous.
+  /// `whole`: all of a batch entry contiguous.
   cpu::TensorView pixels(const mx::array& a, bool whole = false) {
-    const bool fits =
-        whole ? a.flags().row_contiguous : a.strides(4) == 1 || a.shape(4) <= 1 || a.size() == 0;
+    const bool fits = a.size() == 0 || is_contiguous(a.strides().data(), a.shape(), whole ? 1 : 4);
     const mx::array& from = fits ? a : copy(a);
     cpu::TensorView view;
     view.data = from.data<char>();
@@ -51,12 +50,9 @@ class Staging {
   /// The same weights with the strides of contiguous ones.
   cpu::WeightView contiguous(const cpu::WeightView& w, const mx::Shape& shape, mx::Dtype type) {
     cpu::WeightView made = w;
-    bool fits = true;
-    for (int64_t i = 4, stride = 1; i >= 0; stride *= shape[i--]) {
-      fits = fits && (w.stride[i] == stride || shape[i] == 1);
-      made.stride[i] = stride;
-    }
-    if (!fits) made.data = copy(static_cast<const char*>(w.data), type, shape, w.stride).data<char>();
+    for (int64_t i = 4, stride = 1; i >= 0; stride *= shape[i--]) made.stride[i] = stride;
+    if (!is_contiguous(w.stride, shape, 0))
+      made.data = copy(static_cast<const char*>(w.data), type, shape, w.stride).data<char>();
     return made;
   }
 
@@ -65,6 +61,15 @@ class Staging {
   }
 
  private:
+  /// The axes from `first` on.
+  static bool is_contiguous(const int64_t* strides, const mx::Shape& shape, int first) {
+    int64_t next = 1;
+    for (int i = 4; i >= first; next *= shape[i--]) {
+      if (strides[i] != next && shape[i] != 1) return false;
+    }
+    return true;
+  }
+
   const mx::array& copy(const mx::array& a) {
     return copy(a.data<char>(), a.dtype(), a.shape(), a.strides().data());
   }

@@ -18,10 +18,9 @@ constexpr double kSmallFlops = 1e6;
 
 bool is_small(const ConvProblem& p) { return p.direct_flops() < kSmallFlops; }
 
-/// The operands of fold_patches: contiguous x and w with a pixel for each patch.
+/// The operands of fold_patches, patches and weights being contiguous: a pixel for each patch.
 Operands of_patches(Operands operands) {
   operands.x.stride[3] = operands.x.stride[0];
-  operands.w.stride[4] = 1;
   return operands;
 }
 

@@ -29,7 +29,8 @@ struct TilePhase {
         slab_d(p, kDepth, d),
         slab_h(p, kHeight, h),
         slab_w(p, kWidth, w),
-        layout(plan.in_place ? SlabLayout(TilePixels::row_step(p, h, w, std::min(plan.cols, w.count)))
+        layout(plan.in_place ? SlabLayout(TilePixels::row_step(p, h, w, std::min(plan.rows, h.count),
+                                                               std::min(plan.cols, w.count)))
                              : SlabLayout(slab_d, slab_h, slab_w, p.group_in(), plan.parts,
                                           std::min(plan.rows, h.count), std::min(plan.cols, w.count))) {
     // Some phases of a dilated input meet no tap along an axis.
@@ -352,6 +353,7 @@ class TileGemm {
         for (int64_t row = 0; row < block.rows; row += strip) {
           const TileResults results = results_of(g, n, frame, block, row, panel);
           if (last && plan_.pairs) product.results = &results;
+          if (row > 0) product.next = nullptr;
           product.a = of.left.a + row * of.left.row;
           product.c = sums_[thread] + row * layout_.row_step * c_stride_ + (panel - from) * kPanelColumns;
           k_.tiles->multiply(product);

@@ -47,9 +47,10 @@ uint32_t TilePixels::look(const TileKernels& tiles, int64_t n, int64_t source, i
   return largest;
 }
 
-int64_t TilePixels::row_step(const ConvProblem& p, const AxisPhase& h, const AxisPhase& w, int64_t cols) {
+int64_t TilePixels::row_step(const ConvProblem& p, const AxisPhase& h, const AxisPhase& w, int64_t rows,
+                             int64_t cols) {
   const int64_t row = h.stride * p.input[kWidth];
-  return row % w.stride == 0 ? std::max(cols, row / w.stride) : cols;
+  return rows > 1 && row % w.stride == 0 ? std::max(cols, row / w.stride) : cols;
 }
 
 }  // namespace mlx_conv3d::cpu

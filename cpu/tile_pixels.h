@@ -28,9 +28,10 @@ class TilePixels {
   uint32_t look(const TileKernels& tiles, int64_t n, int64_t source, int64_t channel, int64_t channels,
                 const Slab::Block& block) const;
 
-  /// Columns from row to row, of blocks of `cols` columns; `cols` itself where x, contiguous, has no such
+  /// Columns from row to row, of blocks of `rows` by `cols`; `cols` itself where x, contiguous, has no such
   /// number.
-  static int64_t row_step(const ConvProblem& problem, const AxisPhase& h, const AxisPhase& w, int64_t cols);
+  static int64_t row_step(const ConvProblem& problem, const AxisPhase& h, const AxisPhase& w, int64_t rows,
+                          int64_t cols);
 
  private:
   const ConvProblem& p_;

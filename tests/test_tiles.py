@@ -73,6 +73,7 @@ IN_PLACE = {
     "strided": of((1, 4, 28, 36, 34), (96, 1, 1, 1, 34), stride=2),
     "rows no columns apart": of((1, 2, 25, 37, 34), (70, 1, 1, 1, 34), stride=(1, 2, 3), bias=True),
     "few columns": of((1, 2, 12, 6, 18), (40, 1, 1, 1, 18), stride=(1, 1, 3), bias=True),
+    "few columns far apart": of((1, 2, 13, 12, 18), (40, 1, 1, 1, 18), stride=(1, 4, 4), bias=True),
     "a wide row": of((1, 1, 2, 5000, 32), (33, 1, 1, 1, 32)),
     "groups": of((1, 3, 9, 8, 128), (96, 1, 1, 1, 64), groups=2, bias=True),
     "behind lead frames": of((2, 5, 7, 9, 96), (40, 3, 1, 1, 96), lead=2, layout="stepped", bias=True),
@@ -130,6 +131,12 @@ def test_tiny_numbers_of_any_row_in_place_count(row: int) -> None:
     y = conv3d(mx.array(x).astype(mx.bfloat16), w, stride=(1, 2, 1))
     found = np.array((y * 1e30).astype(mx.float32))
     assert np.allclose(found[0, 0, row // 2, 2], 1e-3, rtol=0.02) and np.count_nonzero(found) == 32
+
+
+def test_a_block_of_one_row_holds_its_own_sums_only() -> None:
+    """However wide the rows are that it is a part of."""
+    planned = plan((1, 1_000_000, 64), (64, 1, 64), dtype=mx.bfloat16)
+    assert planned.workspace < 4 << 20
 
 
 def test_lead_frames_may_lie_otherwise_than_x() -> None:

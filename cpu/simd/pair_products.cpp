@@ -24,7 +24,7 @@ struct Narrow {
   uint32_t lanes = 0;  ///< a bit for each that exists
 };
 
-/// Sums that the products have flushed already, so that flushing here loses nothing more.
+/// Results below 2^-126 become zeros, as sums did in the products.
 template <int R, int N>
 SIMD_INLINE void store_narrow(Vec (&sums)[R][N], const Narrow& to) {
 #pragma GCC unroll 2
@@ -118,7 +118,8 @@ struct Shares {
   int64_t each, larger;
 };
 
-/// Shorter runs are taken with what lies between them: so few sums would wait for each other.
+/// Shorter runs are taken with what lies between them, if that is no more than they are: so few sums would
+/// wait for each other.
 constexpr int64_t kShortRun = 4;
 
 template <int N>
@@ -127,7 +128,7 @@ void multiply_rows(const TileProduct& t) {
   const TileResults* to = t.results;
   // Rows and results without a gap are one run.
   const bool joined = t.run == t.run_step && (to == nullptr || to->run_stride == t.run * to->row_stride);
-  const bool whole = joined || t.run < kShortRun;
+  const bool whole = joined || (t.run < kShortRun && t.run_step <= 2 * t.run);
   const int64_t run = whole ? t.rows : t.run, run_step = whole ? t.rows : t.run_step;
   const int64_t runs = (t.rows + run_step - 1) / run_step, blocks = (run + kMostRows<N> - 1) / kMostRows<N>;
   const bool narrows = to != nullptr && (joined || !whole) && to->epilogue->type == Dtype::bfloat16 &&

@@ -78,7 +78,8 @@ struct TileProduct {
   float* c;              ///< only `rows` rows are touched, of 16*tiles columns each
   int64_t c_stride;
   bool accumulate;  ///< of one part on from c; else the sum over the steps is taken first, then added
-  const TileResults* results;  ///< to which the sums go instead of to c, or null; only where not `splits`
+  const TileResults*
+      results;  ///< to which the sums go, through c or past it, or null; only where not `splits`
 };
 
 /// How a Winograd transform stores what a matrix unit multiplies.
