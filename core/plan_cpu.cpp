@@ -251,11 +251,10 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const C
 void consider_patches(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
                       Candidate& c) {
   const ConvProblem folded = fold_patches(p);
-  if (folded == p) return consider_gemm(p, d, limit, like, c, "one matrix product over the patches");
-  c.algorithm = Algorithm::pointwise;
-  consider_gemm(folded, d, limit, like, c, "one matrix product of x and w as they lie");
-  c.algorithm = Algorithm::patchify;
-  c.gemm.whole_patches = true;
+  const bool whole = folded != p;
+  consider_gemm(folded, d, limit, like, c,
+                whole ? "one matrix product of x and w as they lie" : "one matrix product over the patches");
+  c.gemm.whole_patches = whole;
 }
 
 /// By one of kGroupedKernels; false where there is none, or its workspace is too large.

@@ -291,12 +291,13 @@ class TileGemm {
     int64_t first = 0;
     for (int64_t end : phase_.block_ends) {
       size_t begin = steps.size();
-      TileLeft from{};
+      TileLeft from{}, here{};
+      int64_t here_at = -1;
       for (int64_t s = first; s < end; ++s) {
         const TilePhase::Step& step = phase_.steps[s];
         const int64_t u = depth_at(frame, step.kd);
         if (phase_.slab_d.sources[u] < 0) continue;
-        const TileLeft here = left(u);
+        if (u != here_at) here = left(here_at = u);
         if (steps.size() > begin && !here.alike(from)) {
           blocks.push_back({steps.size(), first, end, from});
           begin = steps.size();
@@ -323,6 +324,7 @@ class TileGemm {
     for (const StepBlock& of : blocks) {
       if (of.left.row != layout_.row_step * of.left.col) strip = 1;
     }
+    TileResults results{};
     TileProduct product{};
     product.parts = plan_.parts;
     product.half = plan_.half;
@@ -351,8 +353,10 @@ class TileGemm {
                                         : nullptr;
         }
         for (int64_t row = 0; row < block.rows; row += strip) {
-          const TileResults results = results_of(g, n, frame, block, row, panel);
-          if (last && plan_.pairs) product.results = &results;
+          if (last && plan_.pairs) {
+            results = results_of(g, n, frame, block, row, panel);
+            product.results = &results;
+          }
           if (row > 0) product.next = nullptr;
           product.a = of.left.a + row * of.left.row;
           product.c = sums_[thread] + row * layout_.row_step * c_stride_ + (panel - from) * kPanelColumns;
