@@ -262,8 +262,9 @@ class TileGemm {
       make_steps(frame, left, steps, blocks);
       for (int64_t from = panel; from < panel_end; from += plan_.panels) {
         const int64_t to = std::min(panel_end, from + plan_.panels);
-        multiply(g, n, frame, block, from, to, steps, blocks, thread);
-        if (!finishes(blocks)) store(g, n, frame, block, from, to, thread);
+        const Outputs outputs{g, n, frame, block};
+        multiply(outputs, from, to, steps, blocks, thread);
+        if (!finishes(blocks)) store(outputs, from, to, thread);
       }
     }
   }
@@ -311,11 +312,18 @@ class TileGemm {
     }
   }
 
+  /// A group's outputs of a block of one frame.
+  struct Outputs {
+    int64_t g, n, frame;
+    const Slab::Block& block;
+  };
+
   /// Whether the products themselves write the output.
   bool finishes(const std::vector<StepBlock>& blocks) const { return plan_.pairs && !blocks.empty(); }
 
-  void multiply(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,
-                const std::vector<TileStep>& steps, const std::vector<StepBlock>& blocks, int thread) {
+  void multiply(const Outputs& outputs, int64_t from, int64_t to, const std::vector<TileStep>& steps,
+                const std::vector<StepBlock>& blocks, int thread) {
+    const Slab::Block& block = outputs.block;
     if (blocks.empty()) {
       std::fill_n(sums_[thread], ((block.rows - 1) * layout_.row_step + block.cols) * c_stride_, 0.0f);
     }
@@ -345,16 +353,16 @@ class TileGemm {
         product.tiles = panel_tiles(panel);
         if (plan_.own_weights) {
           product.b = own_weights_[thread];
-          raise_to(largest_weight_, pack_steps(g, panel, of.first, of.last, own_weights_[thread]));
+          raise_to(largest_weight_, pack_steps(outputs.g, panel, of.first, of.last, own_weights_[thread]));
         } else {
-          product.b = panel_weights(g, panel, of.first);
-          product.next = panel + 1 < to ? panel_weights(g, panel + 1, of.first)
-                         : !last        ? panel_weights(g, from, blocks[i + 1].first)
+          product.b = panel_weights(outputs.g, panel, of.first);
+          product.next = panel + 1 < to ? panel_weights(outputs.g, panel + 1, of.first)
+                         : !last        ? panel_weights(outputs.g, from, blocks[i + 1].first)
                                         : nullptr;
         }
         for (int64_t row = 0; row < block.rows; row += strip) {
           if (last && plan_.pairs) {
-            results = results_of(g, n, frame, block, row, panel);
+            results = results_of(outputs, row, panel);
             product.results = &results;
           }
           if (row > 0) product.next = nullptr;
@@ -368,35 +376,35 @@ class TileGemm {
   }
 
   /// Elements of y before channel `channel` of the output at (row, first column) of the block.
-  int64_t offset_of(int64_t n, int64_t frame, const Slab::Block& block, int64_t row, int64_t channel) const {
+  int64_t offset_of(const Outputs& outputs, int64_t row, int64_t channel) const {
+    const auto& [g, n, frame, block] = outputs;
     const AxisPhase &d = phase_.d, &h = phase_.h, &w = phase_.w;
     const int64_t od = d.first + frame * d.step, oh = h.first + (block.row + row) * h.step;
     const int64_t ow = w.first + block.col * w.step;
     return (((n * p_.output(0) + od) * p_.output(1) + oh) * p_.output(2) + ow) * p_.out_channels + channel;
   }
 
-  TileResults results_of(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t row,
-                         int64_t panel) const {
-    const int64_t first = panel * kPanelColumns, channel = g * p_.group_out() + first;
+  TileResults results_of(const Outputs& outputs, int64_t row, int64_t panel) const {
+    const int64_t first = panel * kPanelColumns, channel = outputs.g * p_.group_out() + first;
     return {k_.store_rows,
             &operands_.epilogue,
             std::min(p_.group_out() - first, kPanelColumns),
             channel,
-            offset_of(n, frame, block, row, channel),
+            offset_of(outputs, row, channel),
             phase_.w.step * p_.out_channels,
             phase_.h.step * p_.output(kWidth) * p_.out_channels,
             operands_.y};
   }
 
-  void store(int64_t g, int64_t n, int64_t frame, const Slab::Block& block, int64_t from, int64_t to,
-             int thread) const {
+  void store(const Outputs& outputs, int64_t from, int64_t to, int thread) const {
     const int64_t lanes = std::min(p_.group_out(), to * kPanelColumns) - from * kPanelColumns;
-    const int64_t channel = g * p_.group_out() + from * kPanelColumns;
+    const int64_t channel = outputs.g * p_.group_out() + from * kPanelColumns;
+    const Slab::Block& block = outputs.block;
     for (int64_t row = 0; row < block.rows; ++row) {
       k_.store_rows(
           operands_.epilogue,
           {block.cols, lanes, sums_[thread] + row * layout_.row_step * c_stride_, c_stride_, channel,
-           offset_of(n, frame, block, row, channel), phase_.w.step * p_.out_channels, operands_.y});
+           offset_of(outputs, row, channel), phase_.w.step * p_.out_channels, operands_.y});
     }
   }
 
