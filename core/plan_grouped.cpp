@@ -155,6 +155,8 @@ GroupedPlan make_in_place_plan(const ConvProblem& p, const Device& d, int kernel
   const int64_t wanted = wanted_tasks(p.operand_bytes() / kTaskBytes, d);
   while (in_place_tasks(p, d, plan) < wanted && cut_in_place(p, plan)) {
   }
+  // Less than that may come from the core's caches, and asking costs a twentieth.
+  plan.far = p.operand_bytes() > static_cast<double>(4 * d.cores * d.cache_bytes);
   return plan;
 }
 

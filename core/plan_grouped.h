@@ -16,6 +16,8 @@ struct GroupedPlan {
   /// The positions of all frames are one long row (cpu/joined_frames.h), and tasks are `cols` of them.
   bool joined = false;
   int64_t vectors = 0;  ///< of channels in a task, where depthwise rows are read in place; else 0
+  /// Depthwise rows in place: operands come from beyond the cores' caches, and are asked for blocks ahead.
+  bool far = false;
 };
 
 std::string name_of(const GroupedKernel& kernel);

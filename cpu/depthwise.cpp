@@ -16,6 +16,7 @@ class Depthwise {
  public:
   Depthwise(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, Workspace& workspace)
       : p_(p),
+        plan_(plan),
         operands_(operands),
         k_(kernels()),
         input_(p, operands),
@@ -60,6 +61,7 @@ class Depthwise {
     DepthwiseRows r = input_.rows_of(first, last, from, vectors * (slice + 1) / slices_);
     r.columns = columns.data();
     r.weights = weights_ + from * p_.taps() * k_.width;
+    r.far = plan_.far;
     r.epilogue = &operands_.epilogue;
     r.y = operands_.y;
     for (int64_t od = frames * part / parts_; od < frames * (part + 1) / parts_; ++od) {
@@ -75,6 +77,7 @@ class Depthwise {
   }
 
   const ConvProblem& p_;
+  const GroupedPlan& plan_;
   const Operands& operands_;
   const Kernels& k_;
   const DepthwiseInput input_;

@@ -245,6 +245,15 @@ PICKED = {
 }
 
 
+# Operands beyond the caches of two cores, whose memory is asked for blocks ahead: past a row's end, past the
+# last rows.
+FAR = {
+    "far": of((2, 150, 131, 57), (57, 3, 3, 1), padding=1, groups=57),
+    "far, stride 2": of((1, 251, 263, 52), (52, 5, 5, 1), stride=2, padding=((2, 1), (0, 3)), groups=52),
+    "far, narrow": of((1, 1001, 5, 513), (513, 3, 3, 1), padding=1, groups=513),
+    "far, frames": of((1, 5, 61, 70, 57), (57, 3, 3, 3, 1), padding=(1, 1, 0), lead=1, groups=57),
+}
+
 # Rows in blocks of three, two and one; positions in blocks of which the last begins earlier; channels that
 # end within a vector.
 DEPTHWISE = {
@@ -275,6 +284,7 @@ DEPTHWISE = {
     "bands": of((1, 61, 21, 40), (40, 3, 3, 1), padding=1, groups=40),
     "parts of the frames": of((1, 13, 9, 10, 130), (130, 3, 3, 3, 1), padding=1, groups=130),
     "slices of the channels": of((1, 5, 5, 1300), (1300, 3, 3, 1), padding=1, groups=1300),
+    **FAR,
 }
 
 
@@ -289,6 +299,14 @@ def test_depthwise_in_place(name: str) -> None:
         check_problem(replace(problem, x_type=t, w_type=t, extra_type=t, residual=True))
     if problem.products <= MOST_PRODUCTS:
         check_gradients(problem)
+
+
+def test_far_operands_of_a_dilated_input() -> None:
+    problem = of(
+        (1, 80, 150, 51), (51, 3, 3, 1), padding=((1, 2), (1, 2)), input_dilation=2, groups=51, flip=True
+    )
+    assert kernel_of(problem).startswith("depthwise_")
+    check_problem(problem)
 
 
 def test_lead_frames_and_x_of_other_pixel_strides() -> None:

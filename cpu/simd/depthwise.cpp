@@ -5,6 +5,8 @@
 #include "cpu/simd/depthwise.h"
 
 #include "core/grouped_kernels.h"
+#include "core/integers.h"
+#include "cpu/simd/fetch.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
@@ -24,6 +26,27 @@ struct Place {
   int64_t row, first, count, channel;
 };
 
+/// Row and first position of the block whose memory is asked for while another one is computed: that one, or
+/// kBlocksAhead later.
+struct Later {
+  int64_t row, first;
+};
+constexpr int64_t kBlocksAhead = 24;
+
+template <class Of, int R>
+SIMD_INLINE Later later_than(const DepthwiseRows& r, int64_t row, int64_t first) {
+  constexpr int64_t P = Of::kPositions;
+  if (!r.far) return {row, first};
+  const int64_t ahead = divide_up(kBlocksAhead, r.vectors) * P;
+  first += ahead < r.positions ? ahead : r.positions;
+  if (first >= r.positions) {
+    first -= r.positions;
+    row += R;
+  }
+  if (first > r.positions - P) first = r.positions < P ? 0 : r.positions - P;
+  return {row + R <= r.out_rows ? row : r.out_rows - R, first};
+}
+
 template <class O>
 void finish(const DepthwiseRows& r, const float* sums, int rows, int positions, const Place& place) {
   const Epilogue& e = *r.epilogue;
@@ -37,23 +60,23 @@ void finish(const DepthwiseRows& r, const float* sums, int rows, int positions, 
   }
 }
 
-/// Sums that are not simply float32 results.
+/// Sums that are not simply results of the input's type.
 __attribute__((noinline)) void finish_block(const DepthwiseRows& r, const float* sums, int rows,
                                             int positions, const Place& place) {
   SIMD_BY_TYPE(r.epilogue->type, finish, r, sums, rows, positions, place)
 }
 
-template <int R, int P>
+template <class T, int R, int P>
 SIMD_INLINE void finish_sums(const DepthwiseRows& r, const Vec (*sums)[P], const Place& place) {
+  typedef typename T::Item Item;
   const Epilogue& e = *r.epilogue;
-  if (place.count == P && e.type == Dtype::float32 && e.activation == Activation::none &&
-      e.residual == nullptr) {
-    float* out =
-        static_cast<float*>(r.y) + r.out + place.row * r.row_step + place.first * r.channels + place.channel;
+  if (place.count == P && e.type == T::kType && e.activation == Activation::none && e.residual == nullptr) {
+    Item* out =
+        static_cast<Item*>(r.y) + r.out + place.row * r.row_step + place.first * r.channels + place.channel;
 #pragma GCC unroll 3
     for (int row = 0; row < R; ++row) {
 #pragma GCC unroll 7
-      for (int p = 0; p < P; ++p) store(out + row * r.row_step + p * r.channels, sums[row][p]);
+      for (int p = 0; p < P; ++p) T::store(out + row * r.row_step + p * r.channels, sums[row][p]);
     }
     return;
   }
@@ -69,27 +92,33 @@ SIMD_INLINE void finish_sums(const DepthwiseRows& r, const Vec (*sums)[P], const
 /// Vectors of float32 in a cache line.
 constexpr int kPerLine = 16 / kWidth;
 
-/// Asks for the memory that a block is about to write, and for that of the input frame that comes next: the
-/// order in which pixels are met is none that the hardware foresees.
+/// Asks for memory that a later block writes, and for rows of the input that it is the first to meet: the
+/// order in which pixels are met is none that the hardware foresees, and a line that is asked for by its
+/// store alone holds up those after it.
 template <class T, class Of, int R>
-SIMD_INLINE void prefetch(const DepthwiseRows& r, const Place& place) {
+SIMD_INLINE void fetch(const DepthwiseRows& r, const Place& place, const Later& later) {
   constexpr int P = Of::kPositions, S = Of::kStride;
   const int64_t item = r.epilogue->type == Dtype::float32 ? 4 : 2;
   const char* out = static_cast<const char*>(r.y) +
-                    (r.out + place.row * r.row_step + place.first * r.channels + place.channel) * item;
+                    (r.out + later.row * r.row_step + later.first * r.channels + place.channel) * item;
 #pragma GCC unroll 3
   for (int row = 0; row < R; ++row) {
 #pragma GCC unroll 7
-    for (int p = 0; p < P; ++p) __builtin_prefetch(out + (row * r.row_step + p * r.channels) * item, 0, 3);
+    for (int p = 0; p < P; ++p) fetch_to_read(out + (row * r.row_step + p * r.channels) * item);
   }
-  if (r.next == nullptr) return;
-  const void* const* next = r.next + place.row * S;
-  const int64_t column = place.first * S * r.next_pixel + place.channel;
+  const void* const* rows = r.far && r.depth_taps == 1 ? r.rows + later.row * S + Of::kRowTaps - S : nullptr;
+  int64_t first = later.first;
+  if (r.next != nullptr) {
+    rows = r.next + place.row * S;
+    first = place.first;
+  }
+  if (rows == nullptr || Of::kDilation > 1) return;
+  const int64_t column = first * S * r.next_pixel + place.channel;
   for (int ih = 0; ih < R * S; ++ih) {
-    if (next[ih] == nullptr) continue;
-    const auto* x = static_cast<const typename T::Item*>(next[ih]) + column;
+    if (rows[ih] == nullptr) continue;
+    const auto* x = static_cast<const typename T::Item*>(rows[ih]) + column;
 #pragma GCC unroll 14
-    for (int t = 0; t < P * S; ++t) __builtin_prefetch(x + t * r.next_pixel, 0, 2);
+    for (int t = 0; t < P * S; ++t) fetch_to_read(reinterpret_cast<const char*>(x + t * r.next_pixel));
   }
 }
 
@@ -98,7 +127,7 @@ constexpr int kAnyColumn = -1;
 
 /// One vector of channels, R output rows and up to P positions of them.
 template <class T, class Of, int R, int First>
-SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place) {
+SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place, const Later& later) {
   typedef typename T::Item Item;
   constexpr int KH = Of::kRowTaps, KW = Of::kColTaps, S = Of::kStride, P = Of::kPositions;
   constexpr int kRows = Of::rows(R), kColumns = Of::kColumns;
@@ -111,7 +140,7 @@ SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place) {
 #pragma GCC unroll 7
     for (int p = 0; p < P; ++p) sums[row][p] = start;
   }
-  if (v % kPerLine == 0) prefetch<T, Of, R>(r, place);
+  if (v % kPerLine == 0) fetch<T, Of, R>(r, place, later);
   const int64_t in_rows = Of::rows(static_cast<int>(r.out_rows));
   const float* weights = r.weights + v * r.depth_taps * (KH * KW * kWidth);
   const void* const* rows = r.rows + place.row * S;
@@ -149,7 +178,7 @@ SIMD_INLINE void block(const DepthwiseRows& r, int64_t v, const Place& place) {
       }
     }
   }
-  finish_sums<R, P>(r, sums, place);
+  finish_sums<T, R, P>(r, sums, place);
 }
 
 /// R output rows, in the order in which pixels lie in memory. The last block of positions may begin earlier
@@ -162,13 +191,16 @@ SIMD_INLINE void blocks(const DepthwiseRows& r, int64_t row) {
     const int64_t first = next + P <= r.positions || r.positions < P ? next : r.positions - P;
     const bool inner = first >= r.inner_begin && first + P <= r.inner_end;
     const int64_t* columns = r.columns[0].at + first * Of::kStride;
+    const Later later = later_than<Of, R>(r, row, first);
     if (inner && columns[0] != kNoColumn) {
-      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, 0>(r, v, {row, first, count, r.channel[v]});
+      for (int64_t v = 0; v < r.vectors; ++v)
+        block<T, Of, R, 0>(r, v, {row, first, count, r.channel[v]}, later);
     } else if (inner && Of::kDilation > 1) {
-      for (int64_t v = 0; v < r.vectors; ++v) block<T, Of, R, 1>(r, v, {row, first, count, r.channel[v]});
+      for (int64_t v = 0; v < r.vectors; ++v)
+        block<T, Of, R, 1>(r, v, {row, first, count, r.channel[v]}, later);
     } else {
       for (int64_t v = 0; v < r.vectors; ++v) {
-        block<T, Of, R, kAnyColumn>(r, v, {row, first, count, r.channel[v]});
+        block<T, Of, R, kAnyColumn>(r, v, {row, first, count, r.channel[v]}, later);
       }
     }
   }

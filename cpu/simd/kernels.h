@@ -315,6 +315,7 @@ struct DepthwiseRows {
   /// Of the frame that the next call will meet for the first time, or null: the same rows, pixels apart.
   const void* const* next;
   int64_t next_pixel;
+  bool far;                         ///< memory is asked for long before a block needs it
   const DepthwiseColumns* columns;  ///< [KD]
   int64_t positions;
   int64_t inner_begin, inner_end;  ///< positions whose columns, of a dilated input every other one, are all

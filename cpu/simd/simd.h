@@ -156,18 +156,21 @@ SIMD_INLINE HalfBits to_half(Vec v) {
 // Element types are told apart by tag types, so that one template serves all three.
 struct Float32 {
   typedef float Item;
+  static constexpr Dtype kType = Dtype::float32;
   SIMD_INLINE Vec load(const Item* p) { return SIMD_NAMESPACE::load(p); }
   SIMD_INLINE void store(Item* p, Vec v) { SIMD_NAMESPACE::store(p, v); }
   SIMD_INLINE float scalar(const Item* p) { return *p; }
 };
 struct Float16 {
   typedef uint16_t Item;
+  static constexpr Dtype kType = Dtype::float16;
   SIMD_INLINE Vec load(const Item* p) { return from_half(*(const HalfBitsUnaligned*)p); }
   SIMD_INLINE void store(Item* p, Vec v) { *(HalfBitsUnaligned*)p = to_half(v); }
   SIMD_INLINE float scalar(const Item* p) { return from_half(HalfBits{} + *p)[0]; }
 };
 struct BFloat16 {
   typedef uint16_t Item;
+  static constexpr Dtype kType = Dtype::bfloat16;
   SIMD_INLINE Vec load(const Item* p) { return from_bfloat(*(const HalfBitsUnaligned*)p); }
   SIMD_INLINE void store(Item* p, Vec v) { *(HalfBitsUnaligned*)p = to_bfloat(v); }
   SIMD_INLINE float scalar(const Item* p) { return from_bfloat(HalfBits{} + *p)[0]; }
