@@ -34,8 +34,13 @@ SIMD_INLINE void store_narrow(Vec (&sums)[R][N], const Narrow& to) {
 #pragma GCC unroll 24
     for (int r = 0; r < R; ++r) {
       if (to.bias) sums[r][n] += bias;
-      _mm256_mask_storeu_epi16(to.y + r * to.stride + n * kTileSide, lanes,
-                               (__m256i)_mm512_cvtneps_pbh((__m512)sums[r][n]));
+      const auto results = (__m256i)_mm512_cvtneps_pbh((__m512)sums[r][n]);
+      uint16_t* y = to.y + r * to.stride + n * kTileSide;
+      if (lanes == 0xffff) {
+        _mm256_storeu_si256((__m256i*)y, results);
+      } else {
+        _mm256_mask_storeu_epi16(y, lanes, results);
+      }
     }
   }
 }
