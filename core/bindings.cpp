@@ -191,7 +191,9 @@ nb::dict to_dict(const Candidate& c) {
   d["flops"] = c.flops;
   d["bytes"] = c.bytes;
   d["workspace"] = c.workspace;
-  d["parts"] = c.algorithm == Algorithm::winograd ? c.winograd.parts : c.gemm.tile.parts;
+  d["parts"] = c.algorithm == Algorithm::winograd ? c.winograd.parts
+               : c.grouped.pairs                  ? 1
+                                                  : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     d["tile"] = c.winograd.m;
     d["tile_height"] = c.winograd.m;

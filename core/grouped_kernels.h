@@ -64,4 +64,10 @@ struct GroupedKernels {
 };
 inline constexpr GroupedKernels kGroupedKernels;
 
+/// Whether there is such a kernel of pairs of bf16 too, each of which is one of its inputs.
+constexpr bool takes_pairs(const GroupedKernel& k) {
+  return k.family == GroupedFamily::broadcast ||
+         (k.family == GroupedFamily::rows && k.group_in > 1 && k.group_out == 2 * k.group_in);
+}
+
 }  // namespace mlx_conv3d

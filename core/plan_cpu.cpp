@@ -24,6 +24,9 @@ constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kR
 constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9, kPackFloats = 1.6e9;
 constexpr double kRowShare = 0.66;     ///< of the peak, that products over such rows reach
 constexpr double kGroupedShare = 0.5;  ///< and the compiled grouped kernels
+/// Of pairs of bf16: the share of their peak, inputs and outputs per thread, and weights, which one thread
+/// joins.
+constexpr double kGroupedPairsShare = 0.8, kGroupedPairsItems = 1.85e9, kJoinedWeights = 1e9;
 
 /// Of `pixels` inputs for each output position, what is copied for all blocks of output channels.
 double gathered_floats(const ConvProblem& p, double pixels, const GemmPlan& g, const Device& d) {
@@ -257,6 +260,12 @@ void consider_patches(const ConvProblem& p, const Device& d, int64_t limit, cons
   c.gemm.whole_patches = whole;
 }
 
+/// A position's lanes over its outputs.
+double idle_lanes(const ConvProblem& p, const Device& d) {
+  return static_cast<double>(round_up(p.out_channels, d.vector_width)) /
+         static_cast<double>(std::max<int64_t>(1, p.out_channels));
+}
+
 /// By one of kGroupedKernels; false where there is none, or its workspace is too large.
 bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   c.grouped = make_grouped_forward_plan(p, d);
@@ -272,11 +281,36 @@ bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limi
   }
   c.flops = p.direct_flops() / phases(p);
   c.bytes = p.operand_bytes();
-  const double idle = static_cast<double>(round_up(p.out_channels, d.vector_width)) /
-                      static_cast<double>(std::max<int64_t>(1, p.out_channels));
-  c.cost = c.flops * idle / (d.gflops * 1e9 * kGroupedShare) + c.bytes / (d.gbytes * 1e9) + 2 * kStepSeconds;
+  c.cost = c.flops * idle_lanes(p, d) / (d.gflops * 1e9 * kGroupedShare) + c.bytes / (d.gbytes * 1e9) +
+           2 * kStepSeconds;
   c.reason = "kernel " + name_of(kGroupedKernels.at[c.grouped.kernel]);
   return true;
+}
+
+/// By one of kGroupedKernels of pairs of bf16, where that is faster or `like` is so too.
+void consider_grouped_pairs(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like,
+                            Candidate& c) {
+  if (like != nullptr && !like->grouped.pairs) return;
+  const GroupedPlan plan = make_grouped_pairs_plan(p, d);
+  if (plan.kernel < 0) return;
+  const int64_t workspace = std::max(c.workspace, grouped_workspace(paired_channels(p), d, plan));
+  const double flops = p.direct_flops() / phases(p);
+  const double cost =
+      flops * idle_lanes(p, d) / (d.matrix_gflops * 1e9 * kGroupedPairsShare) +
+      p.operand_bytes() / 2 / (kGroupedPairsItems * d.cores * core_scale(d)) +
+      static_cast<double>(p.out_channels * p.taps() * p.group_in()) / (kJoinedWeights * core_scale(d)) +
+      2 * kStepSeconds;
+  if (workspace > limit || (like == nullptr && cost >= c.cost)) return;
+  c.grouped = plan;
+  c.grouped_winograd = {};
+  c.gemm.tile = {};
+  c.cost = cost;
+  c.flops = flops;
+  c.bytes = p.operand_bytes();
+  c.workspace = workspace;
+  GroupedKernel kernel = kGroupedKernels.at[plan.kernel];
+  kernel.group_in *= 2;
+  c.reason = "kernel " + name_of(kernel) + ", in pairs of bf16";
 }
 
 void consider_direct(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
@@ -307,6 +341,7 @@ void consider_grouped(const ConvProblem& p, const Device& d, int64_t limit, cons
     if (c.legal) consider_cpu_tiles(p, d, limit, like, c);
   }
   if (c.legal) consider_grouped_winograd(p, d, limit, like, c);
+  if (c.legal) consider_grouped_pairs(p, d, limit, like, c);
 }
 
 void consider_stock(const ConvProblem& p, const Device& d, Candidate& c) {

@@ -292,6 +292,23 @@ GroupedPlan make_grouped_plan(const ConvProblem& p, const Device& d) {
   return plan;
 }
 
+ConvProblem paired_channels(const ConvProblem& p) {
+  ConvProblem paired = p;
+  paired.in_channels /= 2;
+  paired.x_type = Dtype::float32;
+  return paired;
+}
+
+GroupedPlan make_grouped_pairs_plan(const ConvProblem& p, const Device& d) {
+  const bool bf16 = p.x_type == Dtype::bfloat16 && p.w_type == Dtype::bfloat16;
+  if (d.matrix_gflops == 0 || d.matrix_splits || !bf16 || p.group_in() % 2 != 0) return {};
+  if (joins_frames(p) || grouped_kernel(p, d.vector_width) < 0) return {};
+  GroupedPlan plan = make_grouped_plan(paired_channels(p), d);
+  if (plan.kernel < 0 || !takes_pairs(kGroupedKernels.at[plan.kernel])) return {};
+  plan.pairs = true;
+  return plan;
+}
+
 GroupedPlan make_depthwise_gradient_plan(const ConvProblem& p, const Device& d) {
   const int kernel = grouped_kernel(p, d.vector_width);
   const bool reads = kernel >= 0 && in_place(kGroupedKernels.at[kernel]);
@@ -347,8 +364,9 @@ int64_t grouped_workspace(const ConvProblem& p, const Device& d, const GroupedPl
   const int64_t table = round_up(p.out_channels, d.vector_width);
   const int64_t sums = plan.cols * p.out_channels + grouped_slack(p, d.vector_width);
   const int64_t staged = grouped_staged_floats(p, d.vector_width, plan);
-  const int64_t weights = (lanes + table) * p.taps() * p.group_in() + lanes;
-  return 4 * (weights + d.cores * (staged + sums)) + 64 * (3 + 2 * d.cores) + 4096;
+  const int64_t tables = plan.pairs ? 2 : 1;
+  const int64_t weights = (lanes + tables * table) * p.taps() * p.group_in() + lanes;
+  return 4 * (weights + d.cores * (staged + sums)) + 64 * (4 + 2 * d.cores) + 4096;
 }
 
 int64_t grouped_gradient_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {

@@ -18,6 +18,8 @@ struct GroupedPlan {
   int64_t vectors = 0;  ///< of channels in a task, where depthwise rows are read in place; else 0
   /// Depthwise rows in place: operands come from beyond the cores' caches, and are asked for blocks ahead.
   bool far = false;
+  /// Staged rows of pairs of bf16, of which there are half as many: the plan is that of paired_channels(problem).
+  bool pairs = false;
 };
 
 std::string name_of(const GroupedKernel& kernel);
@@ -31,6 +33,11 @@ int grouped_kernel(const ConvProblem& problem, int vector_width);
 GroupedPlan make_grouped_plan(const ConvProblem& problem, const Device& device);
 /// The same, or by joined frames where taps along depth are the only ones, or by rows read in place.
 GroupedPlan make_grouped_forward_plan(const ConvProblem& problem, const Device& device);
+
+/// The problem with each two input channels of a group as one, which is to hold both.
+ConvProblem paired_channels(const ConvProblem& problem);
+/// By staged rows of pairs; kernel is -1 where there is none for them.
+GroupedPlan make_grouped_pairs_plan(const ConvProblem& problem, const Device& device);
 
 /// dL/dw with rows read in place; `vectors` is 0 where that is not possible.
 GroupedPlan make_depthwise_gradient_plan(const ConvProblem& problem, const Device& device);

@@ -1,6 +1,7 @@
 #include "cpu/grouped_forward.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include "core/integers.h"
 #include "cpu/grouped_rows.h"
 #include "cpu/joined_frames.h"
+#include "cpu/simd/tile_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/weight_panel.h"
 
@@ -47,7 +49,8 @@ class Forward {
         k_(kernels()),
         tasks_(make_tasks(p, plan, operands, workspace)),
         rows_(*tasks_),
-        run_(k_.grouped(plan.kernel)),
+        pairs_(plan.pairs),
+        run_(pairs_ ? k_.tiles->grouped_pairs(plan.kernel) : k_.grouped(plan.kernel)),
         rotation_(rows_.woven() > 0 ? 0 : k_.grouped_rotation(plan.kernel)) {
     lanes_ = static_cast<int64_t>(rows_.vectors().size()) * k_.width;
     pack_weights(workspace);
@@ -60,10 +63,12 @@ class Forward {
     for (int t = 0; t < thread_count() && !in_place_; ++t) sums_.push_back(workspace.floats(sums));
   }
 
-  void run() {
+  /// False where pairs cannot hold what was met; then nothing is to be read from the output.
+  bool run() {
     parallel_for(rows_.count(), [&](int64_t i, int thread) {
       rows_.run(i, thread, [&](const GroupedTasks::Block& block) { output(block, thread); });
     });
+    return tiles_hold(rows_.largest()) && tiles_hold(largest_weight_);
   }
 
  private:
@@ -71,10 +76,7 @@ class Forward {
   void pack_weights(Workspace& workspace) {
     const int64_t width = k_.width, products = p_.taps() * p_.group_in();
     float* table = workspace.floats(round_up(p_.out_channels, width) * products);
-    for (const RowPhase& phase : rows_.phases()) {
-      pack_vectors(operands_.w, p_.out_channels, rows_.weight_offsets(phase, operands_.w),
-                   table + phase.first_weight * round_up(p_.out_channels, width));
-    }
+    pairs_ ? pack_pairs(table, workspace) : pack(operands_.w, table);
     weights_ = table;
     if (lanes_ == p_.out_channels && rotation_ == 0) return;
     float* spread = workspace.floats(lanes_ * products);
@@ -92,6 +94,34 @@ class Forward {
       });
     }
     weights_ = spread;
+  }
+
+  void pack(const WeightView& w, float* table) const {
+    const int64_t lanes = round_up(p_.out_channels, k_.width);
+    for (const RowPhase& phase : rows_.phases()) {
+      pack_vectors(w, p_.out_channels, rows_.weight_offsets(phase, w), table + phase.first_weight * lanes);
+    }
+  }
+
+  /// The weights of a group's even inputs and of its odd ones, each two of which are then one.
+  void pack_pairs(float* table, Workspace& workspace) {
+    const int64_t count = round_up(p_.out_channels, k_.width) * p_.taps() * p_.group_in();
+    float* odd_table = workspace.floats(count);
+    WeightView even = operands_.w, odd = operands_.w;
+    even.stride[4] *= 2;
+    odd.stride[4] *= 2;
+    odd.data = static_cast<const char*>(odd.data) + operands_.w.stride[4] * item_size(odd.type);
+    pack(even, table);
+    pack(odd, odd_table);
+    constexpr uint32_t kMagnitude = 0x7fffffff, kUpper = 0xffff0000;
+    for (int64_t i = 0; i < count; ++i) {
+      uint32_t low, high;
+      std::memcpy(&low, table + i, sizeof(low));
+      std::memcpy(&high, odd_table + i, sizeof(high));
+      largest_weight_ = std::max({largest_weight_, low & kMagnitude, high & kMagnitude});
+      const uint32_t both = low >> 16 | (high & kUpper);
+      std::memcpy(table + i, &both, sizeof(both));
+    }
   }
 
   /// The product that stands at the place of product i (see Kernels::grouped_rotation).
@@ -162,18 +192,46 @@ class Forward {
   const Kernels& k_;
   const std::unique_ptr<GroupedTasks> tasks_;
   GroupedTasks& rows_;
+  const bool pairs_;
   const GroupedFunction run_;
   const int64_t rotation_;
   int64_t lanes_;
   bool in_place_;
   float *weights_ = nullptr, *bias_ = nullptr;
+  uint32_t largest_weight_ = 0;  ///< of pairs, the bits of its magnitude
   std::vector<float*> sums_;
 };
+
+/// x's pairs of channels as floats; false where pixels do not begin with one.
+bool pair_channels(TensorView& view) {
+  for (int64_t& stride : view.stride) {
+    if (stride % 2 != 0) return false;
+    stride /= 2;
+  }
+  return true;
+}
+
+/// False where pairs do not hold x and w.
+bool grouped_in_pairs(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
+                      Workspace& workspace) {
+  Operands paired = operands;
+  if (!pair_channels(paired.x) || !pair_channels(paired.lead)) return false;
+  const ConvProblem p = paired_channels(problem);
+  const int64_t mark = workspace.used();
+  const bool done = Forward(p, plan, paired, workspace).run();
+  workspace.release_to(mark);
+  return done;
+}
 
 }  // namespace
 
 void grouped_by_kernel(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
                        Workspace& workspace) {
+  if (plan.pairs) {
+    if (grouped_in_pairs(problem, plan, operands, workspace)) return;
+    const GroupedPlan floats = make_grouped_forward_plan(problem, cpu_device());
+    return grouped_by_kernel(problem, floats, operands, workspace);
+  }
   if (plan.joined) {
     Forward(problem, plan, operands, workspace).run();
     return;

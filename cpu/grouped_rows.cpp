@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/integers.h"
+#include "cpu/simd/tile_kernels.h"
 #include "cpu/threads.h"
 
 namespace mlx_conv3d::cpu {
@@ -118,6 +119,21 @@ void StagedRows::stage_frame(const Piece& piece, const Frame& frame, int64_t slo
   }
 }
 
+uint32_t StagedRows::look(const Run& run, const char* from, int64_t col_stride) const {
+  constexpr int64_t kItem = sizeof(uint16_t);
+  TileRows rows{};
+  rows.type = Dtype::bfloat16;
+  rows.src = from;
+  rows.rows = run.count;
+  rows.n = 2 * p_.in_channels;
+  rows.src_stride = col_stride / kItem;
+  if (rows.n == rows.src_stride) {
+    rows.n *= rows.rows;
+    rows.rows = 1;
+  }
+  return k_.tiles->look(rows);
+}
+
 bool StagedRows::lies_staged(const Piece& piece, int64_t col_stride) const {
   if (!in_place_ || blocked_ || piece.runs.size() != 1 || piece.runs[0].column < 0) return false;
   const int64_t end = (piece.runs[0].column + piece.columns) * p_.in_channels + slack_;
@@ -125,6 +141,10 @@ bool StagedRows::lies_staged(const Piece& piece, int64_t col_stride) const {
 }
 
 const float* StagedRows::stage_row(const Piece& piece, const char* row, int64_t col_stride, float* to) const {
+  for (const Run& run : piece.runs) {
+    if (!plan_.pairs || run.column < 0) continue;
+    raise_to(largest_, look(run, row + run.column * col_stride, col_stride));
+  }
   if (lies_staged(piece, col_stride)) {
     return reinterpret_cast<const float*>(row + piece.runs[0].column * col_stride);
   }

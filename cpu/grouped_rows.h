@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "cpu/grouped_tasks.h"
@@ -21,6 +22,7 @@ class StagedRows final : public GroupedTasks {
   int64_t count() const override { return frames_ * bands_ * static_cast<int64_t>(pieces_.size()); }
   void run(int64_t i, int thread, const Body& f) override;
   int64_t woven() const override { return woven_; }
+  uint32_t largest() const override { return largest_.load(); }
 
  private:
   /// Staged columns that follow each other in the stored row too, or that are all zeros.
@@ -55,6 +57,7 @@ class StagedRows final : public GroupedTasks {
   void stage_frame(const Piece& piece, const Frame& frame, int64_t slot, Thread& t) const;
   const float* stage_row(const Piece& piece, const char* row, int64_t col_stride, float* to) const;
   bool lies_staged(const Piece& piece, int64_t col_stride) const;
+  uint32_t look(const Run& run, const char* from, int64_t col_stride) const;
 
   const GroupedPlan plan_;
   const bool in_place_;
@@ -67,6 +70,7 @@ class StagedRows final : public GroupedTasks {
   std::vector<int32_t> order_;     ///< of a woven block
   std::vector<Piece> pieces_;
   std::vector<Thread> threads_;
+  mutable std::atomic<uint32_t> largest_{0};
 };
 
 }  // namespace mlx_conv3d::cpu

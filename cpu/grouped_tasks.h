@@ -29,6 +29,9 @@ class GroupedTasks {
   /// Groups of a woven block (PixelBlocks), or 0.
   virtual int64_t woven() const { return 0; }
 
+  /// Of pairs of bf16, the bits of the largest magnitude that was staged: see tiles_hold.
+  virtual uint32_t largest() const { return 0; }
+
   const std::vector<RowPhase>& phases() const { return phases_; }
   const std::vector<GroupedVector>& vectors() const { return vectors_; }
   std::vector<int64_t> weight_offsets(const RowPhase& phase, const WeightView& w) const {

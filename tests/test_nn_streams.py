@@ -120,6 +120,7 @@ LARGE = {
     "grouped": ((128, 128, 3), {"padding": 1, "groups": 2}, (10, 10)),
     "grouped 1x3x3": ((128, 128, (1, 3, 3)), {"padding": 1, "groups": 8}, (14, 14)),
     "grouped, few pixels": ((64, 64, 3), {"padding": 1, "groups": 4}, (6, 6)),
+    "grouped, pairs for many frames": ((256, 256, 3), {"padding": 1, "groups": 32}, (5, 5)),
     "grouped 1x3x3, few pixels": ((32, 32, (1, 3, 3)), {"padding": 1, "groups": 2}, (10, 10)),
 }
 

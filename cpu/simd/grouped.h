@@ -218,23 +218,4 @@ SIMD_INLINE void cover(int64_t sets, const F& f) {
   for (; i < sets; ++i) f(Count<1>(), i);
 }
 
-/// n vectors of sums, `at` floats from the start of the output row and `step` apart, through the epilogue.
-__attribute__((noinline)) void finish(const GroupedRows& r, int64_t at, int64_t step, const float* sums,
-                                      int n);
-
-template <int P>
-SIMD_INLINE void finish(const GroupedRows& r, int64_t at, int64_t step, const Vec* sums) {
-  const bool plain = r.activation == Activation::none && r.residual == nullptr;
-  if (plain && at + (P - 1) * step + kWidth <= r.out_floats) {
-    float* out = r.out + at;
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) store(out + p * step, sums[p]);
-    return;
-  }
-  float copy[P * kWidth];
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p) store(copy + p * kWidth, sums[p]);
-  finish(r, at, step, copy, P);
-}
-
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

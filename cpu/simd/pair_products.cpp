@@ -180,6 +180,7 @@ const TileKernels tile_kernels_avx512_bf16 = {false,
                                               SIMD_NAMESPACE::multiply_pairs,
                                               nullptr,
                                               nullptr,
-                                              nullptr};
+                                              nullptr,
+                                              SIMD_NAMESPACE::grouped_pairs_function};
 
 }  // namespace mlx_conv3d::cpu

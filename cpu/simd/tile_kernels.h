@@ -113,6 +113,10 @@ struct TileKernels {
   /// One step's input channels, as TileWeightPanel lays them out: the panel's strides are items and its
   /// vectors tiles.
   uint32_t (*winograd_weight)(WinogradForm form, const WinogradWeightPanel& panel, const TileParts& parts);
+
+  /// Kernels::grouped with pairs of bf16 for float32 inputs and weights, no activation and no residual; null
+  /// where there is none.
+  GroupedFunction (*grouped_pairs)(int kernel);
 };
 
 /// Whether an operand whose largest magnitude has these bits can be split without loss and multiplied

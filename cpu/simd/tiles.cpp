@@ -216,6 +216,7 @@ const TileKernels tile_kernels_amx = {true,
                                       SIMD_NAMESPACE::multiply,
                                       SIMD_NAMESPACE::winograd_input_parts,
                                       SIMD_NAMESPACE::winograd_depth_parts,
-                                      SIMD_NAMESPACE::winograd_weight_parts};
+                                      SIMD_NAMESPACE::winograd_weight_parts,
+                                      nullptr};
 
 }  // namespace mlx_conv3d::cpu

@@ -8,5 +8,6 @@ uint32_t split(const TileRows& rows);
 uint32_t look(const TileRows& rows);
 uint32_t pack(const TileWeightPanel& panel);
 void multiply(const TileProduct& product);
+GroupedFunction grouped_pairs_function(int kernel);
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE
