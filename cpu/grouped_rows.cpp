@@ -131,7 +131,7 @@ uint32_t StagedRows::look(const Run& run, const char* from, int64_t col_stride) 
     rows.n *= rows.rows;
     rows.rows = 1;
   }
-  return k_.tiles->look(rows);
+  return k_.tiles->look(rows, false);
 }
 
 bool StagedRows::lies_staged(const Piece& piece, int64_t col_stride) const {

@@ -5,6 +5,9 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
+/// Products of so many channels go through pixels in an order that hardware fetches ahead.
+constexpr int64_t kInOrder = 64;
+
 /// Elements between the coordinates that neighbouring outputs meet.
 int64_t step(const SlabAxis& axis, int64_t stride) {
   return axis.sources.size() > 1 ? (axis.sources[1] - axis.sources[0]) * stride : stride;
@@ -42,7 +45,7 @@ uint32_t TilePixels::look(const TileKernels& tiles, int64_t n, int64_t source, i
   uint32_t largest = 0;
   for (int64_t r = 0; r < image_rows; ++r) {
     rows.src = at.a + r * at.row;
-    largest = std::max(largest, tiles.look(rows));
+    largest = std::max(largest, tiles.look(rows, channels > kInOrder));
   }
   return largest;
 }

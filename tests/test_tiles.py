@@ -266,6 +266,24 @@ def test_infinities_stay_where_they_are(which: str, value: float, dtype: str) ->
     )
 
 
+@pytest.mark.parametrize("channels", [48, 160])
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+@pytest.mark.parametrize("which", ["x", "w"])
+def test_infinities_of_pixels_read_in_place(which: str, value: float, channels: int) -> None:
+    x, w = (
+        np.array(mx.array(a).astype(mx.bfloat16).astype(mx.float32))
+        for a in (normal(600, channels), normal(40, channels, seed=1))
+    )
+    {"x": x[411], "w": w[7]}[which][channels - 1] = value
+    y = pointwise(x, w, mx.bfloat16)
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = sums_of_products(x, w)
+    there = np.abs(exact) < 3e38
+    assert np.array_equal(np.isnan(y), np.isnan(exact))
+    assert reference.norm((y[there] - exact[there]) / 1e20) <= 3e-3 * reference.norm(exact[there] / 1e20)
+    assert not np.isfinite(y[np.abs(exact) > 3.5e38]).any()
+
+
 def test_subnormal_fp16_numbers() -> None:
     x, w = np.full((40, 64), 2.0**-24, np.float32), normal(64, 64).astype(np.float16).astype(np.float32)
     exact = sums_of_products(x, w) * 2.0**24

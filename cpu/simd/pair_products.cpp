@@ -20,6 +20,7 @@ struct Ahead {
 struct Narrow {
   uint16_t* y = nullptr;  ///< null: the sums go to c
   int64_t stride = 0;
+  bool fetches = false;  ///< rows are apart, in an order that hardware does not foresee
   const float* bias = nullptr;
   uint32_t lanes = 0;  ///< a bit for each that exists
 };
@@ -55,7 +56,7 @@ void block(const TileProduct& t, const uint16_t* a, float* c, Ahead ahead, Narro
       sums[r][n] = t.accumulate ? load(c + r * t.c_stride + n * kTileSide) : Vec{};
     }
   }
-  if (narrow.y != nullptr) {
+  if (narrow.fetches) {
     for (int r = 0; r < R; ++r) fetch_to_write(reinterpret_cast<const char*>(narrow.y + r * narrow.stride));
   }
   const int64_t stride = t.a_stride, lines = (ahead.lines + t.step_count - 1) / t.step_count;
@@ -141,6 +142,7 @@ void multiply_rows(const TileProduct& t) {
   Narrow narrow;
   if (narrows) {
     narrow.stride = to->row_stride;
+    narrow.fetches = to->row_stride > N * kTileSide;
     narrow.bias = to->epilogue->bias ? to->epilogue->bias + to->channel : nullptr;
     narrow.lanes = to->lanes < 32 ? (1u << to->lanes) - 1 : ~0u;
   }

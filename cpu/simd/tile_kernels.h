@@ -89,6 +89,9 @@ struct TileParts {
   int64_t part_stride;  ///< items
 };
 
+/// Bits of 2^-50: see tiles_hold.
+constexpr uint32_t kLeastHeld = (127u - 50) << 23;
+
 struct TileKernels {
   bool splits;  ///< whether it is so much faster than fp32's units that operands in several parts pay; else
                 ///< products are of one part, and there are no transforms
@@ -96,7 +99,11 @@ struct TileKernels {
   /// All three return the bits of the largest magnitude that they met (as an fp32 number; larger than any for
   /// a NaN): see tiles_hold.
   uint32_t (*split)(const TileRows& rows);
-  uint32_t (*look)(const TileRows& rows);  ///< stores nothing; of 16-bit types
+  /// Of bf16, stores nothing, and returns kLeastHeld for all that is at least that: products of pairs hold
+  /// what is larger, and where each is a pair of x (no zeros fill up a step) infinities and NaNs stay in the
+  /// outputs that they are of. `whole`: all of it is read, to be in the core's cache, not only until that is
+  /// known.
+  uint32_t (*look)(const TileRows& rows, bool whole);
   uint32_t (*pack)(const TileWeightPanel& panel);
   void (*multiply)(const TileProduct& product);
 
@@ -123,8 +130,8 @@ struct TileKernels {
 /// without overflow or underflow. The unit takes numbers below 2^-126 for zeros: an operand below 2^-50 or
 /// above 2^50 throughout, or one with an infinity or a NaN, is left to the fp32 kernels.
 inline bool tiles_hold(uint32_t largest) {
-  constexpr uint32_t kLeast = (127u - 50) << 23, kMost = (127u + 50) << 23;
-  return largest == 0 || (largest >= kLeast && largest <= kMost);
+  constexpr uint32_t kMost = (127u + 50) << 23;
+  return largest == 0 || (largest >= kLeastHeld && largest <= kMost);
 }
 
 }  // namespace mlx_conv3d::cpu

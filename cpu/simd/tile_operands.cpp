@@ -61,25 +61,28 @@ SIMD_INLINE uint32_t largest_half(__m512i magnitudes) {
   return _mm512_test_epi16_mask(magnitudes, magnitudes) != 0 ? kOne : 0;
 }
 
-/// 16-bit values are copied as they are, or only looked at.
-template <bool Copies>
-uint32_t pass_rows(const TileRows& t) {
+/// Of bf16 magnitudes, as an fp32 number.
+SIMD_INLINE uint32_t widened_most(__m512i magnitudes) {
+  return _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_slli_epi32(magnitudes, 16),
+                                                  _mm512_and_si512(magnitudes, _mm512_set1_epi32(-65536))));
+}
+
+/// 16-bit values as they are.
+uint32_t copy_rows(const TileRows& t) {
   __m512i most = _mm512_setzero_si512();
   const __m512i magnitude = _mm512_set1_epi16(0x7fff);
   for (int64_t r = 0; r < t.rows; ++r) {
     const auto* from = static_cast<const uint16_t*>(t.src) + r * t.src_stride;
     uint16_t* to = t.out + r * t.out_stride;
-    for (int64_t i = 0; i < (Copies ? t.padded : t.n); i += kTileDepth) {
+    for (int64_t i = 0; i < t.padded; i += kTileDepth) {
       fetch_ahead(from + i);
       const __m512i x = _mm512_maskz_loadu_epi16(mask_of(t.n - i), from + i);
       most = _mm512_max_epu16(most, _mm512_and_si512(x, magnitude));
-      if constexpr (Copies) _mm512_mask_storeu_epi16(to + i, mask_of(t.padded - i), x);
+      _mm512_mask_storeu_epi16(to + i, mask_of(t.padded - i), x);
     }
   }
   if (t.type == Dtype::float16) return largest_half(most);
-  const __m512i halves =
-      _mm512_max_epu32(_mm512_slli_epi32(most, 16), _mm512_and_si512(most, _mm512_set1_epi32(-65536)));
-  return _mm512_reduce_max_epu32(halves);
+  return widened_most(most);
 }
 
 template <class T>
@@ -222,7 +225,7 @@ uint32_t pack_panel(const TileWeightPanel& panel) {
 }  // namespace
 
 uint32_t split(const TileRows& rows) {
-  if (rows.type != Dtype::float32 && rows.parts == 1) return pass_rows<true>(rows);
+  if (rows.type != Dtype::float32 && rows.parts == 1) return copy_rows(rows);
   switch (rows.type) {
     case Dtype::float32:
       return split_rows<Float32>(rows);
@@ -233,7 +236,21 @@ uint32_t split(const TileRows& rows) {
   }
 }
 
-uint32_t look(const TileRows& rows) { return pass_rows<false>(rows); }
+uint32_t look(const TileRows& t, bool whole) {
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16(kLeastHeld >> 16);
+  __m512i most = _mm512_setzero_si512();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const auto* from = static_cast<const uint16_t*>(t.src) + r * t.src_stride;
+    for (int64_t i = 0; i < t.n; i += kTileDepth) {
+      const __m512i x = _mm512_and_si512(_mm512_maskz_loadu_epi16(mask_of(t.n - i), from + i), magnitude);
+      if (whole) fetch_ahead(from + i);
+      if (!whole && _mm512_cmpge_epu16_mask(x, least) != 0) return kLeastHeld;
+      most = _mm512_max_epu16(most, x);
+    }
+  }
+  const uint32_t largest = widened_most(most);
+  return largest < kLeastHeld ? largest : kLeastHeld;
+}
 
 uint32_t pack(const TileWeightPanel& panel) {
   switch (panel.w.type) {
