@@ -266,15 +266,19 @@ double idle_lanes(const ConvProblem& p, const Device& d) {
          static_cast<double>(std::max<int64_t>(1, p.out_channels));
 }
 
+/// Of a compiled kernel, whether or not x allows its rows to be joined.
+int64_t kernel_workspace(const ConvProblem& p, const Device& d, const GroupedPlan& plan) {
+  const ConvProblem folded = fold_rows(p);
+  const int64_t bytes = grouped_workspace(p, d, plan);
+  if (plan.joined || folded == p) return bytes;
+  return std::max(bytes, grouped_workspace(folded, d, make_grouped_plan(folded, d)));
+}
+
 /// By one of kGroupedKernels; false where there is none, or its workspace is too large.
 bool consider_grouped_kernel(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   c.grouped = make_grouped_forward_plan(p, d);
   if (c.grouped.kernel < 0) return false;
-  c.workspace = grouped_workspace(p, d, c.grouped);
-  const ConvProblem folded = fold_rows(p);
-  if (!c.grouped.joined && folded != p) {
-    c.workspace = std::max(c.workspace, grouped_workspace(folded, d, make_grouped_plan(folded, d)));
-  }
+  c.workspace = kernel_workspace(p, d, c.grouped);
   if (c.workspace > limit) {
     c.grouped = {};
     return false;
@@ -293,7 +297,9 @@ void consider_grouped_pairs(const ConvProblem& p, const Device& d, int64_t limit
   if (like != nullptr && !like->grouped.pairs) return;
   const GroupedPlan plan = make_grouped_pairs_plan(p, d);
   if (plan.kernel < 0) return;
-  const int64_t workspace = std::max(c.workspace, grouped_workspace(paired_channels(p), d, plan));
+  // What pairs cannot hold takes the kernel of floats.
+  const int64_t workspace = std::max(grouped_workspace(paired_channels(p), d, plan),
+                                     kernel_workspace(p, d, make_grouped_forward_plan(p, d)));
   const double flops = p.direct_flops() / phases(p);
   const double cost =
       flops * idle_lanes(p, d) / (d.matrix_gflops * 1e9 * kGroupedPairsShare) +

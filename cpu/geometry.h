@@ -40,7 +40,10 @@ struct Frame {
 class Input {
  public:
   Input(const ConvProblem& problem, const Operands& operands)
-      : x_(operands.x), lead_(operands.lead), lead_frames_(problem.lead), item_(item_size(problem.x_type)) {}
+      : Input(problem, operands, item_size(problem.x_type)) {}
+  /// Views whose strides count items of another size.
+  Input(const ConvProblem& problem, const Operands& operands, int64_t item)
+      : x_(operands.x), lead_(operands.lead), lead_frames_(problem.lead), item_(item) {}
 
   Frame frame(int64_t n, int64_t d) const {
     const bool in_lead = d < lead_frames_;

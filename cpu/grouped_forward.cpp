@@ -56,8 +56,11 @@ class Forward {
     pack_weights(workspace);
     if (operands.epilogue.bias != nullptr) spread_bias(workspace);
     if (rows_.woven() > 0) weave();
-    // Results that are not float32, or not next to each other, go through a buffer.
-    in_place_ = p.out_type == Dtype::float32;
+    // Results that are not float32, not next to each other, or more than the kernel makes, go through a
+    // buffer.
+    const Epilogue& e = operands.epilogue;
+    const bool finishes = !pairs_ || (e.activation == Activation::none && e.residual == nullptr);
+    in_place_ = p.out_type == Dtype::float32 && finishes;
     for (const RowPhase& phase : rows_.phases()) in_place_ = in_place_ && phase.axis.step == 1;
     const int64_t sums = plan.cols * p.out_channels + grouped_slack(p, k_.width);
     for (int t = 0; t < thread_count() && !in_place_; ++t) sums_.push_back(workspace.floats(sums));
@@ -65,10 +68,11 @@ class Forward {
 
   /// False where pairs cannot hold what was met; then nothing is to be read from the output.
   bool run() {
+    if (!tiles_hold(largest_weight_)) return false;
     parallel_for(rows_.count(), [&](int64_t i, int thread) {
       rows_.run(i, thread, [&](const GroupedTasks::Block& block) { output(block, thread); });
     });
-    return tiles_hold(rows_.largest()) && tiles_hold(largest_weight_);
+    return tiles_hold(rows_.largest());
   }
 
  private:
@@ -81,7 +85,7 @@ class Forward {
     if (lanes_ == p_.out_channels && rotation_ == 0) return;
     float* spread = workspace.floats(lanes_ * products);
     for (const RowPhase& phase : rows_.phases()) {
-      const int64_t count = phase.axis.tap_count() * p_.taps() / p_.kernel[kWidth] * p_.group_in();
+      const int64_t count = products_of(phase);
       const float* from = table + phase.first_weight * round_up(p_.out_channels, width);
       float* to = spread + phase.first_weight * lanes_;
       each(lanes_ / width, products, [&](int64_t v) {
@@ -94,6 +98,10 @@ class Forward {
       });
     }
     weights_ = spread;
+  }
+
+  int64_t products_of(const RowPhase& phase) const {
+    return phase.axis.tap_count() * p_.taps() / p_.kernel[kWidth] * p_.group_in();
   }
 
   void pack(const WeightView& w, float* table) const {
@@ -113,6 +121,13 @@ class Forward {
     odd.data = static_cast<const char*>(odd.data) + operands_.w.stride[4] * item_size(odd.type);
     pack(even, table);
     pack(odd, odd_table);
+    for (const RowPhase& phase : rows_.phases()) {
+      const int64_t lanes = round_up(p_.out_channels, k_.width), first = phase.first_weight * lanes;
+      join(table + first, odd_table + first, products_of(phase) * lanes);
+    }
+  }
+
+  void join(float* table, const float* odd_table, int64_t count) {
     constexpr uint32_t kMagnitude = 0x7fffffff, kUpper = 0xffff0000;
     for (int64_t i = 0; i < count; ++i) {
       uint32_t low, high;
@@ -202,23 +217,12 @@ class Forward {
   std::vector<float*> sums_;
 };
 
-/// x's pairs of channels as floats; false where pixels do not begin with one.
-bool pair_channels(TensorView& view) {
-  for (int64_t& stride : view.stride) {
-    if (stride % 2 != 0) return false;
-    stride /= 2;
-  }
-  return true;
-}
-
 /// False where pairs do not hold x and w.
 bool grouped_in_pairs(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
                       Workspace& workspace) {
-  Operands paired = operands;
-  if (!pair_channels(paired.x) || !pair_channels(paired.lead)) return false;
   const ConvProblem p = paired_channels(problem);
   const int64_t mark = workspace.used();
-  const bool done = Forward(p, plan, paired, workspace).run();
+  const bool done = Forward(p, plan, operands, workspace).run();
   workspace.release_to(mark);
   return done;
 }

@@ -8,10 +8,16 @@
 #include "cpu/threads.h"
 
 namespace mlx_conv3d::cpu {
+namespace {
+
+/// Bytes of what the strides of paired channels count.
+constexpr int64_t kPairedItem = sizeof(uint16_t);
+
+}  // namespace
 
 StagedRows::StagedRows(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands, bool in_place,
                        Workspace& workspace)
-    : GroupedTasks(p, operands, true),
+    : GroupedTasks(p, plan.pairs ? Input(p, operands, kPairedItem) : Input(p, operands), true),
       plan_(plan),
       in_place_(in_place && p.x_type == Dtype::float32),
       blocked_(grouped_blocks(p, k_.width)),
@@ -120,13 +126,12 @@ void StagedRows::stage_frame(const Piece& piece, const Frame& frame, int64_t slo
 }
 
 uint32_t StagedRows::look(const Run& run, const char* from, int64_t col_stride) const {
-  constexpr int64_t kItem = sizeof(uint16_t);
   TileRows rows{};
   rows.type = Dtype::bfloat16;
   rows.src = from;
   rows.rows = run.count;
   rows.n = 2 * p_.in_channels;
-  rows.src_stride = col_stride / kItem;
+  rows.src_stride = col_stride / kPairedItem;
   if (rows.n == rows.src_stride) {
     rows.n *= rows.rows;
     rows.rows = 1;
@@ -165,7 +170,7 @@ void StagedRows::stage_run(const Piece& piece, const Run& run, const char* from,
   } else if (blocked_) {
     k_.stage_blocks(p_.x_type, {from, col_stride, run.count, channels, parts, blocks_.data(), pixel_,
                                 woven_ > 0 ? order_.data() : nullptr, to, pitch(piece)});
-  } else if (col_stride == channels * input_.item()) {
+  } else if (col_stride == channels * item_size(p_.x_type)) {
     k_.to_float(p_.x_type, from, to, run.count * channels);
   } else {
     for (int64_t i = 0; i < run.count; ++i) {

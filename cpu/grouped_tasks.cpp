@@ -4,10 +4,10 @@
 
 namespace mlx_conv3d::cpu {
 
-GroupedTasks::GroupedTasks(const ConvProblem& p, const Operands& operands, bool with_sources)
+GroupedTasks::GroupedTasks(const ConvProblem& p, const Input& input, bool with_sources)
     : p_(p),
       k_(kernels()),
-      input_(p, operands),
+      input_(input),
       d_(axis_phases(p, kDepth, false, with_sources).front()),
       h_(axis_phases(p, kHeight, false).front()),
       phases_(row_phases(p, d_, h_)),

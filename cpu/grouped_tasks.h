@@ -29,7 +29,7 @@ class GroupedTasks {
   /// Groups of a woven block (PixelBlocks), or 0.
   virtual int64_t woven() const { return 0; }
 
-  /// Of pairs of bf16, the bits of the largest magnitude that was staged: see tiles_hold.
+  /// Of pairs of bf16, the bits of the largest magnitude that was met, as TileKernels::look gives it.
   virtual uint32_t largest() const { return 0; }
 
   const std::vector<RowPhase>& phases() const { return phases_; }
@@ -47,7 +47,7 @@ class GroupedTasks {
 
  protected:
   /// Without `with_sources` the depth axis lists no sources.
-  GroupedTasks(const ConvProblem& problem, const Operands& operands, bool with_sources);
+  GroupedTasks(const ConvProblem& problem, const Input& input, bool with_sources);
 
   /// A block of `positions` positions, `pixel` floats from one staged column to the next; rows and column
   /// taps are left to fill in.

@@ -17,7 +17,7 @@ constexpr int64_t kWorthCutting = 8;
 
 JoinedFrames::JoinedFrames(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands,
                            Workspace& workspace)
-    : GroupedTasks(p, operands, false),
+    : GroupedTasks(p, Input(p, operands), false),
       area_(p.input[kHeight] * p.input[kWidth]),
       cols_(plan.cols),
       arrays_{array(operands.lead, 0, p.lead), array(operands.x, p.lead, p.input[kDepth])} {

@@ -5,7 +5,7 @@
 namespace mlx_conv3d::cpu {
 namespace {
 
-/// Products of so many channels go through pixels in an order that hardware fetches ahead.
+/// Products of up to so many channels go through pixels in an order that hardware fetches ahead.
 constexpr int64_t kInOrder = 64;
 
 /// Elements between the coordinates that neighbouring outputs meet.

@@ -5,7 +5,6 @@
 #include "cpu/simd/depthwise.h"
 
 #include "core/grouped_kernels.h"
-#include "core/integers.h"
 #include "cpu/simd/fetch.h"
 
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
@@ -27,7 +26,7 @@ struct Place {
 };
 
 /// Row and first position of the block whose memory is asked for while another one is computed: that one, or
-/// kBlocksAhead later.
+/// kBlocksAhead later, or at the same place of the next rows if that comes first.
 struct Later {
   int64_t row, first;
 };
@@ -37,7 +36,7 @@ template <class Of, int R>
 SIMD_INLINE Later later_than(const DepthwiseRows& r, int64_t row, int64_t first) {
   constexpr int64_t P = Of::kPositions;
   if (!r.far) return {row, first};
-  const int64_t ahead = divide_up(kBlocksAhead, r.vectors) * P;
+  const int64_t ahead = (kBlocksAhead + r.vectors - 1) / r.vectors * P;
   first += ahead < r.positions ? ahead : r.positions;
   if (first >= r.positions) {
     first -= r.positions;

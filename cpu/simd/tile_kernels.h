@@ -96,8 +96,8 @@ struct TileKernels {
   bool splits;  ///< whether it is so much faster than fp32's units that operands in several parts pay; else
                 ///< products are of one part, and there are no transforms
   bool half;    ///< whether fp16 can be multiplied as it is: its single part is then fp16
-  /// All three return the bits of the largest magnitude that they met (as an fp32 number; larger than any for
-  /// a NaN): see tiles_hold.
+  /// All return the bits of the largest magnitude that they met (as an fp32 number; larger than any for a
+  /// NaN), or look as much of it as tiles_hold asks for.
   uint32_t (*split)(const TileRows& rows);
   /// Of bf16, stores nothing, and returns kLeastHeld for all that is at least that: products of pairs hold
   /// what is larger, and where each is a pair of x (no zeros fill up a step) infinities and NaNs stay in the
