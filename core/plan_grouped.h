@@ -18,7 +18,8 @@ struct GroupedPlan {
   int64_t vectors = 0;  ///< of channels in a task, where depthwise rows are read in place; else 0
   /// Depthwise rows in place: operands come from beyond the cores' caches, and are asked for blocks ahead.
   bool far = false;
-  /// Staged rows of pairs of bf16, of which there are half as many: the plan is that of paired_channels(problem).
+  /// Staged rows of pairs of bf16, of which there are half as many: the plan is that of
+  /// paired_channels(problem).
   bool pairs = false;
 };
 
