@@ -28,7 +28,7 @@ class Depthwise {
   }
 
   void run() {
-    parallel_for(slices_ * p_.batch * parts_ * bands_, [&](int64_t i, int) { run_task(i); });
+    parallel_for_shares(slices_ * p_.batch * parts_ * bands_, [&](int64_t i, int) { run_task(i); });
   }
 
  private:
