@@ -132,10 +132,6 @@ uint32_t StagedRows::look(const Run& run, const char* from, int64_t col_stride) 
   rows.rows = run.count;
   rows.n = 2 * p_.in_channels;
   rows.src_stride = col_stride / kPairedItem;
-  if (rows.n == rows.src_stride) {
-    rows.n *= rows.rows;
-    rows.rows = 1;
-  }
   return k_.tiles->look(rows, false);
 }
 

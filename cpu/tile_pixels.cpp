@@ -33,14 +33,10 @@ uint32_t TilePixels::look(const TileKernels& tiles, int64_t n, int64_t source, i
   rows.n = channels;
   rows.src_stride = at.col;
   int64_t image_rows = block.rows;
-  // Pixels without a gap on either side are one row.
+  // Rows of pixels without a gap are one.
   if (at.row == block.cols * at.col) {
     rows.rows *= image_rows;
     image_rows = 1;
-  }
-  if (at.col == channels) {
-    rows.n *= rows.rows;
-    rows.rows = 1;
   }
   uint32_t largest = 0;
   for (int64_t r = 0; r < image_rows; ++r) {

@@ -13,43 +13,38 @@ struct Floats {
   }
 };
 
-template <size_t I>
-constexpr GroupedFunction function() {
-  constexpr GroupedKernel k = kGroupedKernels.at[I];
-  if constexpr (k.family == GroupedFamily::broadcast) {
-    return broadcast<Floats>;
-  } else if constexpr (k.family == GroupedFamily::pointwise) {
-    return grouped<Floats, 0, k.group_in, k.group_out>;
-  } else if constexpr (k.family == GroupedFamily::depthwise && k.taps[2] > 1) {
-    return nullptr;  // reads its rows in place: depthwise_function
-  } else {
-    return grouped<Floats, 1, k.group_in, k.group_out>;
+struct Function {
+  template <size_t I>
+  static constexpr GroupedFunction at() {
+    constexpr GroupedKernel k = kGroupedKernels.at[I];
+    if constexpr (k.family == GroupedFamily::broadcast) {
+      return broadcast<Floats>;
+    } else if constexpr (k.family == GroupedFamily::pointwise) {
+      return grouped<Floats, 0, k.group_in, k.group_out>;
+    } else if constexpr (k.family == GroupedFamily::depthwise && k.taps[2] > 1) {
+      return nullptr;  // reads its rows in place: depthwise_function
+    } else {
+      return grouped<Floats, 1, k.group_in, k.group_out>;
+    }
   }
-}
-
-template <size_t I>
-constexpr int rotation() {
-  constexpr GroupedKernel k = kGroupedKernels.at[I];
-  if constexpr (k.family == GroupedFamily::pointwise || k.family == GroupedFamily::rows) {
-    return ForwardLanes<Lanes<k.group_in, k.group_out, 0>>::kRotation;
-  } else {
-    return 0;
-  }
-}
-
-template <class Indices>
-struct Table;
-template <size_t... I>
-struct Table<std::index_sequence<I...>> {
-  static constexpr GroupedFunction at[] = {function<I>()...};
-  static constexpr int rotations[] = {rotation<I>()...};
 };
-using AllKernels = Table<std::make_index_sequence<GroupedKernels::kCount>>;
+
+struct Rotation {
+  template <size_t I>
+  static constexpr int at() {
+    constexpr GroupedKernel k = kGroupedKernels.at[I];
+    if constexpr (k.family == GroupedFamily::pointwise || k.family == GroupedFamily::rows) {
+      return ForwardLanes<Lanes<k.group_in, k.group_out, 0>>::kRotation;
+    } else {
+      return 0;
+    }
+  }
+};
 
 }  // namespace
 
-GroupedFunction grouped_function(int kernel) { return AllKernels::at[kernel]; }
+GroupedFunction grouped_function(int kernel) { return KernelTable<GroupedFunction, Function>::at[kernel]; }
 
-int grouped_rotation(int kernel) { return AllKernels::rotations[kernel]; }
+int grouped_rotation(int kernel) { return KernelTable<int, Rotation>::at[kernel]; }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -11,6 +11,14 @@ GroupedFunction grouped_function(int kernel);
 int grouped_rotation(int kernel);
 GroupedGradientFunction grouped_gradient_function(int kernel);
 
+/// Of::at<I>() of every one of kGroupedKernels.
+template <class F, class Of, class Indices = std::make_index_sequence<GroupedKernels::kCount>>
+struct KernelTable;
+template <class F, class Of, size_t... I>
+struct KernelTable<F, Of, std::index_sequence<I...>> {
+  static constexpr F at[] = {Of::template at<I>()...};
+};
+
 /// out[l] = v[index[l]], where there is an instruction for it.
 #if defined(__AVX512F__)
 inline constexpr bool kCanPermute = true;

@@ -76,27 +76,22 @@ void broadcast(const GroupedGradientRows& g) {
   for (int64_t v = 0; v < g.rows.vectors; ++v) vector_of_outputs<OneGroup>(g, v, g.rows.group_in);
 }
 
-template <size_t I>
-constexpr GroupedGradientFunction function() {
-  constexpr GroupedKernel k = kGroupedKernels.at[I];
-  if constexpr (k.family == GroupedFamily::broadcast) {
-    return broadcast;
-  } else {
-    return grouped<k.group_in, k.group_out>;
+struct Function {
+  template <size_t I>
+  static constexpr GroupedGradientFunction at() {
+    constexpr GroupedKernel k = kGroupedKernels.at[I];
+    if constexpr (k.family == GroupedFamily::broadcast) {
+      return broadcast;
+    } else {
+      return grouped<k.group_in, k.group_out>;
+    }
   }
-}
-
-template <class Indices>
-struct Table;
-template <size_t... I>
-struct Table<std::index_sequence<I...>> {
-  static constexpr GroupedGradientFunction at[] = {function<I>()...};
 };
 
 }  // namespace
 
 GroupedGradientFunction grouped_gradient_function(int kernel) {
-  return Table<std::make_index_sequence<GroupedKernels::kCount>>::at[kernel];
+  return KernelTable<GroupedGradientFunction, Function>::at[kernel];
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

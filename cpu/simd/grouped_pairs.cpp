@@ -19,29 +19,24 @@ struct Pairs {
   }
 };
 
-template <size_t I>
-constexpr GroupedFunction function() {
-  constexpr GroupedKernel k = kGroupedKernels.at[I];
-  if constexpr (!takes_pairs(k)) {
-    return nullptr;
-  } else if constexpr (k.family == GroupedFamily::broadcast) {
-    return broadcast<Pairs>;
-  } else {
-    return grouped<Pairs, 1, k.group_in, k.group_out>;
+struct Function {
+  template <size_t I>
+  static constexpr GroupedFunction at() {
+    constexpr GroupedKernel k = kGroupedKernels.at[I];
+    if constexpr (!takes_pairs(k)) {
+      return nullptr;
+    } else if constexpr (k.family == GroupedFamily::broadcast) {
+      return broadcast<Pairs>;
+    } else {
+      return grouped<Pairs, 1, k.group_in, k.group_out>;
+    }
   }
-}
-
-template <class Indices>
-struct Table;
-template <size_t... I>
-struct Table<std::index_sequence<I...>> {
-  static constexpr GroupedFunction at[] = {function<I>()...};
 };
 
 }  // namespace
 
 GroupedFunction grouped_pairs_function(int kernel) {
-  return Table<std::make_index_sequence<GroupedKernels::kCount>>::at[kernel];
+  return KernelTable<GroupedFunction, Function>::at[kernel];
 }
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -239,10 +239,13 @@ uint32_t split(const TileRows& rows) {
 uint32_t look(const TileRows& t, bool whole) {
   const __m512i magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16(kLeastHeld >> 16);
   __m512i most = _mm512_setzero_si512();
-  for (int64_t r = 0; r < t.rows; ++r) {
+  // Rows without a gap are one.
+  const bool dense = t.src_stride == t.n;
+  const int64_t rows = dense ? 1 : t.rows, n = dense ? t.rows * t.n : t.n;
+  for (int64_t r = 0; r < rows; ++r) {
     const auto* from = static_cast<const uint16_t*>(t.src) + r * t.src_stride;
-    for (int64_t i = 0; i < t.n; i += kTileDepth) {
-      const __m512i x = _mm512_and_si512(_mm512_maskz_loadu_epi16(mask_of(t.n - i), from + i), magnitude);
+    for (int64_t i = 0; i < n; i += kTileDepth) {
+      const __m512i x = _mm512_and_si512(_mm512_maskz_loadu_epi16(mask_of(n - i), from + i), magnitude);
       if (whole) fetch_ahead(from + i);
       if (!whole && _mm512_cmpge_epu16_mask(x, least) != 0) return kLeastHeld;
       most = _mm512_max_epu16(most, x);
