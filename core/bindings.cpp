@@ -26,13 +26,18 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-/// A WinogradForm as Python has it: outputs of a tile along the width, of which pixels, outputs along depth,
+/// A WinogradForm of (O, KD, KH, KW, C) weights as Python has it: outputs of a tile along the width, of which pixels, outputs along depth,
 /// bf16 parts, outputs along the height.
 using PackedForm = std::tuple<int, std::string, int, int, int>;
-WinogradForm to_form(const PackedForm& form, const mx::array& w) {
+WinogradForm to_form(const PackedForm& form, const mx::array& w, int64_t groups) {
   const auto& [m, name, depth_m, parts, height] = form;
+  const Size3 kernel{w.shape(1), w.shape(2), w.shape(3)};
+  const int line = groups == 1 ? winograd_line_axis(kernel) : -1;
   for (Pixels pixels : kPixels) {
-    if (name == name_of(pixels)) return {m, pixels, depth_m, parts, height < m, winograd_taps(w.shape(-2))};
+    if (name != name_of(pixels)) continue;
+    if (line < 0) return {m, pixels, depth_m, parts, height < m ? 3 : 0, winograd_taps(kernel[kWidth])};
+    const int along[] = {depth_m, height, m};
+    return {along[line], pixels, 1, parts, 1, winograd_taps(kernel[static_cast<size_t>(line)])};
   }
   throw std::invalid_argument("[conv] pixels '" + name + "' are not known.");
 }
@@ -123,14 +128,15 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& p
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
   if (residual) require_ndim("residual", residual->ndim(), dims);
+  const mx::array lifted = lift(w, dims, s);
   ConvExtras extras;
   extras.bias = std::move(bias);
   if (residual) extras.residual = lift(*residual, dims, s);
   extras.lead = std::move(lead);
+  if (packed) extras.packed_form = to_form(packed_form, lifted, parameters.spec.groups);
   extras.packed = std::move(packed);
-  extras.packed_form = to_form(packed_form, w);
   const mx::array y =
-      conv(lift(x, dims, s), lift(w, dims, s), parameters.spec, extras, parse_algorithm(algorithm), s);
+      conv(lift(x, dims, s), lifted, parameters.spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
 
@@ -195,10 +201,12 @@ nb::dict to_dict(const Candidate& c) {
                : c.grouped.pairs                  ? 1
                                                   : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
-    d["tile"] = c.winograd.m;
-    d["tile_height"] = c.winograd.m;
-    d["pixels"] = name_of(c.winograd.pixels);
-    d["depth_tile"] = c.winograd.depth_m;
+    const WinogradPlan& w = c.winograd;
+    const auto along = [&](int axis) { return w.row_taps == 0 || w.axis == axis ? w.m : 1; };
+    d["tile"] = along(kWidth);
+    d["tile_height"] = along(kHeight);
+    d["pixels"] = name_of(w.pixels);
+    d["depth_tile"] = w.row_taps == 0 ? w.depth_m : along(kDepth);
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
     d["weight_rows"] = c.winograd.weight_rows;
     d["weight_outs"] = c.winograd.weight_outs;
@@ -320,7 +328,7 @@ NB_MODULE(_ext, m) {
       "pack_weights",
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip, int groups,
          conv3d::mx::StreamOrDevice s) {
-        return conv3d::pack_weights(w, conv3d::to_form(form, w), flip, groups, s);
+        return conv3d::pack_weights(w, conv3d::to_form(form, w, groups), flip, groups, s);
       },
       "w"_a, "form"_a, "flip"_a, "groups"_a, "stream"_a = nb::none());
   m.def(

@@ -48,6 +48,17 @@ Candidate consider_per_frame(const ConvProblem& p, const Device& d, int64_t limi
   return c;
 }
 
+/// Why Winograd cannot take a kernel with taps along one axis.
+std::string illegal_line_reason(const ConvProblem& p) {
+  const int axis = winograd_line_axis(p.kernel);
+  if (p.stride[axis] != 1) return "taps along one axis need stride 1 along it";
+  if (p.input_dilated()) return "taps along one axis need input dilation 1";
+  if (axis != kDepth) return "";
+  if (p.lead > 0) return "taps along depth alone need x without lead frames";
+  if (p.per_frame) return "taps along depth alone need all frames at once";
+  return "";
+}
+
 std::string because(const Plan& plan, bool forced) {
   if (forced) return "forced: " + plan.chosen.reason;
   const Candidate* second = nullptr;
@@ -84,6 +95,7 @@ const char* name_of(Pixels pixels) {
 std::vector<int> winograd_tile_sizes(Pixels pixels, int taps) {
   switch (pixels) {
     case Pixels::single:
+      if (taps == 7) return {2};
       if (taps == 5) return {2, 4};
       return {2, 4, 6};
     case Pixels::strided:
@@ -132,6 +144,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
   switch (algorithm) {
     case Algorithm::winograd:
       if (!one_group) return "it needs groups 1";
+      if (kind == Device::Kind::cpu && winograd_line_axis(p.kernel) >= 0) return illegal_line_reason(p);
       if (kind == Device::Kind::gpu) {
         if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
         if (!spatial(p.dilation, 1)) return "it needs spatial dilation 1";
@@ -158,7 +171,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
                    : "a 5x5 spatial kernel needs spatial stride and input dilation 1";
       }
       if (!spatial(p.kernel, 3)) {
-        return kind == Device::Kind::cpu ? "it needs a 3x3 or 5x5 spatial kernel"
+        return kind == Device::Kind::cpu ? "it needs a 3x3 or 5x5 spatial kernel, or 3, 5 or 7 taps along one axis"
                                          : "it needs a 3x3 spatial kernel";
       }
       return "";

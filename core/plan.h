@@ -64,9 +64,12 @@ struct WinogradPlan {
   bool thread_chunks = false;   ///< each chunk is one thread's and stays in its cache; else all threads share
                                 ///< one; only on CPUs
   int taps = 3;                 ///< see WinogradForm
+  int row_taps = 0;             ///< see WinogradForm; 1: of the problem with_axes(winograd_axis_order); only
+                                ///< on CPUs
+  int axis = kWidth;            ///< with row_taps: of the problem as it is, the axis that tiles lie along
 
   bool along_depth() const { return m == 1; }
-  WinogradForm form() const { return {m, pixels, depth_m, parts, false, taps}; }
+  WinogradForm form() const { return {m, pixels, depth_m, parts, row_taps, taps}; }
 };
 
 /// Input frames that `frames` consecutive output frames read.

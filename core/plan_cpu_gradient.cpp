@@ -151,11 +151,12 @@ WeightGradientPlan plan_winograd(const ConvProblem& p, const Device& d, int64_t 
   WeightGradientPlan best;
   best.cost = std::numeric_limits<double>::infinity();
   if (!illegal_reason(p, Algorithm::winograd).empty() || p.in_channels * p.out_channels == 0) return best;
+  if (winograd_line_axis(p.kernel) >= 0) return best;
   const Pixels kind = pixels_of(p);
   const int taps = winograd_taps(p.kernel[kWidth]);
   for (int m : winograd_tile_sizes(kind, taps)) {
     for (int depth_m : {1, 2}) {
-      const WinogradForm form{m, kind, depth_m, 0, false, taps};
+      const WinogradForm form{m, kind, depth_m, 0, 0, taps};
       if (!form.exact() || (depth_m == 2 && !(fits_depth_winograd(p) && form.pairs_frames()))) continue;
       WeightGradientPlan g;
       if (fit_winograd_gradient(p, d, limit, form, g) && g.cost < best.cost) best = g;

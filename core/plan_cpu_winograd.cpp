@@ -113,13 +113,14 @@ class Chunked {
     c.winograd = {form_.m, t, f, slice_, form_.depth_m, form_.pixels};
     c.winograd.parts = form_.parts;
     c.winograd.taps = form_.taps;
+    c.winograd.row_taps = form_.row_taps;
     c.winograd.thread_chunks = own;
     c.workspace = weight_bytes_ + d_.cores * depth_bytes_ + kSlack +
                   (own ? d_.cores * (chunk_bytes(t, f) + kSlack) : chunk_bytes(t, f));
-    // Each element of a transform is a sum of about as many terms in each of the two directions.
-    const double terms = form_.side() - 1;
+    // Each element of a transform is a sum of about as many terms in each direction.
+    const double terms = form_.directions() * (form_.side() - 1);
     c.flops = w.product_flops +
-              4.0 * terms * (w.input_floats + w.output_floats + w.made_floats * 3 / form_.weights()) +
+              2.0 * terms * (w.input_floats + w.output_floats + w.made_floats * 3 / form_.weights()) +
               w.depth_floats;
     c.bytes = p_.operand_bytes() + (own ? 0.0 : 4.0 * 2 * (w.input_floats + w.output_floats)) +
               4.0 * (w.made_floats + w.weight_floats * w.chunks);
@@ -247,6 +248,7 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   WinogradPlan w{form.m, 0, 0, std::max<int64_t>(1, p.out_channels), 1, form.pixels};
   w.weight_channels = round_up(divide_up(channels, divide_up(channels, most_held)), d.vector_width);
   w.taps = form.taps;
+  w.row_taps = form.row_taps;
   const auto bytes = [&](int64_t t, int64_t f) {
     const int64_t rows_in = winograd_input_frames(p, f) * t;
     return 4 * (winograd_input_floats(form, rows_in, round_up(channels, w.weight_channels)) +
@@ -279,8 +281,8 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   const double made = chunks * taps * weights * form.all_weights();
   c.winograd = w;
   c.workspace = bytes(t, f);
-  const double terms = form.side() - 1;
-  c.flops = product_flops + 4.0 * terms * (input_floats + output_floats + made * 3 / form.weights());
+  const double terms = form.directions() * (form.side() - 1);
+  c.flops = product_flops + 2.0 * terms * (input_floats + output_floats + made * 3 / form.weights());
   c.bytes = p.operand_bytes() + 8.0 * input_floats +
             4.0 * static_cast<double>(p.kernel[kHeight] * p.kernel[kWidth]) * taps * weights * (chunks - 1);
   const double scale = core_scale(d);
@@ -341,17 +343,19 @@ WinogradChunk fit_winograd_chunk(int64_t tiles, int64_t all_frames, int depth_m,
   return {divide_up(tiles, divide_up(tiles, t)), f};
 }
 
-void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit, const WinogradPlan* like,
-                           Candidate& c) {
+void consider_cpu_winograd(const ConvProblem& problem, const Device& d, int64_t limit,
+                           const WinogradPlan* like, Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
+  const int axis = winograd_line_axis(problem.kernel), row_taps = axis < 0 ? 0 : 1;
+  const ConvProblem p = with_axes(problem, winograd_axis_order(problem.kernel));
   const Pixels kind = pixels_of(p);
   const int taps = winograd_taps(p.kernel[kWidth]);
   for (int m : winograd_tile_sizes(kind, taps)) {
     for (int depth_m : {1, 2}) {
       if (depth_m == 2 && !fits_depth_winograd(p)) continue;
-      for (int parts : {0, tile_parts(p, d)}) {
-        const WinogradForm form{m, kind, depth_m, parts, false, taps};
+      for (int parts : {0, row_taps > 0 ? 0 : tile_parts(p, d)}) {
+        const WinogradForm form{m, kind, depth_m, parts, row_taps, taps};
         if (p.out_type == Dtype::float32 && !form.exact()) continue;
         if (depth_m == 2 && !form.pairs_frames()) continue;
         if (like != nullptr && form != like->form()) continue;
@@ -372,16 +376,22 @@ void consider_cpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   c = best;
   const std::string m = std::to_string(c.winograd.m);
   const std::string side = std::to_string(p.kernel[kWidth]);
-  c.reason = "F(" + m + "x" + m + ", " + side + "x" + side + ")" +
-             (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels") +
-             " with the depth taps summed in the transform domain" +
-             (c.winograd.depth_m == 2 ? " by F(2, 3)" : "") +
-             (c.winograd.weight_channels > 0 ? ", weights made panel by panel: " : ": ") +
-             std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
-             " direct FLOPs per 100 executed" +
-             (c.winograd.parts == 0   ? ""
-              : c.winograd.parts == 2 ? ", each as three products of bf16 tiles"
-                                      : ", each as six products of bf16 tiles");
+  if (row_taps > 0) {
+    constexpr const char* kNames[] = {"depth", "the height", "the width"};
+    c.winograd.axis = axis;
+    c.reason = "F(" + m + ", " + side + ") along " + kNames[axis];
+  } else {
+    c.reason = "F(" + m + "x" + m + ", " + side + "x" + side + ")" +
+               (kind == Pixels::single ? "" : std::string(" of ") + name_of(kind) + " pixels");
+  }
+  c.reason += std::string(axis == kDepth ? "" : " with the depth taps summed in the transform domain") +
+              (c.winograd.depth_m == 2 ? " by F(2, 3)" : "") +
+              (c.winograd.weight_channels > 0 ? ", weights made panel by panel: " : ": ") +
+              std::to_string(static_cast<int>(std::lround(p.direct_flops() / std::max(1.0, c.flops) * 100))) +
+              " direct FLOPs per 100 executed" +
+              (c.winograd.parts == 0   ? ""
+               : c.winograd.parts == 2 ? ", each as three products of bf16 tiles"
+                                       : ", each as six products of bf16 tiles");
 }
 
 }  // namespace mlx_conv3d

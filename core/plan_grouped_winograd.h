@@ -23,7 +23,7 @@ struct GroupedWinogradPlan {
   bool rows = false;   ///< tiles are of one row each: see WinogradForm
   int64_t band = 0;    ///< with `rows`: output rows of a strip
 
-  WinogradForm form() const { return {m, Pixels::single, 1, 0, rows}; }
+  WinogradForm form() const { return {m, Pixels::single, 1, 0, rows ? 3 : 0}; }
 };
 
 /// As many floats or a few more, in an odd number of cache lines: off the strides that meet in few of the

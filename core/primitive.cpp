@@ -185,11 +185,18 @@ void ConvWeightGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   });
 }
 
+namespace {
+
+Size3 kernel_of(const mx::Shape& w) { return {w[1], w[2], w[3]}; }
+int64_t depth_taps(const mx::Shape& w) { return w[1 + winograd_axis_order(kernel_of(w))[kDepth]]; }
+
+}  // namespace
+
 std::vector<mx::Shape> PackWeights::output_shapes(const Arrays& inputs) {
   const mx::Shape& w = inputs[0].shape();
   const auto& [form, flip, groups] = parameters_;
   const int64_t size = groups > 1 ? cpu::grouped_winograd_weights_size(form, w[0], w[4], groups)
-                                  : cpu::winograd_weights_size(form, w[0], w[1], w[4]);
+                                  : cpu::winograd_weights_size(form, w[0], depth_taps(w), w[4]);
   return {mx::Shape{narrow(size)}};
 }
 
@@ -205,7 +212,9 @@ void PackWeights::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     if (spec.groups > 1) {
       cpu::grouped_winograd_weights(spec.form, w, shape[0], shape[4], spec.groups, spec.flip, to);
     } else {
-      cpu::winograd_weights(spec.form, w, shape[0], shape[1], shape[3], shape[4], spec.flip, to);
+      const AxisOrder order = winograd_axis_order(kernel_of(shape));
+      cpu::winograd_weights(spec.form, cpu::with_axes(w, order), shape[0], shape[order[kDepth] + 1],
+                            shape[order[kWidth] + 1], shape[4], spec.flip, to);
     }
   });
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "core/problem.h"
@@ -23,8 +24,9 @@ struct WinogradForm {
   Pixels pixels = Pixels::single;
   int depth_m = 1;    ///< 2: F(2, 3) along depth as well, for pairs of output frames
   int parts = 0;      ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
-  bool rows = false;  ///< along the width alone: taps along the height are summed as they are; only of groups
-  int taps = 3;       ///< along an axis of single pixels: 3 or 5
+  int row_taps = 0;   ///< 0: tiles are square; else they lie along the width alone, and so many taps along the
+                      ///< height are summed as they are, more than one only of groups
+  int taps = 3;       ///< along an axis of single pixels: 3 or 5, and 7 of those along the width alone
 
   bool operator==(const WinogradForm&) const = default;
 
@@ -39,13 +41,19 @@ struct WinogradForm {
   }
   /// Along an axis: the products from the last weight on share it.
   int weights() const { return pixels == Pixels::strided ? m + 2 : products(); }
-  /// Whether fp32 results keep their accuracy. Rounding to 16 bits hides the error of eight pixels entirely.
-  bool exact() const { return pixels != Pixels::single || side() <= 6; }
+  /// Whether fp32 results keep their accuracy. Rounding to 16 bits hides the error of eight pixels in both
+  /// directions entirely; in one it is small.
+  bool exact() const { return pixels != Pixels::single || side() <= 6 || row_taps > 0; }
   /// Whether F(2, 3) may run along depth: five taps in space would be 75 at a time.
-  bool pairs_frames() const { return taps == 3; }
-  int all_pixels() const { return side() * side(); }
-  int all_products() const { return products() * (rows ? 3 : products()); }
-  int all_weights() const { return weights() * (rows ? 3 : weights()); }
+  bool pairs_frames() const { return taps == 3 && row_taps == 0; }
+  /// Outputs and pixels of a tile along the height.
+  int height() const { return row_taps > 0 ? 1 : m; }
+  int rows() const { return row_taps > 0 ? row_taps : side(); }
+  /// In which tiles and weights are transformed.
+  int directions() const { return row_taps > 0 ? 1 : 2; }
+  int all_pixels() const { return rows() * side(); }
+  int all_products() const { return products() * (row_taps > 0 ? row_taps : products()); }
+  int all_weights() const { return weights() * (row_taps > 0 ? row_taps : weights()); }
   /// The frequency that a product of the tile reads.
   int frequency(int product) const {
     return frequency_of_axis(product / products()) * side() + frequency_of_axis(product % products());
@@ -86,7 +94,43 @@ inline Pixels pixels_of(const ConvProblem& p) {
 }
 
 /// The taps of a form for kernels of so many along an axis; dilated pixels have four for three as well.
-inline int winograd_taps(int64_t side) { return side == 5 ? 5 : 3; }
+inline int winograd_taps(int64_t side) { return side == 5 || side == 7 ? static_cast<int>(side) : 3; }
+
+/// The one axis along which a kernel has taps that a Winograd algorithm can take, beside taps along depth;
+/// -1 where it has them along rows and columns, or too many.
+inline int winograd_line_axis(const Size3& kernel) {
+  const auto fits = [](int64_t taps) { return taps == 3 || taps == 5 || taps == 7; };
+  if (kernel[kHeight] == 1 && fits(kernel[kWidth])) return kWidth;
+  if (kernel[kWidth] == 1 && fits(kernel[kHeight])) return kHeight;
+  return kernel[kHeight] == 1 && kernel[kWidth] == 1 && fits(kernel[kDepth]) ? kDepth : -1;
+}
+
+/// The axes in the order that a form along the width wants of them: that of the taps last.
+using AxisOrder = std::array<int, 3>;
+inline AxisOrder winograd_axis_order(const Size3& kernel) {
+  switch (winograd_line_axis(kernel)) {
+    case kDepth:
+      return {kHeight, kWidth, kDepth};
+    case kHeight:
+      return {kDepth, kWidth, kHeight};
+    default:
+      return {kDepth, kHeight, kWidth};
+  }
+}
+/// The problem whose axes are those of `p` in another order. Lead frames stay with depth.
+inline ConvProblem with_axes(const ConvProblem& p, const AxisOrder& order) {
+  ConvProblem q = p;
+  for (size_t axis = 0; axis < 3; ++axis) {
+    const auto from = static_cast<size_t>(order[axis]);
+    for (Size3 ConvProblem::*sizes :
+         {&ConvProblem::input, &ConvProblem::kernel, &ConvProblem::stride, &ConvProblem::pad_lo,
+          &ConvProblem::pad_hi, &ConvProblem::dilation, &ConvProblem::input_dilation, &ConvProblem::upsample}) {
+      (q.*sizes)[axis] = (p.*sizes)[from];
+    }
+    q.pad_mode[axis] = p.pad_mode[from];
+  }
+  return q;
+}
 
 /// How the tiles of an axis lie. With taps `step` apart, so are a tile's outputs: `step` tiles lie side by
 /// side, each a position behind the one before it.
@@ -99,6 +143,10 @@ struct WinogradAxis {
   /// Pairs of outputs that read the same pixels start at even positions of doubled pixels, and at odd ones
   /// of dilated pixels.
   WinogradAxis(const ConvProblem& p, const WinogradForm& form, int axis) {
+    if (axis == kHeight && form.row_taps > 0) {
+      tiles = p.output(axis);
+      return;
+    }
     const int64_t odd = p.pad_lo[axis] & 1;
     if (form.pixels == Pixels::doubled) first = -odd;
     if (form.pixels == Pixels::dilated) first = odd - 1;

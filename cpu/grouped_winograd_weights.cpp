@@ -20,8 +20,8 @@ ConvProblem problem_of(int64_t out_channels, int64_t channels, int64_t groups, b
 }
 
 GroupedWinogradPlan plan_of(WinogradForm form, const ConvProblem& p) {
-  GroupedWinogradPlan plan{form.m, form.rows ? grouped_winograd_woven(p, kernels().width) : 1};
-  plan.rows = form.rows;
+  GroupedWinogradPlan plan{form.m, form.row_taps > 0 ? grouped_winograd_woven(p, kernels().width) : 1};
+  plan.rows = form.row_taps > 0;
   return plan;
 }
 

@@ -186,7 +186,7 @@ class ChunkRunner {
     tile.next = sums.lanes;
     tile.channels = sums.channels;
     tile.out = operands_.y;
-    tiles_.find_outputs(at.n * p_.output(kDepth) + chunk.first_frame + frame, at, sums.channel, tile);
+    tiles_.find_outputs(chunk.first_frame + frame, at, sums.channel, tile);
     tile.epilogue = &epilogue;
     k_.winograd_output(form_, tile);
   }
@@ -227,6 +227,15 @@ std::vector<WinogradChunk> chunks_of(const ConvProblem& p, const WinogradPlan& p
   return chunks;
 }
 
+Operands with_axes(Operands operands, const AxisOrder& order) {
+  for (TensorView* view : {&operands.x, &operands.lead}) {
+    const TensorView from = *view;
+    for (size_t axis = 0; axis < 3; ++axis) view->stride[axis + 1] = from.stride[order[axis] + 1];
+  }
+  operands.w = with_axes(operands.w, order);
+  return operands;
+}
+
 /// All chunks of a slice: by all threads together, or each by a thread alone.
 void run_chunks(const std::vector<WinogradChunk>& chunks, const OutSlice& slice,
                 std::deque<ChunkRunner>& runners) {
@@ -242,14 +251,17 @@ void run_chunks(const std::vector<WinogradChunk>& chunks, const OutSlice& slice,
 
 }  // namespace
 
-void winograd(const ConvProblem& p, const WinogradPlan& plan, const Operands& operands,
+void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& given,
               Workspace& workspace) {
+  const AxisOrder order = winograd_axis_order(problem.kernel);
+  const ConvProblem p = with_axes(problem, order);
+  const Operands operands = with_axes(given, order);
   float* own_weights = nullptr;
   if (operands.packed_w == nullptr && plan.weight_channels == 0) {
     own_weights = workspace.floats(winograd_weights_size(
         plan.form(), std::min(plan.out_slice, p.out_channels), p.kernel[kDepth], p.in_channels));
   }
-  const WinogradTiles tiles(p, plan.form());
+  const WinogradTiles tiles(p, plan.form(), order);
   const std::unique_ptr<char[]> zeros(new char[static_cast<size_t>((p.in_channels + 64) * 4)]());
   std::deque<ChunkRunner> runners;
   const int count = plan.thread_chunks ? thread_count() : 1;

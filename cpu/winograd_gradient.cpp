@@ -31,7 +31,7 @@ class Gradient {
         k_(kernels()),
         form_(plan_.form()),
         depth_(axis_phases(p, kDepth, false).front()),
-        tiles_(p, form_),
+        tiles_(p, form_, {kDepth, kHeight, kWidth}),
         rows_are_outputs_(gradient_rows_are_outputs(p, k_.width)),
         terms_(winograd_depth_terms(p.kernel[kDepth], plan_.depth_m)),
         x_pitch_(winograd_channel_pitch(in_slice_, k_.width)),

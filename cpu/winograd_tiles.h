@@ -14,13 +14,22 @@ class WinogradTiles {
  public:
   static constexpr int64_t kMostSide = 9, kMostPixels = kMostSide * kMostSide;
 
-  WinogradTiles(const ConvProblem& p, const WinogradForm& form)
+  /// Of a problem whose axes are those of y in this order.
+  WinogradTiles(const ConvProblem& p, const WinogradForm& form, const AxisOrder& order)
       : p_(p),
         form_(form),
         rows_(p, form, kHeight),
         cols_(p, form, kWidth),
-        row_sources_(sources(rows_, kHeight)),
-        col_sources_(sources(cols_, kWidth)) {}
+        row_sources_(sources(rows_, kHeight, form.rows())),
+        col_sources_(sources(cols_, kWidth, form.side())) {
+    Size3 sizes;
+    for (size_t axis = 0; axis < 3; ++axis) sizes[static_cast<size_t>(order[axis])] = p.output()[axis];
+    const Size3 strides{sizes[kHeight] * sizes[kWidth], sizes[kWidth], 1};
+    for (size_t axis = 0; axis < 3; ++axis) {
+      y_stride_[axis] = strides[static_cast<size_t>(order[axis])] * p.out_channels;
+    }
+    image_ = sizes[kDepth] * strides[kDepth] * p.out_channels;
+  }
 
   int64_t count() const { return p_.batch * rows_.tiles * cols_.tiles; }
 
@@ -34,14 +43,14 @@ class WinogradTiles {
     return {tile / (rows * cols), down, across, rows_.start(down), cols_.start(across)};
   }
 
-  /// Of a tile in `frame`, side*side pointers to its pixels; those of padding are `zeros`.
+  /// Of a tile in `frame`, pointers to its pixels, row by row; those of padding are `zeros`.
   void find_pixels(const Place& tile, const Frame& frame, const char* zeros, const void** pixels) const {
-    const int64_t side = form_.side();
-    const int64_t* rows = row_sources_.data() + tile.down * side;
+    const int64_t side = form_.side(), height = form_.rows();
+    const int64_t* rows = row_sources_.data() + tile.down * height;
     const int64_t* cols = col_sources_.data() + tile.across * side;
     int64_t columns[kMostSide];
     for (int64_t j = 0; j < side; ++j) columns[j] = cols[j] * frame.col_stride;
-    for (int64_t i = 0; i < side; ++i, pixels += side) {
+    for (int64_t i = 0; i < height; ++i, pixels += side) {
       const char* row = frame.data + rows[i] * frame.row_stride;
       for (int64_t j = 0; j < side; ++j) pixels[j] = rows[i] < 0 || cols[j] < 0 ? zeros : row + columns[j];
     }
@@ -49,6 +58,7 @@ class WinogradTiles {
 
   /// Bytes from a pixel to the next tile's.
   int64_t step(const Frame& frame) const {
+    if (stacked()) return frame.row_stride;
     switch (form_.pixels) {
       case Pixels::single:
         return frame.col_stride * (cols_.step == 1 ? form_.m : 1);
@@ -61,14 +71,16 @@ class WinogradTiles {
     return 0;
   }
 
-  /// Where a tile's outputs are, from `channel` on, and which of them exist. `frame` is one over (N, D).
+  /// Where a tile's outputs in a frame are, from `channel` on, and which of them exist.
   void find_outputs(int64_t frame, const Place& at, int64_t channel, WinogradOutputTile& tile) const {
     const int64_t height = p_.output(kHeight), width = p_.output(kWidth);
-    tile.first = ((frame * height + at.row) * width + at.col) * p_.out_channels + channel;
-    tile.row_stride = rows_.step * width * p_.out_channels;
-    tile.pixel_stride = cols_.step * p_.out_channels;
+    tile.first = at.n * image_ + frame * y_stride_[kDepth] + at.row * y_stride_[kHeight] +
+                 at.col * y_stride_[kWidth] + channel;
+    tile.row_stride = rows_.step * y_stride_[kHeight];
+    tile.pixel_stride = cols_.step * y_stride_[kWidth];
+    tile.following = stacked() ? tile.row_stride : form_.m * tile.pixel_stride;
     tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
-    tile.row_end = static_cast<int>(std::min<int64_t>(form_.m, divide_up(height - at.row, rows_.step)));
+    tile.row_end = static_cast<int>(std::min<int64_t>(form_.height(), divide_up(height - at.row, rows_.step)));
     tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
     tile.col_end = static_cast<int>(std::min<int64_t>(form_.m, divide_up(width - at.col, cols_.step)));
   }
@@ -81,11 +93,14 @@ class WinogradTiles {
   }
 
  private:
+  /// Whether the next tile lies in the next row.
+  bool stacked() const { return form_.row_taps > 0 && cols_.tiles == 1; }
+
   /// [tile][pixel] along an axis, -1 for a zero.
-  std::vector<int64_t> sources(const WinogradAxis& along, int axis) const {
+  std::vector<int64_t> sources(const WinogradAxis& along, int axis, int64_t pixels) const {
     std::vector<int64_t> found;
     for (int64_t tile = 0; tile < along.tiles; ++tile) {
-      for (int64_t i = 0; i < form_.side(); ++i) {
+      for (int64_t i = 0; i < pixels; ++i) {
         found.push_back(winograd_source(p_, form_, axis, along.start(tile), i));
       }
     }
@@ -96,6 +111,8 @@ class WinogradTiles {
   const WinogradForm form_;
   const WinogradAxis rows_, cols_;
   const std::vector<int64_t> row_sources_, col_sources_;
+  Size3 y_stride_;  ///< elements, by p's axes
+  int64_t image_;
 };
 
 }  // namespace mlx_conv3d::cpu

@@ -227,6 +227,17 @@ FAMILIES: dict[str, Family] = {
     "spatial_5x5": replace(
         ANY_SPATIAL, kernels=tuple((d, 5, 5) for d in (1, 1, 2, 3, 5)), dilations=(1, 1, 1, 2), reach=15
     ),
+    "taps_along_one_axis": replace(
+        ANY_SPATIAL,
+        kernels=(
+            *((3, 1, 1), (5, 1, 1), (7, 1, 1), (1, 3, 1), (2, 5, 1), (3, 1, 3), (1, 1, 7)),
+            *((1, 3), (7, 1), (3,), (5,), (7,)),
+        ),
+        strides=(1, 1, 1, 2),
+        depth_strides=(1, 1, 1, 2),
+        dilations=(1, 1, 2, 3),
+        reach=21,
+    ),
     "temporal": Family(
         tuple((d, 1, 1) for d in (2, 3, 3, 4, 5)),
         depth_strides=THREE,
@@ -281,7 +292,7 @@ FAMILIES: dict[str, Family] = {
         ANY_3D + ((3, 3, 3),) * 20, strides=(1, 1, 2), dilations=(1, 1, 2), modes=MODES, lead=(0, 0, 1)
     ),
     "flipped": Family(
-        ANY_3D + ((3, 3, 3),) * 20 + ((1, 3), (3, 3), (5,)),
+        ANY_3D + ((3, 3, 3),) * 20 + ((1, 3), (3, 3), (5,), (3, 1, 1), (7,)),
         strides=(1, 1, 2),
         dilations=(1, 1, 2),
         flips=(True,),

@@ -176,11 +176,6 @@ def test_other_steps_along_depth_are_not_planned(options: dict[str, tuple[int, .
         replace(SMALL, chunks=(), **options).program()
 
 
-def test_the_cpu_has_no_such_form() -> None:
-    with pytest.raises(ValueError, match="3x3 or 5x5 spatial kernel"):
-        mlx_conv3d.plan((1, 9, 16, 16, 64), (64, 3, 1, 1, 64), algorithm="winograd")
-
-
 @pytest.mark.parametrize("device", ["m1", "m1-max", "m3-max", "m4-max"])
 def test_large_temporal_layers_are_won(device: str) -> None:
     """Groups of 4 or 6 frames: half of the products, or less."""

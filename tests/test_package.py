@@ -324,13 +324,14 @@ def test_winograd_matrices_of_doubled_pixels_are_exact(m: int) -> None:
         assert value == (source == (i + tap) // 2)
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_winograd_matrices_of_five_taps_are_exact(m: int) -> None:
+@pytest.mark.parametrize(("m", "taps"), [(2, 5), (4, 5), (2, 7)])
+def test_winograd_matrices_of_more_taps_are_exact(m: int, taps: int) -> None:
     made = generator()
-    a_t, g, b_t = made.correlation(made.FIVE_TAPS_POINTS[m], m, 5)
-    assert header_matrices(f"Winograd<{m}, 5>") == {"At": a_t, "G": g, "Bt": b_t}
-    for i, tap, source in product(range(m), range(5), range(m + 4)):
-        value = sum(a_t[i][r] * g[r][tap] * b_t[r][source] for r in range(m + 4))
+    a_t, g, b_t = made.correlation(made.MORE_TAPS_POINTS[taps][m], m, taps)
+    assert header_matrices(f"Winograd<{m}, {taps}>") == {"At": a_t, "G": g, "Bt": b_t}
+    side = m + taps - 1
+    for i, tap, source in product(range(m), range(taps), range(side)):
+        value = sum(a_t[i][r] * g[r][tap] * b_t[r][source] for r in range(side))
         assert value == (source == i + tap)
 
 

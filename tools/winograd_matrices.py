@@ -24,9 +24,8 @@ POINTS = {
     4: ["0", "1", "-1", "1/2", "-2"],
     6: ["0", "1", "-1", "1/2", "-1/2", "2", "-2"],
 }
-# Of five taps, along an axis of as many pixels as F(4, 3) and F(6, 3) have.
-FIVE_TAPS = 5
-FIVE_TAPS_POINTS = {2: POINTS[4], 4: POINTS[6]}
+# Of more taps, along an axis of as many pixels as F(4, 3) and F(6, 3) have.
+MORE_TAPS_POINTS = {5: {2: POINTS[4], 4: POINTS[6]}, 7: {2: POINTS[6]}}
 # Of doubled pixels: the two phases of the output share the product at 1, which comes first.
 DOUBLED_POINTS = {
     4: ["1", "0"],
@@ -191,9 +190,10 @@ def header() -> str:
     ]
     for m, points in POINTS.items():
         parts.append(_struct(f"Winograd<{m}>", f"F({m}, 3)", points, matrices(m)))
-    for m, points in FIVE_TAPS_POINTS.items():
-        title = f"F({m}, {FIVE_TAPS})"
-        parts.append(_struct(f"Winograd<{m}, {FIVE_TAPS}>", title, points, correlation(points, m, FIVE_TAPS)))
+    for taps, tiles in MORE_TAPS_POINTS.items():
+        for m, points in tiles.items():
+            tables = correlation(points, m, taps)
+            parts.append(_struct(f"Winograd<{m}, {taps}>", f"F({m}, {taps})", points, tables))
     for m, points in DOUBLED_POINTS.items():
         title = f"F({m}, 3) of doubled pixels"
         parts.append(_struct(f"WinogradDoubled<{m}>", title, points, doubled_matrices(m)))

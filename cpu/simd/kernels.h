@@ -52,7 +52,8 @@ struct WinogradOutputTile {
   void* out;      ///< the whole output: result (i, j) is element first + i*row_stride + j*pixel_stride
   int64_t first;  ///< of the residual too; negative where result (0, 0) does not exist
   int64_t row_stride, pixel_stride;
-  int row_begin, row_end, col_begin, col_end;  ///< of the tile's m x m results, those that exist
+  int64_t following;                           ///< elements from a result to the next tile's
+  int row_begin, row_end, col_begin, col_end;  ///< of the tile's results, those that exist
   const Epilogue* epilogue;
 };
 
@@ -162,6 +163,13 @@ struct WeightView {
   int64_t group = 0, group_stride = 0;
 };
 
+/// The same with its axes in another order.
+inline WeightView with_axes(WeightView w, const AxisOrder& order) {
+  const WeightView from = w;
+  for (size_t axis = 0; axis < 3; ++axis) w.stride[axis + 1] = from.stride[order[axis] + 1];
+  return w;
+}
+
 /// Where F(2, 3)'s frequencies along depth lie: in the order in which their products are taken.
 constexpr int kDepthSlot[4] = {2, 0, 1, 3};
 
@@ -173,7 +181,7 @@ struct WinogradWeightPanel {
   bool streaming;        ///< write past the caches: `out` and the strides are whole vectors
   int64_t out_channels;  ///< existing output channels in the panel; further lanes are zero
   int64_t channels;      ///< C
-  int side;              ///< rows and columns of the kernel
+  int side;              ///< rows and columns of the kernel, or columns of its one row
   bool flip;             ///< reverse them, and its depth where depth_m is 2
   int vectors;           ///< the panel's width
   void* out;             ///< fp32: channel c of product xi at out + xi*xi_stride + c*vectors*width

@@ -16,21 +16,21 @@ void input(const WinogradInputTile& tile) {
 
 template <class Form, class T>
 void output(const WinogradOutputTile& tile) {
-  constexpr int t = Form::products, M = Form::outputs;
+  constexpr int t = Form::products, M = Form::outputs, height = rows_of<Form>(t);
   const Epilogue& e = *tile.epilogue;
   auto* to = static_cast<typename T::Item*>(tile.out);
   const auto* residual = static_cast<const typename T::Item*>(e.residual);
   for (int64_t o = 0; o < tile.channels; o += kWidth) {
     const int64_t left = tile.channels - o;
-    Vec columns[M * t];
+    Vec columns[rows_of<Form>(M) * t];
     for (int j = 0; j < t; ++j) {
-      Vec d[t];
-      for (int i = 0; i < t; ++i) {
+      Vec d[height];
+      for (int i = 0; i < height; ++i) {
         const float* from = tile.in + (i * t + j) * tile.xi_stride + o;
         __builtin_prefetch(from + tile.next, 0, 2);
         d[i] = load(from);
       }
-      apply<M, t, Form::At, 1, t>(d, columns + j);
+      transform_column<Form, M, t, Form::At, 1, t>(d, columns + j);
     }
     const float* bias = e.bias ? e.bias + o : nullptr;
     for (int i = tile.row_begin; i < tile.row_end; ++i) {
@@ -39,7 +39,7 @@ void output(const WinogradOutputTile& tile) {
       for (int j = tile.col_begin; j < tile.col_end; ++j) {
         const int64_t at = tile.first + i * tile.row_stride + j * tile.pixel_stride + o;
         // The next tile's place.
-        fetch_to_write(reinterpret_cast<const char*>(to + at + M * tile.pixel_stride));
+        fetch_to_write(reinterpret_cast<const char*>(to + at + tile.following));
         store_lanes<T>(row[j], e.activation, bias, residual ? residual + at : nullptr, to + at, left);
       }
     }
@@ -53,7 +53,7 @@ void weight_panel(const WinogradWeightPanel& panel) {
   const int64_t vectors = panel.vectors, depth_stride = panel.depth_stride, xi_stride = panel.xi_stride;
   read_taps<Form, Depths>(panel, [=](int vector, int64_t c, const Vec* taps) {
     float* first = out + (c * vectors + vector) * kWidth;
-    constexpr int plane = Form::taps * Form::taps;
+    constexpr int plane = taps_of<Form>;
     Vec combined[depth_terms<Depths> * plane];
     combine_depths<Form, Depths>(taps, combined);
     for (int term = 0; term < depth_terms<Depths>; ++term) {
@@ -82,10 +82,18 @@ void weight(int depth_m, const WinogradWeightPanel& panel) {
 
 template <class T>
 void input_any(WinogradForm form, const WinogradInputTile& tile) {
+  if (form.row_taps == 1) {
+    SIMD_BY_LINE(form, T, input, tile)
+    return;
+  }
   SIMD_BY_FORM(form, T, input, tile)
 }
 template <class T>
 void output_any(WinogradForm form, const WinogradOutputTile& tile) {
+  if (form.row_taps == 1) {
+    SIMD_BY_LINE(form, T, output, tile)
+    return;
+  }
   SIMD_BY_FORM(form, T, output, tile)
 }
 
@@ -100,6 +108,10 @@ void winograd_output(WinogradForm form, const WinogradOutputTile& tile) {
 }
 
 void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel) {
+  if (form.row_taps == 1) {
+    SIMD_BY_LINE(form, void, weight, form.depth_m, panel)
+    return;
+  }
   SIMD_BY_FORM(form, void, weight, form.depth_m, panel)
 }
 

@@ -55,11 +55,35 @@ SIMD_INLINE void apply(const Vec* in, Vec* out) {
   });
 }
 
+/// A form along the width alone, of one row.
+template <class Form>
+struct Line : Form {};
+template <class Form>
+constexpr bool kIsLine = false;
+template <class Form>
+constexpr bool kIsLine<Line<Form>> = true;
+/// Rows of something that a square form has as many of as columns.
+template <class Form>
+constexpr int rows_of(int columns) {
+  return kIsLine<Form> ? 1 : columns;
+}
+
 /// As WinogradForm says.
 template <class Form>
-constexpr bool kPairsFrames = Form::taps < 5;
+constexpr bool kPairsFrames = Form::taps < 5 && !kIsLine<Form>;
 
-/// Chooses `f<Form, T>(...)` by a run-time form.
+/// Chooses `f<Form, T>(...)` by a run-time form along the width alone.
+#define SIMD_BY_LINE(form, T, f, ...)                                \
+  if (form.taps == 7) return f<Line<Winograd<2, 7>>, T>(__VA_ARGS__); \
+  if (form.taps == 5) {                                              \
+    if (form.m == 2) return f<Line<Winograd<2, 5>>, T>(__VA_ARGS__); \
+    return f<Line<Winograd<4, 5>>, T>(__VA_ARGS__);                  \
+  }                                                                  \
+  if (form.m == 2) return f<Line<Winograd<2>>, T>(__VA_ARGS__);      \
+  if (form.m == 4) return f<Line<Winograd<4>>, T>(__VA_ARGS__);      \
+  f<Line<Winograd<6>>, T>(__VA_ARGS__);
+
+/// The same of a square form.
 #define SIMD_BY_FORM(form, T, f, ...)                              \
   if (form.pixels == Pixels::doubled) {                            \
     if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \

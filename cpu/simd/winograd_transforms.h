@@ -13,25 +13,36 @@ namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
 constexpr int kSharedColumns = 2;  ///< of neighbouring tiles of 3x3 kernels
 
+/// Transforms a column; a line's has one row.
+template <class Form, int Rows, int Cols, const float (&Matrix)[Rows][Cols], int InStep, int OutStep>
+SIMD_INLINE void transform_column(const Vec* in, Vec* out) {
+  if constexpr (kIsLine<Form>) {
+    out[0] = in[0];
+  } else {
+    apply<Rows, Cols, Matrix, InStep, OutStep>(in, out);
+  }
+}
+
 /// Calls store(xi, c, v) with a vector of channels from c of each frequency. With Fetch, pixels that lie
-/// `next` bytes behind are fetched, but for the columns that the next tile shares with this one.
+/// `next` bytes behind are fetched, but for the columns that the next tile shares with this one: a line's next
+/// tile may be of another row.
 template <class Form, class T, bool Fetch, class Store>
 SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, int64_t next, Store& store) {
-  constexpr int t = Form::pixels;
+  constexpr int t = Form::pixels, height = rows_of<Form>(t), shared = kIsLine<Form> ? 0 : kSharedColumns;
   const auto* const* pixels = reinterpret_cast<const typename T::Item* const*>(rows);
   for (int64_t c = 0; c < channels; c += kWidth) {
     const int64_t left = channels - c;
-    Vec columns[t * t];
+    Vec columns[height * t];
     for (int j = 0; j < t; ++j) {
-      Vec d[t];
-      for (int i = 0; i < t; ++i) {
+      Vec d[height];
+      for (int i = 0; i < height; ++i) {
         const auto* p = pixels[i * t + j] + c;
-        if (Fetch && j >= kSharedColumns) fetch_to_read(reinterpret_cast<const char*>(p) + next);
+        if (Fetch && j >= shared) fetch_to_read(reinterpret_cast<const char*>(p) + next);
         d[i] = left >= kWidth ? T::load(p) : load_part<T>(p, left);
       }
-      apply<t, t, Form::Bt, 1, t>(d, columns + j);
+      transform_column<Form, t, t, Form::Bt, 1, t>(d, columns + j);
     }
-    for (int i = 0; i < t; ++i) {
+    for (int i = 0; i < height; ++i) {
       Vec row[t];
       apply<t, t, Form::Bt, 1, 1>(columns + i * t, row);
       for (int j = 0; j < t; ++j) store(i * t + j, c, row[j]);
@@ -42,15 +53,19 @@ SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, int
 /// One vector of output channels, one input channel: calls store(weight, v) with those of its taps.
 template <class Form, class Store>
 SIMD_INLINE void transform_taps(const Vec* taps, Store&& store) {
-  constexpr int t = Form::weights, k = Form::taps;
-  Vec columns[t * k];
-  for (int j = 0; j < k; ++j) apply<t, k, Form::G, k, k>(taps + j, columns + j);
-  for (int i = 0; i < t; ++i) {
+  constexpr int t = Form::weights, k = Form::taps, height = rows_of<Form>(t);
+  Vec columns[height * k];
+  for (int j = 0; j < k; ++j) transform_column<Form, t, k, Form::G, k, k>(taps + j, columns + j);
+  for (int i = 0; i < height; ++i) {
     Vec row[t];
     apply<t, k, Form::G, 1, 1>(columns + i * k, row);
     for (int j = 0; j < t; ++j) store(i * t + j, row[j]);
   }
 }
+
+/// Of one depth.
+template <class Form>
+constexpr int taps_of = rows_of<Form>(Form::taps) * Form::taps;
 
 /// Terms along depth of so many depth taps that are transformed together.
 template <int Depths>
@@ -59,7 +74,7 @@ constexpr int depth_terms = Depths == 1 ? 1 : Winograd<2>::pixels;
 /// Taps, ordered by depth, row, column, to the taps of each term along depth.
 template <class Form, int Depths>
 SIMD_INLINE void combine_depths(const Vec* taps, Vec* combined) {
-  constexpr int plane = Form::taps * Form::taps;
+  constexpr int plane = taps_of<Form>;
   for (int tap = 0; tap < plane; ++tap) {
     if constexpr (Depths == 1) {
       combined[tap] = taps[tap];
@@ -77,7 +92,7 @@ constexpr int64_t kFetched = 64;
 /// each would be most of this library.
 template <class Form, int Depths, class Transform>
 SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transform) {
-  constexpr int k = Form::taps, plane = k * k, all = plane * Depths;
+  constexpr int k = Form::taps, plane = taps_of<Form>, all = plane * Depths;
   const TapItems& items = tap_items(panel.w.type);
   int64_t stride[5];  // in bytes
   for (int axis = 0; axis < 5; ++axis) stride[axis] = panel.w.stride[axis] * items.size;
@@ -87,7 +102,8 @@ SIMD_INLINE void read_taps(const WinogradWeightPanel& panel, Transform&& transfo
   for (int tap = 0; tap < all; ++tap) {
     const int depth = tap / plane, row = tap / k % k, col = tap % k;
     const int64_t from_depth = panel.flip ? Depths - 1 - depth : depth;
-    const int64_t from_row = panel.flip ? last - row : row, from_col = panel.flip ? last - col : col;
+    const int64_t from_row = panel.flip && !kIsLine<Form> ? last - row : row;
+    const int64_t from_col = panel.flip ? last - col : col;
     // A kernel may have fewer taps than the form.
     const bool exists = row <= last && col <= last;
     tap_offset[tap] = exists ? from_depth * stride[1] + from_row * stride[2] + from_col * stride[3] : kNoTap;
