@@ -26,8 +26,8 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-/// A WinogradForm of (O, KD, KH, KW, C) weights as Python has it: outputs of a tile along the width, of which pixels, outputs along depth,
-/// bf16 parts, outputs along the height.
+/// A WinogradForm of (O, KD, KH, KW, C) weights as Python has it: outputs of a tile along the width, of which
+/// pixels, outputs along depth, bf16 parts, outputs along the height.
 using PackedForm = std::tuple<int, std::string, int, int, int>;
 WinogradForm to_form(const PackedForm& form, const mx::array& w, int64_t groups) {
   const auto& [m, name, depth_m, parts, height] = form;
@@ -135,8 +135,7 @@ mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& p
   extras.lead = std::move(lead);
   if (packed) extras.packed_form = to_form(packed_form, lifted, parameters.spec.groups);
   extras.packed = std::move(packed);
-  const mx::array y =
-      conv(lift(x, dims, s), lifted, parameters.spec, extras, parse_algorithm(algorithm), s);
+  const mx::array y = conv(lift(x, dims, s), lifted, parameters.spec, extras, parse_algorithm(algorithm), s);
   return lower(y, dims, s);
 }
 

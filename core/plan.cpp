@@ -171,8 +171,9 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
                    : "a 5x5 spatial kernel needs spatial stride and input dilation 1";
       }
       if (!spatial(p.kernel, 3)) {
-        return kind == Device::Kind::cpu ? "it needs a 3x3 or 5x5 spatial kernel, or 3, 5 or 7 taps along one axis"
-                                         : "it needs a 3x3 spatial kernel";
+        return kind == Device::Kind::cpu
+                   ? "it needs a 3x3 or 5x5 spatial kernel, or 3, 5 or 7 taps along one axis"
+                   : "it needs a 3x3 spatial kernel";
       }
       return "";
     case Algorithm::taps:

@@ -118,6 +118,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
   if (chunk.tiles == 0) return false;
   g.winograd = {form.m, chunk.tiles, chunk.frames, outs, form.depth_m, form.pixels};
   g.winograd.taps = form.taps;
+  g.winograd.row_taps = form.row_taps;
   g.in_slice = ins;
   g.workspace = held() + 4 * sizes.chunk_floats(chunk.tiles, chunk.frames, ins, outs);
 
@@ -147,16 +148,18 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
 }
 
 /// The cheapest form; tiles is 0 where none is legal or fits.
-WeightGradientPlan plan_winograd(const ConvProblem& p, const Device& d, int64_t limit) {
+WeightGradientPlan plan_winograd(const ConvProblem& problem, const Device& d, int64_t limit) {
   WeightGradientPlan best;
   best.cost = std::numeric_limits<double>::infinity();
-  if (!illegal_reason(p, Algorithm::winograd).empty() || p.in_channels * p.out_channels == 0) return best;
-  if (winograd_line_axis(p.kernel) >= 0) return best;
+  if (!illegal_reason(problem, Algorithm::winograd).empty()) return best;
+  if (problem.in_channels * problem.out_channels == 0) return best;
+  const int row_taps = winograd_line_axis(problem.kernel) < 0 ? 0 : 1;
+  const ConvProblem p = with_axes(problem, winograd_axis_order(problem.kernel));
   const Pixels kind = pixels_of(p);
   const int taps = winograd_taps(p.kernel[kWidth]);
   for (int m : winograd_tile_sizes(kind, taps)) {
     for (int depth_m : {1, 2}) {
-      const WinogradForm form{m, kind, depth_m, 0, 0, taps};
+      const WinogradForm form{m, kind, depth_m, 0, row_taps, taps};
       if (!form.exact() || (depth_m == 2 && !(fits_depth_winograd(p) && form.pairs_frames()))) continue;
       WeightGradientPlan g;
       if (fit_winograd_gradient(p, d, limit, form, g) && g.cost < best.cost) best = g;

@@ -22,11 +22,11 @@ std::vector<int> winograd_tile_sizes(Pixels pixels, int taps);
 struct WinogradForm {
   int m = 0;  ///< outputs of a tile along an axis; 0 for none
   Pixels pixels = Pixels::single;
-  int depth_m = 1;    ///< 2: F(2, 3) along depth as well, for pairs of output frames
-  int parts = 0;      ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
-  int row_taps = 0;   ///< 0: tiles are square; else they lie along the width alone, and so many taps along the
-                      ///< height are summed as they are, more than one only of groups
-  int taps = 3;       ///< along an axis of single pixels: 3 or 5, and 7 of those along the width alone
+  int depth_m = 1;   ///< 2: F(2, 3) along depth as well, for pairs of output frames
+  int parts = 0;     ///< bf16 parts of each operand, multiplied by a matrix unit; 0: fp32
+  int row_taps = 0;  ///< 0: tiles are square; else they lie along the width alone, and so many taps along the
+                     ///< height are summed as they are, more than one only of groups
+  int taps = 3;      ///< along an axis of single pixels: 3 or 5, and 7 of those along the width alone
 
   bool operator==(const WinogradForm&) const = default;
 
@@ -122,9 +122,9 @@ inline ConvProblem with_axes(const ConvProblem& p, const AxisOrder& order) {
   ConvProblem q = p;
   for (size_t axis = 0; axis < 3; ++axis) {
     const auto from = static_cast<size_t>(order[axis]);
-    for (Size3 ConvProblem::*sizes :
-         {&ConvProblem::input, &ConvProblem::kernel, &ConvProblem::stride, &ConvProblem::pad_lo,
-          &ConvProblem::pad_hi, &ConvProblem::dilation, &ConvProblem::input_dilation, &ConvProblem::upsample}) {
+    for (Size3 ConvProblem::* sizes : {&ConvProblem::input, &ConvProblem::kernel, &ConvProblem::stride,
+                                       &ConvProblem::pad_lo, &ConvProblem::pad_hi, &ConvProblem::dilation,
+                                       &ConvProblem::input_dilation, &ConvProblem::upsample}) {
       (q.*sizes)[axis] = (p.*sizes)[from];
     }
     q.pad_mode[axis] = p.pad_mode[from];

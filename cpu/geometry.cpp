@@ -16,6 +16,15 @@ int64_t pixel_stride(const TensorView& view, const int64_t (&sizes)[4], int firs
   return pixel;
 }
 
+Operands with_axes(Operands operands, const AxisOrder& order) {
+  for (TensorView* view : {&operands.x, &operands.lead}) {
+    const TensorView from = *view;
+    for (size_t axis = 0; axis < 3; ++axis) view->stride[axis + 1] = from.stride[order[axis] + 1];
+  }
+  operands.w = with_axes(operands.w, order);
+  return operands;
+}
+
 WeightView weights_from(const WeightView& w, int64_t channel) {
   WeightView rest = w;
   const int64_t at = w.group > 0 ? channel / w.group * w.group_stride + channel % w.group * w.stride[0]

@@ -31,6 +31,9 @@ struct Operands {
   void* y = nullptr;
 };
 
+/// What with_axes(problem, order) reads. y, whose places that problem does not know, and the residual stay.
+Operands with_axes(Operands operands, const AxisOrder& order);
+
 /// One frame of the logical input (lead frames, then x).
 struct Frame {
   const char* data;

@@ -227,15 +227,6 @@ std::vector<WinogradChunk> chunks_of(const ConvProblem& p, const WinogradPlan& p
   return chunks;
 }
 
-Operands with_axes(Operands operands, const AxisOrder& order) {
-  for (TensorView* view : {&operands.x, &operands.lead}) {
-    const TensorView from = *view;
-    for (size_t axis = 0; axis < 3; ++axis) view->stride[axis + 1] = from.stride[order[axis] + 1];
-  }
-  operands.w = with_axes(operands.w, order);
-  return operands;
-}
-
 /// All chunks of a slice: by all threads together, or each by a thread alone.
 void run_chunks(const std::vector<WinogradChunk>& chunks, const OutSlice& slice,
                 std::deque<ChunkRunner>& runners) {

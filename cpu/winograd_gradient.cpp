@@ -18,8 +18,9 @@ namespace {
 
 class Gradient {
  public:
-  Gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands, Dtype dy_type,
-           const void* dy, void* dw, Workspace& workspace)
+  /// Of a problem and of operands with axes in this order.
+  Gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands,
+           const AxisOrder& order, Dtype dy_type, const void* dy, void* dw, Workspace& workspace)
       : p_(p),
         plan_(plan.winograd),
         in_slice_(std::min(plan.in_slice, p.in_channels)),
@@ -31,7 +32,7 @@ class Gradient {
         k_(kernels()),
         form_(plan_.form()),
         depth_(axis_phases(p, kDepth, false).front()),
-        tiles_(p, form_, {kDepth, kHeight, kWidth}),
+        tiles_(p, form_, order),
         rows_are_outputs_(gradient_rows_are_outputs(p, k_.width)),
         terms_(winograd_depth_terms(p.kernel[kDepth], plan_.depth_m)),
         x_pitch_(winograd_channel_pitch(in_slice_, k_.width)),
@@ -158,15 +159,15 @@ class Gradient {
     const int64_t place = frame % plan_.depth_m * pairs + frame / plan_.depth_m;
     to.out = dys_ + (place * at.tiles + t) * dy_pitch_;
     if (frame >= at.frames) return fill_zeros(to, form_.all_products(), dy_pitch_);
-    const int64_t image = (tile.n * p_.output(kDepth) + at.first_frame + frame) * p_.output(kHeight);
-    const char* frame_dy =
-        dy_ + (image * p_.output(kWidth) * p_.out_channels + slice_.o) * item_size(dy_type_);
+    WinogradOutputTile from{};
+    tiles_.find_outputs(at.first_frame + frame, tile, slice_.o, from);
     const void* pixels[WinogradTiles::kMostPixels];
-    for (int64_t i = 0; i < plan_.m; ++i) {
-      for (int64_t j = 0; j < plan_.m; ++j) {
-        const int64_t position = tiles_.output_position(tile, i, j);
-        pixels[i * plan_.m + j] =
-            position < 0 ? zeros_.get() : frame_dy + position * p_.out_channels * item_size(dy_type_);
+    for (int i = 0; i < form_.height(); ++i) {
+      const bool in_rows = i >= from.row_begin && i < from.row_end;
+      for (int j = 0; j < form_.m; ++j) {
+        const bool exists = in_rows && j >= from.col_begin && j < from.col_end;
+        const int64_t element = from.first + i * from.row_stride + j * from.pixel_stride;
+        pixels[i * form_.m + j] = exists ? dy_ + element * item_size(dy_type_) : zeros_.get();
       }
     }
     to.rows = pixels;
@@ -315,7 +316,9 @@ class Gradient {
 
 void winograd_weight_gradient(const ConvProblem& p, const WeightGradientPlan& plan, const Operands& operands,
                               Dtype dy_type, const void* dy, void* dw, Workspace& workspace) {
-  Gradient(p, plan, operands, dy_type, dy, dw, workspace).run();
+  const AxisOrder order = winograd_axis_order(p.kernel);
+  const ConvProblem ordered = with_axes(p, order);
+  Gradient(ordered, plan, with_axes(operands, order), order, dy_type, dy, dw, workspace).run();
 }
 
 }  // namespace mlx_conv3d::cpu

@@ -80,16 +80,10 @@ class WinogradTiles {
     tile.pixel_stride = cols_.step * y_stride_[kWidth];
     tile.following = stacked() ? tile.row_stride : form_.m * tile.pixel_stride;
     tile.row_begin = static_cast<int>(std::max<int64_t>(0, -at.row));
-    tile.row_end = static_cast<int>(std::min<int64_t>(form_.height(), divide_up(height - at.row, rows_.step)));
+    tile.row_end =
+        static_cast<int>(std::min<int64_t>(form_.height(), divide_up(height - at.row, rows_.step)));
     tile.col_begin = static_cast<int>(std::max<int64_t>(0, -at.col));
     tile.col_end = static_cast<int>(std::min<int64_t>(form_.m, divide_up(width - at.col, cols_.step)));
-  }
-
-  /// Where output (i, j) of a tile is in its image, or -1 where there is none.
-  int64_t output_position(const Place& tile, int64_t i, int64_t j) const {
-    const int64_t row = tile.row + i * rows_.step, col = tile.col + j * cols_.step;
-    const bool exists = row >= 0 && row < p_.output(kHeight) && col >= 0 && col < p_.output(kWidth);
-    return exists ? row * p_.output(kWidth) + col : -1;
   }
 
  private:

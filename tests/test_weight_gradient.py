@@ -41,7 +41,7 @@ DRAWN = {
         "half_precision",
         "views",
     )
-} | {name: FAMILIES[name] for name in ("strided_3x3", "dilated_3x3", "spatial_5x5")}
+} | {name: FAMILIES[name] for name in ("strided_3x3", "dilated_3x3", "spatial_5x5", "taps_along_one_axis")}
 
 PICKED: dict[str, Problem] = {
     "whole tiles": of((1, 4, 8, 8, 16), (16, *CUBE, 16), padding=1),
@@ -86,6 +86,15 @@ PICKED: dict[str, Problem] = {
     "taps further apart than outputs": of(
         (1, 1, 5, 6, 8), (8, 1, 3, 3, 8), padding=(0, 7, 9), dilation=(1, 7, 9)
     ),
+    "frames": of((2, 9, 5, 6, 17), (19, 3, 1, 1, 17), padding=(1, 0, 0)),
+    "frames, seven taps": of((1, 12, 5, 6, 16), (24, 7, 1, 1, 16), padding=((6, 0), 0, 0)),
+    "frames, spatial stride": of((1, 9, 7, 8, 16), (24, 3, 1, 1, 16), padding=1, stride=(1, 2, 3)),
+    "columns, depth taps": of((1, 5, 13, 6, 17), (19, 3, 3, 1, 17), padding=(1, 1, 0)),
+    "rows, depth taps, flipped": of((1, 5, 6, 13, 17), (19, 2, 1, 5, 17), padding=(1, 0, 2), flip=True),
+    "frames, flipped": of((1, 9, 5, 6, 16), (24, 5, 1, 1, 16), padding=(2, 0, 0), flip=True),
+    "1-D": of((3, 41, 17), (19, 3, 17), padding=1),
+    "1-D, dilated": of((2, 41, 40), (24, 7, 40), padding=6, dilation=2),
+    "1-D, half": of((2, 41, 24), (40, 5, 24), padding=2, x_type="float16", w_type="float16"),
     **UPSAMPLED,
 }
 
@@ -119,7 +128,21 @@ def parameters_of(problem: Problem) -> arguments.Parameters:
     )
 
 
+def has_taps_along_one_axis(problem: Problem) -> bool:
+    """That Winograd can take, depth taps beside them."""
+    depth, height, width = (1,) * (3 - problem.ndim) + tuple(problem.w[1:-1])
+    stride = (1,) * (3 - problem.ndim) + tuple(problem.stride)
+    some = (3, 5, 7)
+    if height == 1 and width in some:
+        return stride[2] == 1
+    if width == 1 and height in some:
+        return stride[1] == 1
+    return (height, width) == (1, 1) and depth in some and stride[0] == 1 and problem.lead == 0
+
+
 def runs_in_the_transform_domain(problem: Problem) -> bool:
+    if problem.groups == 1 and 0 not in problem.x and has_taps_along_one_axis(problem):
+        return all(dilation == 1 for dilation in problem.input_dilation)
     square = tuple(problem.w[-3:-1])
     dilated = problem.input_dilation[-2:] == (2, 2)
     stride, dilation = problem.stride[-2:], problem.dilation[-2:]

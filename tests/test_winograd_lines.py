@@ -137,6 +137,26 @@ def test_what_it_cannot_take_is_refused(
         mlx_conv3d.plan(x, w, algorithm="winograd", **options)
 
 
+LARGE: dict[str, Problem] = {
+    "frames": of((1, 12, 20, 22, 64), (96, 3, 1, 1, 64), padding=((2, 0), 0, 0)),
+    "columns": of((1, 64, 30, 96), (64, 5, 1, 96), padding=(2, 0)),
+    "1-D": of((2, 700, 96), (64, 7, 96), padding=((6, 0),)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_gradients(name: str) -> None:
+    """dL/dx is such a layer too, with its taps reversed."""
+    problem = LARGE[name]
+    made = operands.make(problem)
+    x, w = made.arrays["x"], made.arrays["w"]
+    cotangent = mx.array(np.random.default_rng(5).normal(size=problem.out_shape).astype(np.float32))
+    _, found = mx.vjp(lambda x, w: operands.run(problem, {"x": x, "w": w}), [x, w], [cotangent])
+    exact = reference.adjoint(operands.float64(cotangent), made.exact["x"], made.exact["w"], problem.conv)
+    for gradient, wanted in zip(found, (exact.x, exact.w), strict=True):
+        assert reference.norm(operands.float64(gradient) - wanted) <= 3e-6 * reference.norm(wanted)
+
+
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1), (3, 2), (2, 3)])
 def test_a_temporal_stream_has_the_bits_of_one_call(pieces: tuple[int, ...]) -> None:
     """Groups of frames would begin where a chunk does, so streams sum tap by tap."""

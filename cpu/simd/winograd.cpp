@@ -82,19 +82,11 @@ void weight(int depth_m, const WinogradWeightPanel& panel) {
 
 template <class T>
 void input_any(WinogradForm form, const WinogradInputTile& tile) {
-  if (form.row_taps == 1) {
-    SIMD_BY_LINE(form, T, input, tile)
-    return;
-  }
-  SIMD_BY_FORM(form, T, input, tile)
+  SIMD_BY_ANY_FORM(form, T, input, tile)
 }
 template <class T>
 void output_any(WinogradForm form, const WinogradOutputTile& tile) {
-  if (form.row_taps == 1) {
-    SIMD_BY_LINE(form, T, output, tile)
-    return;
-  }
-  SIMD_BY_FORM(form, T, output, tile)
+  SIMD_BY_ANY_FORM(form, T, output, tile)
 }
 
 }  // namespace
@@ -108,11 +100,7 @@ void winograd_output(WinogradForm form, const WinogradOutputTile& tile) {
 }
 
 void winograd_weight(WinogradForm form, const WinogradWeightPanel& panel) {
-  if (form.row_taps == 1) {
-    SIMD_BY_LINE(form, void, weight, form.depth_m, panel)
-    return;
-  }
-  SIMD_BY_FORM(form, void, weight, form.depth_m, panel)
+  SIMD_BY_ANY_FORM(form, void, weight, form.depth_m, panel)
 }
 
 void winograd_depth_input(bool has_first, bool has_last, int64_t n, const float* in, int64_t frame_stride,

@@ -72,18 +72,33 @@ constexpr int rows_of(int columns) {
 template <class Form>
 constexpr bool kPairsFrames = Form::taps < 5 && !kIsLine<Form>;
 
+/// Of one depth.
+template <class Form>
+constexpr int taps_of = rows_of<Form>(Form::taps) * Form::taps;
+
+/// What `apply` does, of a column; a line's has one row.
+template <class Form, int Rows, int Cols, const float (&Matrix)[Rows][Cols], int InStep, int OutStep,
+          bool Transposed = false>
+SIMD_INLINE void transform_column(const Vec* in, Vec* out) {
+  if constexpr (kIsLine<Form>) {
+    out[0] = in[0];
+  } else {
+    apply<Rows, Cols, Matrix, InStep, OutStep, Transposed>(in, out);
+  }
+}
+
 /// Chooses `f<Form, T>(...)` by a run-time form along the width alone.
-#define SIMD_BY_LINE(form, T, f, ...)                                \
+#define SIMD_BY_LINE(form, T, f, ...)                                 \
   if (form.taps == 7) return f<Line<Winograd<2, 7>>, T>(__VA_ARGS__); \
-  if (form.taps == 5) {                                              \
-    if (form.m == 2) return f<Line<Winograd<2, 5>>, T>(__VA_ARGS__); \
-    return f<Line<Winograd<4, 5>>, T>(__VA_ARGS__);                  \
-  }                                                                  \
-  if (form.m == 2) return f<Line<Winograd<2>>, T>(__VA_ARGS__);      \
-  if (form.m == 4) return f<Line<Winograd<4>>, T>(__VA_ARGS__);      \
+  if (form.taps == 5) {                                               \
+    if (form.m == 2) return f<Line<Winograd<2, 5>>, T>(__VA_ARGS__);  \
+    return f<Line<Winograd<4, 5>>, T>(__VA_ARGS__);                   \
+  }                                                                   \
+  if (form.m == 2) return f<Line<Winograd<2>>, T>(__VA_ARGS__);       \
+  if (form.m == 4) return f<Line<Winograd<4>>, T>(__VA_ARGS__);       \
   f<Line<Winograd<6>>, T>(__VA_ARGS__);
 
-/// The same of a square form.
+/// The same of a square form, and of any.
 #define SIMD_BY_FORM(form, T, f, ...)                              \
   if (form.pixels == Pixels::doubled) {                            \
     if (form.m == 4) return f<WinogradDoubled<4>, T>(__VA_ARGS__); \
@@ -106,5 +121,12 @@ constexpr bool kPairsFrames = Form::taps < 5 && !kIsLine<Form>;
   if (form.m == 2) return f<Winograd<2>, T>(__VA_ARGS__);          \
   if (form.m == 4) return f<Winograd<4>, T>(__VA_ARGS__);          \
   f<Winograd<6>, T>(__VA_ARGS__);
+
+#define SIMD_BY_ANY_FORM(form, T, f, ...) \
+  if (form.row_taps > 0) {                \
+    SIMD_BY_LINE(form, T, f, __VA_ARGS__) \
+    return;                               \
+  }                                       \
+  SIMD_BY_FORM(form, T, f, __VA_ARGS__)
 
 }  // namespace mlx_conv3d::cpu::SIMD_NAMESPACE

@@ -13,19 +13,9 @@ namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 
 constexpr int kSharedColumns = 2;  ///< of neighbouring tiles of 3x3 kernels
 
-/// Transforms a column; a line's has one row.
-template <class Form, int Rows, int Cols, const float (&Matrix)[Rows][Cols], int InStep, int OutStep>
-SIMD_INLINE void transform_column(const Vec* in, Vec* out) {
-  if constexpr (kIsLine<Form>) {
-    out[0] = in[0];
-  } else {
-    apply<Rows, Cols, Matrix, InStep, OutStep>(in, out);
-  }
-}
-
 /// Calls store(xi, c, v) with a vector of channels from c of each frequency. With Fetch, pixels that lie
-/// `next` bytes behind are fetched, but for the columns that the next tile shares with this one: a line's next
-/// tile may be of another row.
+/// `next` bytes behind are fetched, but for the columns that the next tile shares with this one: a line's
+/// next tile may be of another row.
 template <class Form, class T, bool Fetch, class Store>
 SIMD_INLINE void transform_pixels(const void* const* rows, int64_t channels, int64_t next, Store& store) {
   constexpr int t = Form::pixels, height = rows_of<Form>(t), shared = kIsLine<Form> ? 0 : kSharedColumns;
@@ -62,10 +52,6 @@ SIMD_INLINE void transform_taps(const Vec* taps, Store&& store) {
     for (int j = 0; j < t; ++j) store(i * t + j, row[j]);
   }
 }
-
-/// Of one depth.
-template <class Form>
-constexpr int taps_of = rows_of<Form>(Form::taps) * Form::taps;
 
 /// Terms along depth of so many depth taps that are transformed together.
 template <int Depths>
