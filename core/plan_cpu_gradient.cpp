@@ -140,7 +140,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
   const double depth_floats = form.depth_m == 2 ? 2 * x_floats + dy_floats : 0;
   const double scale = core_scale(d);
   g.cost = flops / (d.gflops * 1e9 * kGradientShare) +
-           (x_floats + dy_floats) / (kTransformFloats * d.cores * scale) +
+           (x_floats + dy_floats) / (transform_floats(form) * d.cores * scale) +
            depth_floats / (kDepthFloats * d.cores * scale) +
            tile_sums * (1 + 0.25 * chunks) / (kSumFloats * d.cores * scale) +
            (4 * chunks * in_slices * out_slices + 2) * kStepSeconds;

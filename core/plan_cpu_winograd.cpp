@@ -126,8 +126,9 @@ class Chunked {
               4.0 * (w.made_floats + w.weight_floats * w.chunks);
     const double scale = core_scale(d_);
     const bool tiled = form_.parts > 0;
-    const double transforms = (w.input_floats + w.output_floats) / (kTransformFloats * d_.cores * scale) +
-                              w.depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d_.cores * scale);
+    const double transforms =
+        (w.input_floats + w.output_floats) / (transform_floats(form_) * d_.cores * scale) +
+        w.depth_floats / ((tiled ? kTileDepthFloats : kDepthFloats) * d_.cores * scale);
     const double weights = w.made_floats / ((tiled ? kTileWeightFloats : kWeightFloats) * d_.cores * scale) +
                            w.slices * kStepSeconds;
     c.cost = weights + (own ? own_seconds(w, t, f, transforms) : shared_seconds(w, t, f, transforms));
@@ -288,9 +289,9 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   const double scale = core_scale(d);
   const double by_panel =
       product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows +
-      output_floats / (kTransformFloats * d.cores * scale) + made / (kMadeFloats * d.cores * scale) +
+      output_floats / (transform_floats(form) * d.cores * scale) + made / (kMadeFloats * d.cores * scale) +
       met_seconds(input_floats, 0, bytes(t, f), d.cores, d) + output_floats / (kSharedSums * d.cores * scale);
-  c.cost = by_panel * panel_imbalance(p, d) + input_floats / (kTransformFloats * d.cores * scale) +
+  c.cost = by_panel * panel_imbalance(p, d) + input_floats / (transform_floats(form) * d.cores * scale) +
            2 * chunks * kStepSeconds;
   return true;
 }

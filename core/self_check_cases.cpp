@@ -50,7 +50,6 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p, con
     found.push_back(c);
     if (family != KernelFamily::winograd) continue;
     for (int m : {2, 4, 6}) {
-      if (m == 6 && p.out_type == Dtype::float32) continue;
       if (c.winograd.along_depth()) {
         found.push_back(c);
         found.back().winograd = {1, 7, m, 32, m};
@@ -59,6 +58,7 @@ std::vector<Candidate> candidates(KernelFamily family, const ConvProblem& p, con
         found.back().winograd.fused = true;
         continue;
       }
+      if (m == 6 && p.out_type == Dtype::float32) continue;
       for (int depth_m : {1, 2}) {
         found.push_back(c);
         found.back().winograd = {m, m == 2 ? 7 : 2, 2, 32, depth_m};
