@@ -187,7 +187,7 @@ nb::list cpu_kernels() {
   return kernels;
 }
 
-nb::dict to_dict(const Candidate& c) {
+nb::dict to_dict(const ConvProblem& p, const Candidate& c) {
   nb::dict d;
   d["algorithm"] = name_of(c.algorithm);
   d["legal"] = c.legal;
@@ -201,11 +201,12 @@ nb::dict to_dict(const Candidate& c) {
                                                   : c.gemm.tile.parts;
   if (c.algorithm == Algorithm::winograd) {
     const WinogradPlan& w = c.winograd;
-    const auto along = [&](int axis) { return w.row_taps == 0 || w.axis == axis ? w.m : 1; };
-    d["tile"] = along(kWidth);
-    d["tile_height"] = along(kHeight);
+    const bool line = w.row_taps > 0 || w.along_depth();
+    const int axis = winograd_line_axis(p.kernel), m = w.along_depth() ? w.depth_m : w.m;
+    d["tile"] = !line || axis == kWidth ? m : 1;
+    d["tile_height"] = !line || axis == kHeight ? m : 1;
     d["pixels"] = name_of(w.pixels);
-    d["depth_tile"] = w.row_taps == 0 ? w.depth_m : along(kDepth);
+    d["depth_tile"] = !line ? w.depth_m : axis == kDepth ? m : 1;
     d["chunk"] = nb::make_tuple(c.winograd.frames, c.winograd.tiles, c.winograd.out_slice);
     d["weight_rows"] = c.winograd.weight_rows;
     d["weight_outs"] = c.winograd.weight_outs;
@@ -286,14 +287,14 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, const Parameters& 
     plan.chosen.gemm.rows = block.at(0);
     plan.chosen.gemm.cols = block.at(1);
   }
-  nb::dict d = to_dict(plan.chosen);
+  nb::dict d = to_dict(p, plan.chosen);
   d["reason"] = reason.empty() ? plan.reason : reason;
   d["direct_flops"] = plan.direct_flops;
   d["device"] = device.name;
   if (!gpu.empty()) d["program"] = program_dict(p, plan.chosen, strides);
   d["problem"] = p.describe();
   nb::list candidates;
-  for (const Candidate& c : plan.candidates) candidates.append(to_dict(c));
+  for (const Candidate& c : plan.candidates) candidates.append(to_dict(p, c));
   d["candidates"] = candidates;
   return d;
 }

@@ -146,6 +146,9 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
       if (!one_group) return "it needs groups 1";
       if (kind == Device::Kind::cpu && winograd_line_axis(p.kernel) >= 0) return illegal_line_reason(p);
       if (kind == Device::Kind::gpu) {
+        if (p.kernel == Size3{1, 1, 3} && is_single_row(p)) {
+          return illegal_reason(with_axes(p, kRowAlongDepth), algorithm, kind);
+        }
         if (!spatial(p.stride, 1)) return "it needs spatial stride 1";
         if (!spatial(p.dilation, 1)) return "it needs spatial dilation 1";
       }
@@ -163,7 +166,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
       if (spatial(p.kernel, 4) && spatial(p.input_dilation, 2)) return "";
       if (kind == Device::Kind::gpu && p.kernel == Size3{3, 1, 1}) {
         if (p.stride[0] == 1 && p.dilation[0] == 1 && !p.input_dilated()) return "";
-        return "a 3x1x1 kernel needs depth stride, dilation and input dilation 1";
+        return "three taps along one axis need stride, dilation and input dilation 1";
       }
       if (spatial(p.kernel, 5) && kind == Device::Kind::cpu) {
         return spatial(p.stride, 1) && spatial(p.input_dilation, 1)
@@ -173,7 +176,7 @@ std::string illegal_reason(const ConvProblem& p, Algorithm algorithm, Device::Ki
       if (!spatial(p.kernel, 3)) {
         return kind == Device::Kind::cpu
                    ? "it needs a 3x3 or 5x5 spatial kernel, or 3, 5 or 7 taps along one axis"
-                   : "it needs a 3x3 spatial kernel";
+                   : "it needs a 3x3 spatial kernel, or three taps along depth or of a single row";
       }
       return "";
     case Algorithm::taps:

@@ -43,7 +43,8 @@ inline constexpr int64_t kMatrixDepth = 32;
 /// How winograd walks its problem: chunks of tiles and frames are transformed, multiplied and transformed
 /// back.
 struct WinogradPlan {
-  int m = 4;           ///< outputs of a tile along an axis: F(m, taps); 1: along depth alone, only on Metal
+  int m = 4;           ///< outputs of a tile along an axis: F(m, taps); 1: along depth alone, only on Metal,
+                       ///< where a single row is taken for such a problem (kRowAlongDepth)
   int64_t tiles = 0;   ///< tiles per chunk, over batch, rows and columns
   int64_t frames = 0;  ///< output frames per chunk
   int64_t out_slice = 0;  ///< output channels whose transformed weights are held at a time
@@ -66,7 +67,6 @@ struct WinogradPlan {
   int taps = 3;                 ///< see WinogradForm
   int row_taps = 0;             ///< see WinogradForm; 1: of the problem with_axes(winograd_axis_order); only
                                 ///< on CPUs
-  int axis = kWidth;            ///< with row_taps: of the problem as it is, the axis that tiles lie along
 
   bool along_depth() const { return m == 1; }
   WinogradForm form() const { return {m, pixels, depth_m, parts, row_taps, taps}; }

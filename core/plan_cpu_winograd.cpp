@@ -379,7 +379,6 @@ void consider_cpu_winograd(const ConvProblem& problem, const Device& d, int64_t 
   const std::string side = std::to_string(p.kernel[kWidth]);
   if (row_taps > 0) {
     constexpr const char* kNames[] = {"depth", "the height", "the width"};
-    c.winograd.axis = axis;
     c.reason = "F(" + m + ", " + side + ") along " + kNames[axis];
   } else {
     c.reason = "F(" + m + "x" + m + ", " + side + "x" + side + ")" +

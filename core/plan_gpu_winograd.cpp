@@ -377,9 +377,9 @@ std::string passes_of(const WinogradPlan& plan) {
                                 : ", weights of " + std::to_string(plan.weight_outs) + " outputs at a time");
 }
 
-std::string transforms_of(const WinogradPlan& plan) {
+std::string transforms_of(const WinogradPlan& plan, bool row) {
   if (plan.along_depth()) {
-    return "F(" + std::to_string(plan.depth_m) + ", 3) along depth" +
+    return "F(" + std::to_string(plan.depth_m) + ", 3) along " + (row ? "the width" : "depth") +
            (plan.fused ? " with the transforms in the product" : "");
   }
   const std::string m = std::to_string(plan.m);
@@ -391,7 +391,9 @@ std::string transforms_of(const WinogradPlan& plan) {
 
 }  // namespace
 
-void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+void consider_gpu_winograd(const ConvProblem& problem, const Device& d, int64_t limit, Candidate& c) {
+  const bool row = winograd_line_axis(problem.kernel) == kWidth;
+  const ConvProblem p = row ? with_axes(problem, kRowAlongDepth) : problem;
   c.reason = obstacle(p);
   c.legal = c.reason.empty();
   if (!c.legal) return;
@@ -403,7 +405,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
   }
   std::vector<Candidate> plans =
       p.kernel[kHeight] == 1 ? plans_along_depth(p, d, limit, c) : plans_in_space(p, d, limit, c);
-  const double stock = stock_route(p, d).seconds;
+  const double stock = stock_route(problem, d).seconds;
   const Candidate best = best_of(std::move(plans), stock, d);
   if (best.workspace == 0) {
     c.legal = false;
@@ -411,7 +413,7 @@ void consider_gpu_winograd(const ConvProblem& p, const Device& d, int64_t limit,
     return;
   }
   c = best;
-  c.reason = transforms_of(c.winograd) + compared(c, "stock", stock);
+  c.reason = transforms_of(c.winograd, row) + compared(c, "stock", stock);
 }
 
 }  // namespace mlx_conv3d

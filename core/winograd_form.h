@@ -117,6 +117,13 @@ inline AxisOrder winograd_axis_order(const Size3& kernel) {
       return {kDepth, kHeight, kWidth};
   }
 }
+/// Metal's tiles of one axis lie along depth: the order that a single row of positions takes for them.
+inline constexpr AxisOrder kRowAlongDepth{kWidth, kHeight, kDepth};
+inline bool is_single_row(const ConvProblem& p) {
+  return p.stored(kDepth) == 1 && p.input[kDepth] == 1 && p.input[kHeight] == 1 && p.output(kDepth) == 1 &&
+         p.output(kHeight) == 1;
+}
+
 /// The problem whose axes are those of `p` in another order. Lead frames stay with depth.
 inline ConvProblem with_axes(const ConvProblem& p, const AxisOrder& order) {
   ConvProblem q = p;

@@ -1,7 +1,9 @@
 #include "metal/lower.h"
 
 #include <stdexcept>
+#include <utility>
 
+#include "core/winograd_form.h"
 #include "metal/builder.h"
 
 namespace mlx_conv3d::metal {
@@ -16,7 +18,24 @@ Layout row_major(const ConvProblem& p) {
   return layout;
 }
 
+namespace {
+
+/// A single row's Program along depth, whose operands keep the shapes that they have.
+Program lower_row(const ConvProblem& p, const Candidate& candidate, Layout layout) {
+  std::swap(layout.x.d, layout.x.w);
+  std::swap(layout.w.d, layout.w.w);
+  Program program = lower(with_axes(p, kRowAlongDepth), candidate, layout);
+  for (Buffer& buffer : program.buffers) {
+    if (buffer.role != Role::scratch && buffer.shape.size() == 5) std::swap(buffer.shape[1], buffer.shape[3]);
+  }
+  return program;
+}
+
+}  // namespace
+
 Program lower(const ConvProblem& p, const Candidate& candidate, const Layout& layout) {
+  const bool row = candidate.algorithm == Algorithm::winograd && winograd_line_axis(p.kernel) == kWidth;
+  if (row && is_single_row(p)) return lower_row(p, candidate, layout);
   Builder builder(p, layout);
   if (p.empty()) return builder.program;
   switch (candidate.algorithm) {

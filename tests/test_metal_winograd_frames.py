@@ -95,6 +95,58 @@ def test_geometry(case: Case) -> None:
     check(case)
 
 
+ROWS = {
+    "ragged": Case(x=(1, 1, 1, 37, 5), w=(6, 1, 1, 3, 5), padding=(*NONE[:2], (1, 1)), chunks=chunks(4, 1, 12)),
+    "batch, several chunks": Case(x=(5, 1, 1, 23, 18), w=(70, 1, 1, 3, 18), padding=NONE, chunks=chunks(6, 3, 12, 70)),
+    "pairs": Case(x=(2, 1, 1, 9, 33), w=(40, 1, 1, 3, 33), padding=(*NONE[:2], (2, 0)), chunks=chunks(2, 2, 4, 40)),
+    "reflect": Case(
+        x=(2, 1, 1, 14, 7), w=(9, 1, 1, 3, 7), padding=(*NONE[:2], (1, 1)), modes=("reflect",) * 3,
+        chunks=chunks(4, 2, 8),
+    ),
+    "fused": Case(x=(27, 1, 1, 9, 16), w=(64, 1, 1, 3, 16), padding=NONE, chunks=(*chunks(4, 27, 7, 64), 0, 0, 1)),
+    "epilogue, flipped": Case(
+        x=(2, 1, 1, 21, 8), w=(12, 1, 1, 3, 8), padding=(*NONE[:2], (1, 1)), chunks=chunks(6, 2, 19, 12),
+        bias=True, residual=True, activation="gelu", flip=True,
+    ),
+    "as planned": Case(x=(2, 1, 1, 40, 24), w=(48, 1, 1, 3, 24), padding=(*NONE[:2], (1, 1))),
+}  # fmt: skip
+
+
+@needs_metal_sim
+@pytest.mark.parametrize(("name", "dtype"), [c for c in product(ROWS, DTYPES) if c != ("fused", "float32")])
+def test_single_rows(name: str, dtype: str) -> None:
+    """1-D: the row takes the place of depth, where the operands lie as they do."""
+    check(replace(ROWS[name], dtype=dtype))
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Case:
+    channels, outs = draw(st.integers(1, 19)), draw(st.integers(1, 35))
+    m = draw(st.sampled_from(GROUPS))
+    case = drawn_case(
+        draw,
+        (draw(st.integers(1, 4)), 1, 1, draw(st.integers(3, 60)), channels),
+        (outs, 1, 1, 3, channels),
+        draw(st.sampled_from(DTYPES)),
+        chunks(m, draw(st.integers(1, 4)), draw(st.integers(1, 40)), outs),
+    )
+    return replace(case, lead=0)
+
+
+@needs_metal_sim
+@settings(max_examples=30)
+@given(rows())
+def test_drawn_rows(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("device", ["m1", "m3-max"])
+def test_rows_of_many_channels_are_won(device: str) -> None:
+    p = mlx_conv3d.plan((4, 3002, 512), (512, 3, 512), dtype=mx.bfloat16, device=device)
+    assert (p.algorithm, p.tile_height, p.depth_tile) == ("winograd", 1, 1) and p.tile in (4, 6)
+    assert "along the width" in str(p)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     def axis(most: int, least: int = 1) -> int:
@@ -168,7 +220,7 @@ def test_what_it_cannot_take_is_refused(changed: dict[str, tuple[int, ...]], mes
 
 @pytest.mark.parametrize("options", [{"stride": (2, 1, 1)}, {"dilation": (2, 1, 1)}])
 def test_other_steps_along_depth_are_not_planned(options: dict[str, tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match="depth stride, dilation and input dilation 1"):
+    with pytest.raises(ValueError, match="stride, dilation and input dilation 1"):
         replace(SMALL, chunks=(), **options).program()
 
 
