@@ -132,10 +132,10 @@ def layer_row(workload: str, layer: Layer, device: str) -> LayerRow:
 
 
 def name_of(found: Any) -> str:
-    """The algorithm with its tile: "winograd 6x6x2" has F(2, 3) along depth."""
+    """The algorithm with its tile, as height x width x depth: "winograd 6x6x2" has F(2, 3) along depth."""
     if not found.tile:
         return str(found.algorithm)
-    return f"{found.algorithm} {found.tile}x{found.tile}x{found.depth_tile}"
+    return f"{found.algorithm} {found.tile_height}x{found.tile}x{found.depth_tile}"
 
 
 def workload_row(workload: str, device: str) -> WorkloadRow:

@@ -153,8 +153,7 @@ WeightGradientPlan plan_winograd(const ConvProblem& problem, const Device& d, in
   best.cost = std::numeric_limits<double>::infinity();
   if (!illegal_reason(problem, Algorithm::winograd).empty()) return best;
   if (problem.in_channels * problem.out_channels == 0) return best;
-  const int row_taps = winograd_line_axis(problem.kernel) < 0 ? 0 : 1;
-  const ConvProblem p = with_axes(problem, winograd_axis_order(problem.kernel));
+  const auto [p, row_taps] = winograd_problem(problem);
   const Pixels kind = pixels_of(p);
   const int taps = winograd_taps(p.kernel[kWidth]);
   for (int m : winograd_tile_sizes(kind, taps)) {

@@ -348,14 +348,16 @@ void consider_cpu_winograd(const ConvProblem& problem, const Device& d, int64_t 
                            const WinogradPlan* like, Candidate& c) {
   Candidate best;
   best.cost = std::numeric_limits<double>::infinity();
-  const int axis = winograd_line_axis(problem.kernel), row_taps = axis < 0 ? 0 : 1;
-  const ConvProblem p = with_axes(problem, winograd_axis_order(problem.kernel));
+  const auto [p, row_taps] = winograd_problem(problem);
+  const int axis = winograd_line_axis(problem.kernel);
   const Pixels kind = pixels_of(p);
+  std::vector<int> kinds{0};
+  if (row_taps == 0 && tile_parts(p, d) > 0) kinds.push_back(tile_parts(p, d));
   const int taps = winograd_taps(p.kernel[kWidth]);
   for (int m : winograd_tile_sizes(kind, taps)) {
     for (int depth_m : {1, 2}) {
       if (depth_m == 2 && !fits_depth_winograd(p)) continue;
-      for (int parts : {0, row_taps > 0 ? 0 : tile_parts(p, d)}) {
+      for (int parts : kinds) {
         const WinogradForm form{m, kind, depth_m, parts, row_taps, taps};
         if (p.out_type == Dtype::float32 && !form.exact()) continue;
         if (depth_m == 2 && !form.pairs_frames()) continue;

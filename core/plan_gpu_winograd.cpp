@@ -247,6 +247,8 @@ std::string obstacle(const ConvProblem& p) {
   return "";
 }
 
+constexpr int64_t kLeastRows = 64;
+
 /// Appends the plans with these tiles: for several counts of frames, the largest chunk that fits the cache,
 /// the largest that fits the limit, and the largest whose passes fit the cache.
 void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPlan plan, const Candidate& base,
@@ -279,7 +281,8 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
           cost_winograd(p, d, filled, plans.back());
         }
       }
-      if (plan.frames <= depth_m) break;
+      // Of a single row a chunk of one block of groups is as small as one helps.
+      if (plan.frames <= depth_m || plan.frames * plan.tiles <= kLeastRows) break;
     }
   }
 }

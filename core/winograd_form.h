@@ -44,7 +44,8 @@ struct WinogradForm {
   /// Whether fp32 results keep their accuracy. Rounding to 16 bits hides the error of eight pixels in both
   /// directions entirely; in one it is small.
   bool exact() const { return pixels != Pixels::single || side() <= 6 || row_taps > 0; }
-  /// Whether F(2, 3) may run along depth: five taps in space would be 75 at a time.
+  /// Whether F(2, 3) may run along depth: five taps in space would be 75 at a time, and a line has depth taps
+  /// seldom.
   bool pairs_frames() const { return taps == 3 && row_taps == 0; }
   /// Outputs and pixels of a tile along the height.
   int height() const { return row_taps > 0 ? 1 : m; }
@@ -97,7 +98,7 @@ inline Pixels pixels_of(const ConvProblem& p) {
 inline int winograd_taps(int64_t side) { return side == 5 || side == 7 ? static_cast<int>(side) : 3; }
 
 /// The one axis along which a kernel has taps that a Winograd algorithm can take, beside taps along depth;
-/// -1 where it has them along rows and columns, or too many.
+/// -1 where it has them along rows and columns, or as many as no form has.
 inline int winograd_line_axis(const Size3& kernel) {
   const auto fits = [](int64_t taps) { return taps == 3 || taps == 5 || taps == 7; };
   if (kernel[kHeight] == 1 && fits(kernel[kWidth])) return kWidth;
@@ -124,7 +125,8 @@ inline bool is_single_row(const ConvProblem& p) {
          p.output(kHeight) == 1;
 }
 
-/// The problem whose axes are those of `p` in another order. Lead frames stay with depth.
+/// The problem whose axes are those of `p` in another order: axis a is p's order[a]. Lead frames stay with
+/// depth.
 inline ConvProblem with_axes(const ConvProblem& p, const AxisOrder& order) {
   ConvProblem q = p;
   for (size_t axis = 0; axis < 3; ++axis) {
@@ -137,6 +139,15 @@ inline ConvProblem with_axes(const ConvProblem& p, const AxisOrder& order) {
     q.pad_mode[axis] = p.pad_mode[from];
   }
   return q;
+}
+
+/// A problem as its forms take it, and their row_taps.
+struct WinogradProblem {
+  ConvProblem problem;
+  int row_taps;
+};
+inline WinogradProblem winograd_problem(const ConvProblem& p) {
+  return {with_axes(p, winograd_axis_order(p.kernel)), winograd_line_axis(p.kernel) < 0 ? 0 : 1};
 }
 
 /// How the tiles of an axis lie. With taps `step` apart, so are a tile's outputs: `step` tiles lie side by

@@ -5,7 +5,8 @@
 // takes small chunks of tiles of its own through all phases, in its cache. Else all threads share a chunk,
 // phase by phase, so that these weights are read once per chunk. Where tiles are few next to the channels, a
 // thread makes the weights of a few channels of one panel just before it multiplies with them: they never
-// leave its cache.
+// leave its cache. Kernels with taps along one axis run by the same code along the width alone, of the
+// problem whose axes are in the order that this takes.
 
 #include "cpu/winograd.h"
 

@@ -10,9 +10,9 @@ namespace mlx_conv3d::cpu {
 void winograd(const ConvProblem& problem, const WinogradPlan& plan, const Operands& operands,
               Workspace& workspace);
 
-/// Transforms (O, KD, K, K, C) weights, K being `side`, to the layout that `winograd` multiplies with:
-/// [product][panel][terms along depth * C][lanes], or for a matrix unit
-/// [product][panel][term along depth][step of C] and what TileWeightPanel says, behind a header.
+/// Transforms (O, KD, K, K, C) weights, or (O, KD, 1, K, C) ones for a form along the width, K being `side`,
+/// to the layout that `winograd` multiplies with: [product][panel][terms along depth * C][lanes], or for a
+/// matrix unit [product][panel][term along depth][step of C] and what TileWeightPanel says, behind a header.
 void winograd_weights(WinogradForm form, const WeightView& w, int64_t out_channels, int64_t depth_taps,
                       int64_t side, int64_t channels, bool flip, float* out);
 

@@ -21,7 +21,8 @@ class WinogradTiles {
         rows_(p, form, kHeight),
         cols_(p, form, kWidth),
         row_sources_(sources(rows_, kHeight, form.rows())),
-        col_sources_(sources(cols_, kWidth, form.side())) {
+        col_sources_(form.row_taps > 0 ? std::vector<int64_t>{} : sources(cols_, kWidth, form.side())),
+        plain_(p.upsample[kWidth] == 1) {
     Size3 sizes;
     for (size_t axis = 0; axis < 3; ++axis) sizes[static_cast<size_t>(order[axis])] = p.output()[axis];
     const Size3 strides{sizes[kHeight] * sizes[kWidth], sizes[kWidth], 1};
@@ -47,8 +48,13 @@ class WinogradTiles {
   void find_pixels(const Place& tile, const Frame& frame, const char* zeros, const void** pixels) const {
     const int64_t side = form_.side(), height = form_.rows();
     const int64_t* rows = row_sources_.data() + tile.down * height;
-    const int64_t* cols = col_sources_.data() + tile.across * side;
-    int64_t columns[kMostSide];
+    int64_t columns[kMostSide], own[kMostSide];
+    const int64_t* cols = own;
+    if (form_.row_taps > 0) {
+      find_line(tile.col, own);
+    } else {
+      cols = col_sources_.data() + tile.across * side;
+    }
     for (int64_t j = 0; j < side; ++j) columns[j] = cols[j] * frame.col_stride;
     for (int64_t i = 0; i < height; ++i, pixels += side) {
       const char* row = frame.data + rows[i] * frame.row_stride;
@@ -90,13 +96,23 @@ class WinogradTiles {
   /// Whether the next tile lies in the next row.
   bool stacked() const { return form_.row_taps > 0 && cols_.tiles == 1; }
 
+  /// The columns of the tile whose first output is `col`. A line may be as long as an hour of samples, so
+  /// that a table of all would take longer than the tiles.
+  void find_line(int64_t col, int64_t* columns) const {
+    const int64_t step = p_.dilation[kWidth], first = col - p_.pad_lo[kWidth];
+    const bool inside = first >= 0 && first + (form_.side() - 1) * step < p_.stored(kWidth);
+    for (int64_t i = 0; i < form_.side(); ++i) {
+      columns[i] = plain_ && inside ? first + i * step : winograd_source(p_, form_, kWidth, col, i);
+    }
+  }
+
   /// [tile][pixel] along an axis, -1 for a zero.
   std::vector<int64_t> sources(const WinogradAxis& along, int axis, int64_t pixels) const {
     std::vector<int64_t> found;
+    found.reserve(static_cast<size_t>(along.tiles * pixels));
     for (int64_t tile = 0; tile < along.tiles; ++tile) {
-      for (int64_t i = 0; i < pixels; ++i) {
-        found.push_back(winograd_source(p_, form_, axis, along.start(tile), i));
-      }
+      const int64_t start = along.start(tile);
+      for (int64_t i = 0; i < pixels; ++i) found.push_back(winograd_source(p_, form_, axis, start, i));
     }
     return found;
   }
@@ -105,7 +121,8 @@ class WinogradTiles {
   const WinogradForm form_;
   const WinogradAxis rows_, cols_;
   const std::vector<int64_t> row_sources_, col_sources_;
-  Size3 y_stride_;  ///< elements, by p's axes
+  const bool plain_;  ///< columns are read as they are
+  Size3 y_stride_;    ///< elements, by p's axes
   int64_t image_;
 };
 

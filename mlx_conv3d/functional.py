@@ -106,9 +106,10 @@ def conv3d(
         ValueError: sizes or values that do not fit; the message names the argument.
         TypeError: an argument of the wrong type.
 
-    The 3x3 spatial kernels use Winograd's minimal filtering (Lavin and Gray, 2015) with the depth taps summed in
-    the transform domain. Against float64, fp32 results have a relative L2 error of at most 8e-6 (3e-6 where
-    KD*C <= 768; 1e-6 with algorithm="implicit_gemm"); fp16 and bf16 ones are as exact as a correctly rounded result.
+    The 3x3 spatial kernels, and those with taps along one axis, use Winograd's minimal filtering (Lavin and Gray,
+    2015), the former with the depth taps summed in the transform domain. Against float64, fp32 results have a relative
+    L2 error of at most 8e-6 (3e-6 where KD*C <= 768; 1e-6 with algorithm="implicit_gemm"); fp16 and bf16 ones are as
+    exact as a correctly rounded result.
     """
     parameters = arguments.parameters(
         3,

@@ -24,11 +24,10 @@ class Candidate:
     `algorithm` by name; `legal` and `reason`, which says which constraint fails, or what the algorithm does here;
     `cost` modelled, in seconds; `flops` executed, `bytes` moved (modelled), `workspace` in bytes; `parts` the bf16
     parts that a CPU's matrix unit takes operands in (1, 2 or 3) or 0 where products are of fp32 numbers; `tile` the m
-    of Winograd's F(m, k) or 0, `tile_height` the same along the height, 1 where a row's tiles are of that row alone,
-    `pixels` whether that reads the input as it is ("single"), what is stored of one
-    upsampled ("doubled") or dilated by 2 ("dilated"), or two pixels to an output ("strided"),
-    `depth_tile` 2 where F(2, 3) runs along depth as well and 1 where
-    depth taps are summed, `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
+    of Winograd's F(m, k) along the width or 0, `tile_height` and `depth_tile` the same along the height and depth, 1
+    where taps along that axis are summed or there is one, `pixels` whether that reads the input as it is ("single"),
+    what is stored of one upsampled ("doubled") or dilated by 2 ("dilated"), or two pixels to an output ("strided"),
+    `weight_rows` the rows of Winograd's frequencies whose weights every chunk makes at a time or
     0 where all are made once, `weight_outs` the output channels whose weights it then makes at a time or 0 for all,
     `weight_channels` the input channels whose weights a CPU's thread makes at a time for one panel of output channels
     or 0 where all are made beforehand, `thread_chunks` whether each chunk belongs to one of a CPU's threads, in whose
@@ -71,9 +70,7 @@ class Plan(Candidate):
     def __str__(self) -> str:
         head = [
             self.problem,
-            f"on {self.device}: {self.algorithm}"
-            + self._form()
-            + (f", F({self.depth_tile}, 3) along depth" if self.depth_tile > 1 else ""),
+            f"on {self.device}: {self.algorithm}" + self._tiles(),
             f"  {self.reason}",
             f"  {self.flops / 1e9:.3f} GFLOP executed, {self.direct_flops / 1e9:.3f} direct; "
             f"{self.bytes / 1e6:.1f} MB moved (modelled); workspace {self.workspace / 2**20:.1f} MiB",
@@ -88,12 +85,12 @@ class Plan(Candidate):
         ]
         return "\n".join(head + rows + _program_rows(self.program) + self._beside_stock())
 
-    def _form(self) -> str:
-        """The tile in words. That of dilated pixels serves kernels of three and four taps."""
+    def _tiles(self) -> str:
+        """Winograd's in words."""
         if not self.tile:
             return ""
-        taps = "k" if self.pixels == "dilated" else "3"
-        return f" F({self.tile}, {taps})" + ("" if self.pixels == "single" else f" of {self.pixels} pixels")
+        tile = f", tiles of {self.depth_tile}x{self.tile_height}x{self.tile} outputs"
+        return tile + ("" if self.pixels == "single" else f" of {self.pixels} pixels")
 
     def _beside_stock(self) -> list[str]:
         """What stock MLX would do in place of the GPU program."""

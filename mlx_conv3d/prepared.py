@@ -11,7 +11,7 @@ from mlx_conv3d import _ext
 if TYPE_CHECKING:
     from mlx_conv3d._arguments import Parameters
 
-# m, the kind of pixels, frames computed together, bf16 parts, m along the height: WinogradForm in
+# m along the width, the kind of pixels, m along depth, bf16 parts, m along the height: WinogradForm in
 # core/winograd_form.h.
 Form: TypeAlias = tuple[int, str, int, int, int]
 MOST_FORMS = 256
@@ -23,7 +23,7 @@ class PreparedWeight:
     `weight` is the original array; gradients flow to it. Shape, dtype and ndim are its own. The transforms take
     about (m+2)^2/9 times the weights' memory in fp32, m being the tile size of the plan (4 for fp32 results), a third
     more where the plan works on pairs of frames, and half as much again where a matrix unit multiplies three bf16
-    parts of each; plans of different forms each keep their own.
+    parts of each; with k taps along one axis alone (m+k-1)/k times. Plans of different forms each keep their own.
     """
 
     def __init__(self, weight: mx.array) -> None:

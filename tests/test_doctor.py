@@ -298,7 +298,7 @@ def test_a_reflected_and_a_repeated_position() -> None:
 
 def test_every_algorithm_and_tile_is_checked() -> None:
     assert set(cpu_kernels.CASES) == set(_arguments.ALGORITHMS) - {"auto", "stock"}
-    tiles, by_panel, by_thread = set(), False, False
+    tiles, along, by_panel, by_thread = set(), set(), False, False
     for algorithm, group in cpu_kernels.CASES.items():
         for problem in group:
             for dtype in ("float32", "bfloat16"):
@@ -306,10 +306,16 @@ def test_every_algorithm_and_tile_is_checked() -> None:
                 assert candidates[algorithm].legal, problem
                 own = candidates["winograd"]
                 if algorithm == "winograd":
+                    lines = {own.tile, own.tile_height, own.depth_tile}
                     tiles.add((own.pixels, own.tile, own.depth_tile))
+                    if own.tile_height != own.tile or own.tile == 1:
+                        axis = (own.depth_tile, own.tile_height, own.tile).index(max(lines))
+                        along.add((axis, max(lines), max(problem.w[1:-1])))
                     by_panel |= own.weight_channels > 0
                     by_thread |= own.thread_chunks
     assert by_panel and by_thread
+    assert {axis for axis, _, _ in along} == {0, 1, 2}
+    assert {form[1:] for form in along} >= {(2, 3), (4, 3), (6, 3), (2, 5), (4, 5), (2, 7)}
     plain = {("single", m, 1) for m in (2, 4, 6)}
     other = {(p, m, 1) for p in ("doubled", "dilated") for m in (4, 6, 8)} | {
         ("strided", m, 1) for m in (2, 4)

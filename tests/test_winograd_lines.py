@@ -114,6 +114,9 @@ ACCURATE: dict[str, Problem] = {
 @pytest.mark.parametrize("name", ACCURATE)
 def test_float32_of_any_data(name: str, data: str) -> None:
     problem = ACCURATE[name]
+    form = operands.plan_of(problem, "winograd")
+    m = max(form.tile, form.tile_height, form.depth_tile)
+    assert name == "1024 channels" or name == f"F({m}, {max(problem.w[1:-1])})"
     arrays, exact = arrays_of(problem, data)
     bound = reference.float32_bound("winograd", problem.terms)
     assert relative_error(operands.run(problem, arrays, "winograd"), exact) <= bound
@@ -124,6 +127,7 @@ def test_float32_of_any_data(name: str, data: str) -> None:
     [
         ("stride 1 along it", (1, 9, 8, 8, 16), (16, 3, 1, 1, 16), {"stride": (2, 1, 1)}),
         ("stride 1 along it", (1, 90, 16), (16, 3, 16), {"stride": 2}),
+        ("input dilation 1", (1, 9, 8, 8, 16), (16, 1, 3, 1, 16), {"input_dilation": (2, 1, 1)}),
         ("without lead frames", (1, 9, 8, 8, 16), (16, 3, 1, 1, 16), {"lead": 2}),
         ("3, 5 or 7 taps along one axis", (1, 90, 16), (16, 4, 16), {}),
         ("3, 5 or 7 taps along one axis", (1, 9, 30, 30, 16), (16, 1, 7, 7, 16), {}),
@@ -135,6 +139,52 @@ def test_what_it_cannot_take_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         mlx_conv3d.plan(x, w, algorithm="winograd", **options)
+
+
+def test_prepared_weights_are_used() -> None:
+    """What is kept is what is multiplied with: zeros in its place give zeros."""
+    rng = np.random.default_rng(1)
+    for shape in ((32, 3, 1, 1, 24), (32, 1, 5, 1, 24), (32, 2, 1, 7, 24)):
+        weights = prepare(mx.array(rng.normal(size=shape).astype(np.float32)))
+        x = mx.array(rng.normal(size=(1, 9, 9, 9, 24)).astype(np.float32))
+        assert mx.any(mlx_conv3d.conv3d(x, weights, algorithm="winograd") != 0)
+        (key,) = weights._packed
+        weights._packed[key] = mx.zeros_like(weights._packed[key])
+        assert not mx.any(mlx_conv3d.conv3d(x, weights, algorithm="winograd") != 0)
+
+
+def test_weights_made_panel_by_panel() -> None:
+    """Few positions and many channels."""
+    problem = of((1, 12, 3, 3, 300), (400, 3, 1, 1, 300), padding=(1, 0, 0))
+    assert operands.plan_of(problem, "winograd").weight_channels > 0
+    made = operands.make(problem)
+    exact, scale = operands.solve(problem, made.exact)
+    operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
+
+
+def test_a_small_workspace_limit() -> None:
+    problem = of((1, 20, 40, 42, 96), (96, 5, 1, 1, 96))
+    before = mlx_conv3d.set_workspace_limit(16 << 20)
+    try:
+        assert operands.plan_of(problem, "winograd").workspace <= 16 << 20
+        made = operands.make(problem)
+        exact, scale = operands.solve(problem, made.exact)
+        operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
+    finally:
+        mlx_conv3d.set_workspace_limit(before)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "tiles"),
+    [
+        ((1, 18, 24, 24, 64), (64, 3, 1, 1, 64), "x1x1 outputs"),
+        ((1, 48, 40, 64), (64, 5, 1, 64), "tiles of 1x4x1 outputs"),
+        ((1, 4098, 64), (64, 7, 64), "tiles of 1x1x2 outputs"),
+    ],
+)
+def test_a_plan_says_its_tiles(x: tuple[int, ...], w: tuple[int, ...], tiles: str) -> None:
+    text = str(mlx_conv3d.plan(x, w, algorithm="winograd"))
+    assert "winograd, tiles of" in text and tiles in text
 
 
 LARGE: dict[str, Problem] = {

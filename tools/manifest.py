@@ -54,6 +54,7 @@ class Probe:
     input_dilation: int = 1
     upsample: int = 1
     mode: str = "zeros"
+    lead: int = 0
 
     def plan(self, dtype: mx.Dtype, device: str | None) -> Any:
         x = (1, *(9 for _ in range(self.rank)), self.channels * self.groups)
@@ -68,6 +69,7 @@ class Probe:
             input_dilation=self.input_dilation,
             groups=self.groups,
             padding_mode=self.mode,
+            lead=self.lead,
             upsample=self.upsample,
             dtype=dtype,
             device=device,
@@ -93,6 +95,8 @@ def probes() -> Iterable[Probe]:
             yield Probe(rank, kernel, dilation=2, input_dilation=2)
             yield Probe(rank, kernel, upsample=2)
             yield Probe(rank, kernel, mode="reflect")
+            if rank == 3:
+                yield Probe(rank, kernel, lead=1)
 
 
 def algorithms() -> list[dict[str, Any]]:

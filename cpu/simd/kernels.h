@@ -52,7 +52,7 @@ struct WinogradOutputTile {
   void* out;      ///< the whole output: result (i, j) is element first + i*row_stride + j*pixel_stride
   int64_t first;  ///< of the residual too; negative where result (0, 0) does not exist
   int64_t row_stride, pixel_stride;
-  int64_t following;                           ///< elements from a result to the next tile's
+  int64_t following;  ///< elements from a result to where the next tile's mostly is, to be fetched meanwhile
   int row_begin, row_end, col_begin, col_end;  ///< of the tile's results, those that exist
   const Epilogue* epilogue;
 };
@@ -173,8 +173,8 @@ inline WeightView with_axes(WeightView w, const AxisOrder& order) {
 /// Where F(2, 3)'s frequencies along depth lie: in the order in which their products are taken.
 constexpr int kDepthSlot[4] = {2, 0, 1, 3};
 
-/// One panel of output channels: U[xi][c][lane] = (G w G^T)[xi] of one depth tap, or of four combinations of
-/// the three taps.
+/// One panel of output channels: U[xi][c][lane] = (G w G^T)[xi], or of a line (G w)[xi], of one depth tap, or
+/// of four combinations of the three taps.
 struct WinogradWeightPanel {
   WeightView w;          ///< data points at the panel's first output channel and the (first) depth tap
   int64_t depth_stride;  ///< floats from one depth frequency's `out` to the next, in the order of kDepthSlot
@@ -195,9 +195,10 @@ struct WinogradGradientRow {
   int64_t xi_stride, depth_stride;
   int64_t channels;    ///< whole vectors
   int64_t depth_taps;  ///< KD
-  int side;            ///< rows and columns of the kernel
+  int side;            ///< rows and columns of the kernel, or columns of its one row
   bool flip;
-  float* out;  ///< channel c of tap (kd, kh, kw) at out + ((kd*side + kh)*side + kw)*tap_stride + c
+  float* out;  ///< channel c of tap (kd, kh, kw) at out + ((kd*side + kh)*side + kw)*tap_stride + c, or of
+               ///< one row (kd*side + kw)
   int64_t tap_stride;
 };
 

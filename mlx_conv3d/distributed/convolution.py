@@ -23,8 +23,8 @@ from mlx_conv3d.planning import promote
 # `patched` puts a function of its own in place of functional.run; pieces are convolved by the original.
 _convolve = functional.run
 _NONE = -1
-# Winograd's output tiles are 4 wide for float32: borders of whole tiles waste none, and where pieces start at whole
-# tiles the tiles are those of one rank, with the same rounding.
+# Winograd's output tiles of square kernels are 4 wide for float32: borders of whole tiles waste none, and where pieces
+# start at whole tiles the tiles are those of one rank, with the same rounding.
 TILE = 4
 
 

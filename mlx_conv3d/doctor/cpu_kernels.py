@@ -41,8 +41,25 @@ PAIRS_OF_FRAMES = Problem((1, 8, 6, 6, 48), (48, 3, 3, 3, 48), {"padding": 1})  
 MANY_TILES = Problem((1, 8, 18, 18, 48), (48, 3, 3, 3, 48), {"padding": 1})  # each chunk one thread's
 FEW_TILES = Problem((1, 2, 18, 18, 66), (66, 3, 3, 3, 66), {"padding": 1})  # weights made panel by panel
 
+# Taps along one axis, of each in turn: F(2), F(4) and F(6) of three, F(2) and F(4) of five, F(2) of seven.
+LINES = [
+    Problem(
+        (2, *(n if at == axis else 3 for at in range(axes)), 8),
+        (8, *(taps if at == axis else 1 for at in range(axes)), 8),
+        {"padding": [taps // 2 if at == axis else 0 for at in range(axes)]},
+    )
+    for axes, axis, taps, n in (
+        (3, 0, 3, 2),
+        (2, 0, 3, 4),
+        (1, 0, 3, 18),
+        (3, 0, 5, 2),
+        (3, 1, 5, 8),
+        (3, 2, 7, 9),
+    )
+]
+
 CASES = {
-    "winograd": [RAGGED_TILES, *TILES, PAIRS_OF_FRAMES, MANY_TILES, FEW_TILES],
+    "winograd": [RAGGED_TILES, *TILES, *LINES, PAIRS_OF_FRAMES, MANY_TILES, FEW_TILES],
     "taps": [Problem((1, 4, 5, 6, 6), (17, 3, 2, 3, 6), {**RAGGED, "dilation": [1, 2, 1]}, True)],
     "temporal": [Problem((2, 5, 3, 4, 7), (35, 3, 1, 1, 7), {"padding": [(2, 1), 0, 0]})],
     "pointwise": [Problem((2, 3, 4, 5, 18), (33, 1, 1, 1, 18))],
