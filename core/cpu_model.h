@@ -15,7 +15,7 @@ namespace mlx_conv3d::cpu_model {
 // transforms' speed per thread in floats written. Machines scale with `gflops`, from a core's kCoreFlops.
 constexpr double kCoreFlops = 135e9;
 constexpr double kProductShare = 0.80, kGatherShare = 0.75;
-constexpr double kTransformFloats = 1.6e9, kLineFloats = 2.5e9, kDepthFloats = 6.0e9, kWeightFloats = 1.8e9;
+constexpr double kTransformFloats = 1.6e9, kLineFloats = 3.0e9, kDepthFloats = 6.0e9, kWeightFloats = 1.8e9;
 /// Of transformed tiles and sums that lie beyond the core's own cache, floats per second and thread (of sums,
 /// also where results are written panel by panel); of weights that each chunk reads again, bytes from memory,
 /// and how many times as many from the last cache.

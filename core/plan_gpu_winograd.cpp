@@ -281,8 +281,9 @@ void add_plans(const ConvProblem& p, const Device& d, int64_t limit, WinogradPla
           cost_winograd(p, d, filled, plans.back());
         }
       }
-      // Of a single row a chunk of one block of groups is as small as one helps.
-      if (plan.frames <= depth_m || plan.frames * plan.tiles <= kLeastRows) break;
+      // Of a single row, which may have millions of groups, no chunk of less than a block of them helps.
+      const bool least = plan.along_depth() && divide_up(plan.frames, depth_m) * tiles_of(p, 1) <= kLeastRows;
+      if (plan.frames <= depth_m || least) break;
     }
   }
 }
