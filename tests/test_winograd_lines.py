@@ -37,6 +37,7 @@ PROBLEMS: dict[str, Problem] = {
     "1-D": of((1, 70, 32), (40, 3, 32), padding=1),
     "1-D, five taps, batch": of((5, 33, 24), (40, 5, 24), padding=2),
     "1-D, seven taps, dilated": of((2, 90, 32), (40, 7, 32), padding=9, dilation=3),
+    "1-D, upsampled": of((2, 41, 32), (40, 3, 32), padding=1, upsample=2),
     "1-D, causal": of((1, 70, 32), (40, 3, 32), padding=((2, 0),)),
     "1-D, many channels": of((1, 40, 300), (130, 3, 300), padding=1),
     "one channel": of((1, 50, 1), (1, 3, 1), padding=1),
@@ -151,6 +152,27 @@ def test_prepared_weights_are_used() -> None:
         (key,) = weights._packed
         weights._packed[key] = mx.zeros_like(weights._packed[key])
         assert not mx.any(mlx_conv3d.conv3d(x, weights, algorithm="winograd") != 0)
+
+
+@pytest.mark.parametrize("channels", [24, 300])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_weights_cut_out_of_larger_kernels(axis: int, channels: int) -> None:
+    """Views whose taps are as far apart along each axis as those of all of the kernel."""
+    rng = np.random.default_rng(2)
+    whole = mx.array(rng.normal(size=(32, 5, 5, 5, channels)).astype(np.float32))
+    w = whole[(slice(None), *(slice(None) if at == axis else slice(2, 3) for at in (1, 2, 3)))]
+    x = mx.array(rng.normal(size=(1, 12, 11, 10, channels)).astype(np.float32))
+    mx.eval(w, x)
+    exact = reference.linear(operands.float64(x), operands.float64(w), reference.Conv.of(3))
+    for weight in (w, prepare(w)):
+        y = operands.float64(mlx_conv3d.conv3d(x, weight, algorithm="winograd"))
+        assert reference.norm(y - exact) <= 3e-6 * reference.norm(exact)
+    dy = mx.array(rng.normal(size=exact.shape).astype(np.float32))
+    _, (dx,) = mx.vjp(lambda x: mlx_conv3d.conv3d(x, w), [x], [dy])
+    wanted = reference.adjoint(
+        operands.float64(dy), operands.float64(x), operands.float64(w), reference.Conv.of(3)
+    ).x
+    assert reference.norm(operands.float64(dx) - wanted) <= 3e-6 * reference.norm(wanted)
 
 
 def test_weights_made_panel_by_panel() -> None:
