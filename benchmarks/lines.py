@@ -15,9 +15,9 @@ def _temporal(network: str, frames: int, height: int, width: int, channels: int,
     return layer_of(network, (1, frames, height, width, channels), (outs, 3, 1, 1, channels), (1, 0, 0))
 
 
-def _line(network: str, length: int, channels: int, outs: int, taps: int, dilation: int = 1) -> Layer:
+def _line(network: str, length: int, channels: int, taps: int, dilation: int) -> Layer:
     padding = taps // 2 * dilation
-    return layer_of(network, (1, length, channels), (outs, taps, channels), padding, dilation=dilation)
+    return layer_of(network, (1, length, channels), (channels, taps, channels), padding, dilation=dilation)
 
 
 def _factor(size: int, channels: int, height: int, width: int) -> Layer:
@@ -41,18 +41,13 @@ DIFFUSION = tuple(
 )
 # Residual units of the Descript audio codec's decoder, half a second.
 CODEC = tuple(
-    _line("Descript audio codec", length, channels, channels, 7, dilation)
+    _line("Descript audio codec", length, channels, 7, dilation)
     for length, channels, dilation in ((344, 768, 1), (2752, 384, 3), (11008, 192, 9), (22016, 96, 1))
 )
 # Residual blocks of the HiFi-GAN vocoder's generator, 32 frames of a spectrogram.
 VOCODER = tuple(
-    _line("HiFi-GAN", length, channels, channels, taps, dilation)
-    for length, channels, taps, dilation in (
-        (256, 256, 3, 1),
-        (2048, 128, 3, 3),
-        (4096, 64, 7, 1),
-        (8192, 32, 3, 5),
-    )
+    _line("HiFi-GAN", *each)
+    for each in ((256, 256, 3, 1), (2048, 128, 3, 3), (4096, 64, 7, 1), (8192, 32, 3, 5))
 )
 INCEPTION = tuple(
     _factor(*each) for each in ((17, 192, 1, 7), (17, 192, 7, 1), (8, 384, 1, 3), (8, 384, 3, 1))

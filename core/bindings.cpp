@@ -31,7 +31,7 @@ using Ints = std::vector<int64_t>;
 using PackedForm = std::tuple<int, std::string, int, int, int>;
 WinogradForm to_form(const PackedForm& form, const mx::array& w, int64_t groups) {
   const auto& [m, name, depth_m, parts, height] = form;
-  const Size3 kernel{w.shape(1), w.shape(2), w.shape(3)};
+  const Size3 kernel = kernel_of(w.shape());
   const int line = groups == 1 ? winograd_line_axis(kernel) : -1;
   for (Pixels pixels : kPixels) {
     if (name != name_of(pixels)) continue;

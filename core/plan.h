@@ -72,6 +72,16 @@ struct WinogradPlan {
   WinogradForm form() const { return {m, pixels, depth_m, parts, row_taps, taps}; }
 };
 
+/// Chunks of a CPU's form.
+inline WinogradPlan winograd_plan(const WinogradForm& form, int64_t tiles, int64_t frames,
+                                  int64_t out_slice) {
+  WinogradPlan plan{form.m, tiles, frames, out_slice, form.depth_m, form.pixels};
+  plan.parts = form.parts;
+  plan.taps = form.taps;
+  plan.row_taps = form.row_taps;
+  return plan;
+}
+
 /// Input frames that `frames` consecutive output frames read.
 inline int64_t winograd_input_frames(const ConvProblem& p, int64_t frames) {
   return (frames - 1) * p.stride[kDepth] + (p.kernel[kDepth] - 1) * p.dilation[kDepth] + 1;

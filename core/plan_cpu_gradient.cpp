@@ -116,9 +116,7 @@ bool fit_winograd_gradient(const ConvProblem& p, const Device& d, int64_t limit,
       fit_winograd_chunk(tiles, all_frames, form.depth_m, limit - held(),
                          [&](int64_t t, int64_t f) { return 4 * sizes.chunk_floats(t, f, ins, outs); });
   if (chunk.tiles == 0) return false;
-  g.winograd = {form.m, chunk.tiles, chunk.frames, outs, form.depth_m, form.pixels};
-  g.winograd.taps = form.taps;
-  g.winograd.row_taps = form.row_taps;
+  g.winograd = winograd_plan(form, chunk.tiles, chunk.frames, outs);
   g.in_slice = ins;
   g.workspace = held() + 4 * sizes.chunk_floats(chunk.tiles, chunk.frames, ins, outs);
 

@@ -110,10 +110,7 @@ class Chunked {
   /// Of t tiles and f frames per chunk, which is all threads' or, `own`, one's.
   Candidate candidate(Candidate c, int64_t t, int64_t f, bool own) const {
     const Work w = work(t, f);
-    c.winograd = {form_.m, t, f, slice_, form_.depth_m, form_.pixels};
-    c.winograd.parts = form_.parts;
-    c.winograd.taps = form_.taps;
-    c.winograd.row_taps = form_.row_taps;
+    c.winograd = winograd_plan(form_, t, f, slice_);
     c.winograd.thread_chunks = own;
     c.workspace = weight_bytes_ + d_.cores * depth_bytes_ + kSlack +
                   (own ? d_.cores * (chunk_bytes(t, f) + kSlack) : chunk_bytes(t, f));
@@ -246,10 +243,8 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
   const int64_t channels = std::max<int64_t>(1, p.in_channels);
   const int64_t most_held =
       std::clamp<int64_t>(kHeldWeights / (4 * form.all_weights() * panel), d.vector_width, kMostHeld);
-  WinogradPlan w{form.m, 0, 0, std::max<int64_t>(1, p.out_channels), 1, form.pixels};
+  WinogradPlan w = winograd_plan(form, 0, 0, std::max<int64_t>(1, p.out_channels));
   w.weight_channels = round_up(divide_up(channels, divide_up(channels, most_held)), d.vector_width);
-  w.taps = form.taps;
-  w.row_taps = form.row_taps;
   const auto bytes = [&](int64_t t, int64_t f) {
     const int64_t rows_in = winograd_input_frames(p, f) * t;
     return 4 * (winograd_input_floats(form, rows_in, round_up(channels, w.weight_channels)) +

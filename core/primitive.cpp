@@ -64,7 +64,7 @@ ConvProblem ConvSpec::bind(const mx::Shape& x, Dtype x_type, const mx::Shape& w,
   p.input = {x[1], x[2], x[3]};
   p.in_channels = x[4];
   p.out_channels = swapped ? groups * w[4] : w[0];
-  p.kernel = {w[1], w[2], w[3]};
+  p.kernel = kernel_of(w);
   p.lead = lead_frames;
   p.groups = groups;
   p.stride = stride;
@@ -187,8 +187,12 @@ void ConvWeightGradient::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 
 namespace {
 
-Size3 kernel_of(const mx::Shape& w) { return {w[1], w[2], w[3]}; }
-int64_t depth_taps(const mx::Shape& w) { return w[1 + winograd_axis_order(kernel_of(w))[kDepth]]; }
+/// The kernel of such weights with its axes in winograd_axis_order.
+Size3 ordered_kernel(const mx::Shape& w) {
+  Size3 kernel = kernel_of(w);
+  reorder_axes(kernel.data(), winograd_axis_order(kernel));
+  return kernel;
+}
 
 }  // namespace
 
@@ -196,7 +200,7 @@ std::vector<mx::Shape> PackWeights::output_shapes(const Arrays& inputs) {
   const mx::Shape& w = inputs[0].shape();
   const auto& [form, flip, groups] = parameters_;
   const int64_t size = groups > 1 ? cpu::grouped_winograd_weights_size(form, w[0], w[4], groups)
-                                  : cpu::winograd_weights_size(form, w[0], depth_taps(w), w[4]);
+                                  : cpu::winograd_weights_size(form, w[0], ordered_kernel(w)[kDepth], w[4]);
   return {mx::Shape{narrow(size)}};
 }
 
@@ -212,9 +216,9 @@ void PackWeights::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     if (spec.groups > 1) {
       cpu::grouped_winograd_weights(spec.form, w, shape[0], shape[4], spec.groups, spec.flip, to);
     } else {
-      const AxisOrder order = winograd_axis_order(kernel_of(shape));
-      cpu::winograd_weights(spec.form, cpu::with_axes(w, order), shape[0], shape[order[kDepth] + 1],
-                            shape[order[kWidth] + 1], shape[4], spec.flip, to);
+      const Size3 kernel = ordered_kernel(shape);
+      cpu::winograd_weights(spec.form, cpu::with_axes(w, winograd_axis_order(kernel_of(shape))), shape[0],
+                            kernel[kDepth], kernel[kWidth], shape[4], spec.flip, to);
     }
   });
 }

@@ -100,6 +100,9 @@ class ConvWeightGradient : public CpuPrimitive<WeightGradientSpec> {
   mx::Shape weight_shape(const Arrays& inputs) const;
 };
 
+/// Of (O, KD, KH, KW, C) weights.
+inline Size3 kernel_of(const mx::Shape& w) { return {w[1], w[2], w[3]}; }
+
 struct PackedWeightsSpec {
   WinogradForm form;
   bool flip = false;

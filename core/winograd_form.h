@@ -49,12 +49,12 @@ struct WinogradForm {
   bool pairs_frames() const { return taps == 3 && row_taps == 0; }
   /// Outputs and pixels of a tile along the height.
   int height() const { return row_taps > 0 ? 1 : m; }
-  int rows() const { return row_taps > 0 ? row_taps : side(); }
+  int rows() const { return rows_of(side()); }
   /// In which tiles and weights are transformed.
   int directions() const { return row_taps > 0 ? 1 : 2; }
   int all_pixels() const { return rows() * side(); }
-  int all_products() const { return products() * (row_taps > 0 ? row_taps : products()); }
-  int all_weights() const { return weights() * (row_taps > 0 ? row_taps : weights()); }
+  int all_products() const { return products() * rows_of(products()); }
+  int all_weights() const { return weights() * rows_of(weights()); }
   /// The frequency that a product of the tile reads.
   int frequency(int product) const {
     return frequency_of_axis(product / products()) * side() + frequency_of_axis(product % products());
@@ -66,6 +66,8 @@ struct WinogradForm {
   }
 
  private:
+  /// Rows of what a square tile has as many of as columns.
+  int rows_of(int columns) const { return row_taps > 0 ? row_taps : columns; }
   int frequency_of_axis(int product) const {
     switch (pixels) {
       case Pixels::single:
@@ -121,24 +123,25 @@ inline AxisOrder winograd_axis_order(const Size3& kernel) {
 /// Metal's tiles of one axis lie along depth: the order that a single row of positions takes for them.
 inline constexpr AxisOrder kRowAlongDepth{kWidth, kHeight, kDepth};
 inline bool is_single_row(const ConvProblem& p) {
-  return p.stored(kDepth) == 1 && p.input[kDepth] == 1 && p.input[kHeight] == 1 && p.output(kDepth) == 1 &&
+  return p.lead == 0 && p.input[kDepth] == 1 && p.input[kHeight] == 1 && p.output(kDepth) == 1 &&
          p.output(kHeight) == 1;
 }
 
-/// The problem whose axes are those of `p` in another order: axis a is p's order[a]. Lead frames stay with
-/// depth.
-inline ConvProblem with_axes(const ConvProblem& p, const AxisOrder& order) {
-  ConvProblem q = p;
-  for (size_t axis = 0; axis < 3; ++axis) {
-    const auto from = static_cast<size_t>(order[axis]);
-    for (Size3 ConvProblem::* sizes : {&ConvProblem::input, &ConvProblem::kernel, &ConvProblem::stride,
-                                       &ConvProblem::pad_lo, &ConvProblem::pad_hi, &ConvProblem::dilation,
-                                       &ConvProblem::input_dilation, &ConvProblem::upsample}) {
-      (q.*sizes)[axis] = (p.*sizes)[from];
-    }
-    q.pad_mode[axis] = p.pad_mode[from];
+/// Puts what there is of each axis into another order: that of axis a is what order[a] had.
+template <class T>
+void reorder_axes(T* of_axes, const AxisOrder& order) {
+  const T from[] = {of_axes[kDepth], of_axes[kHeight], of_axes[kWidth]};
+  for (int axis : {kDepth, kHeight, kWidth}) of_axes[axis] = from[order[static_cast<size_t>(axis)]];
+}
+
+/// The problem whose axes are those of `p` in another order. Lead frames stay with depth.
+inline ConvProblem with_axes(ConvProblem p, const AxisOrder& order) {
+  for (Size3* sizes :
+       {&p.input, &p.kernel, &p.stride, &p.pad_lo, &p.pad_hi, &p.dilation, &p.input_dilation, &p.upsample}) {
+    reorder_axes(sizes->data(), order);
   }
-  return q;
+  reorder_axes(p.pad_mode.data(), order);
+  return p;
 }
 
 /// A problem as its forms take it, and their row_taps.

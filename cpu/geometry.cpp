@@ -17,10 +17,7 @@ int64_t pixel_stride(const TensorView& view, const int64_t (&sizes)[4], int firs
 }
 
 Operands with_axes(Operands operands, const AxisOrder& order) {
-  for (TensorView* view : {&operands.x, &operands.lead}) {
-    const TensorView from = *view;
-    for (size_t axis = 0; axis < 3; ++axis) view->stride[axis + 1] = from.stride[order[axis] + 1];
-  }
+  for (TensorView* view : {&operands.x, &operands.lead}) reorder_axes(view->stride + 1, order);
   operands.w = with_axes(operands.w, order);
   return operands;
 }

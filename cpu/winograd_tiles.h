@@ -21,8 +21,7 @@ class WinogradTiles {
         rows_(p, form, kHeight),
         cols_(p, form, kWidth),
         row_sources_(sources(rows_, kHeight, form.rows())),
-        col_sources_(form.row_taps > 0 ? std::vector<int64_t>{} : sources(cols_, kWidth, form.side())),
-        plain_(p.upsample[kWidth] == 1) {
+        col_sources_(form.row_taps > 0 ? std::vector<int64_t>{} : sources(cols_, kWidth, form.side())) {
     Size3 sizes;
     for (size_t axis = 0; axis < 3; ++axis) sizes[static_cast<size_t>(order[axis])] = p.output()[axis];
     const Size3 strides{sizes[kHeight] * sizes[kWidth], sizes[kWidth], 1};
@@ -100,9 +99,10 @@ class WinogradTiles {
   /// that a table of all would take longer than the tiles.
   void find_line(int64_t col, int64_t* columns) const {
     const int64_t step = p_.dilation[kWidth], first = col - p_.pad_lo[kWidth];
-    const bool inside = first >= 0 && first + (form_.side() - 1) * step < p_.stored(kWidth);
+    const bool inside =
+        p_.upsample[kWidth] == 1 && first >= 0 && first + (form_.side() - 1) * step < p_.stored(kWidth);
     for (int64_t i = 0; i < form_.side(); ++i) {
-      columns[i] = plain_ && inside ? first + i * step : winograd_source(p_, form_, kWidth, col, i);
+      columns[i] = inside ? first + i * step : winograd_source(p_, form_, kWidth, col, i);
     }
   }
 
@@ -121,8 +121,7 @@ class WinogradTiles {
   const WinogradForm form_;
   const WinogradAxis rows_, cols_;
   const std::vector<int64_t> row_sources_, col_sources_;
-  const bool plain_;  ///< columns are read as they are
-  Size3 y_stride_;    ///< elements, by p's axes
+  Size3 y_stride_;  ///< elements, by p's axes
   int64_t image_;
 };
 

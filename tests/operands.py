@@ -146,6 +146,17 @@ def check(
     assert error <= most, f"{algorithm}: error {error:.3e}, at most {most:.3e} (norm {scale:.3e})"
 
 
+def check_run(problem: Problem, algorithm: str, *, prepared: bool = False) -> None:
+    """Runs it, by conv_general as planned where that alone can express it, and checks the result by the algorithm's
+    contract; again with prepared weights if asked."""
+    made = make(problem)
+    exact, scale = solve(problem, made.exact)
+    w = made.arrays["w"]
+    for weights in (w, mlx_conv3d.prepare(w)) if prepared else (w,):
+        y = run(problem, {**made.arrays, "w": weights}, "auto" if problem.general else algorithm)
+        check(y, problem, exact, scale, algorithm)
+
+
 def plan_of(problem: Problem, algorithm: str = "auto", *, prepared: bool = False) -> mlx_conv3d.Plan:
     return mlx_conv3d.plan(
         problem.x, problem.w, **plan_options(problem), algorithm=algorithm, prepared=prepared

@@ -3,6 +3,7 @@ weights are small next to the tiles. On other machines than those of `CHOSEN` th
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import operands
 import pytest
 from problems import Problem, of
 
-from mlx_conv3d import _ext, nn, prepare, set_workspace_limit
+from mlx_conv3d import _ext, nn, set_workspace_limit
 
 CHOSEN = _ext.isa() in ("avx512", "avx512_bf16") and (os.cpu_count() or 1) == 2
 CUBE = (3, 3, 3)
@@ -62,14 +63,9 @@ def is_chosen(problem: Problem, outputs: int) -> bool:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_chunk_for_each_thread(name: str, dtype: str) -> None:
     problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
-    made = operands.make(problem)
-    exact, scale = operands.solve(problem, made.exact)
     if CHOSEN and not problem.general:
-        assert is_chosen(problem, exact[..., 0].size)
-    algorithm = "auto" if problem.general else "winograd"
-    for w in (made.arrays["w"], prepare(made.arrays["w"])):
-        y = operands.run(problem, {**made.arrays, "w": w}, algorithm)
-        operands.check(y, problem, exact, scale, "winograd")
+        assert is_chosen(problem, math.prod(problem.out_shape[:-1]))
+    operands.check_run(problem, "winograd", prepared=True)
 
 
 BITS = """
@@ -106,9 +102,7 @@ def test_the_workspace_limit_holds_for_all_threads_chunks() -> None:
         chosen = operands.plan_of(problem, "winograd")
         assert not CHOSEN or chosen.thread_chunks
         assert chosen.workspace <= 16 << 20
-        made = operands.make(problem)
-        exact, scale = operands.solve(problem, made.exact)
-        operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
+        operands.check_run(problem, "winograd")
     finally:
         set_workspace_limit(before)
 

@@ -54,10 +54,7 @@ def test_weights_made_panel_by_panel(name: str, dtype: str) -> None:
     problem = replace(PROBLEMS[name], x_type=dtype, w_type=dtype, extra_type=dtype)
     if CHOSEN and not problem.general:
         assert operands.plan_of(problem, "winograd").weight_channels > 0
-    made = operands.make(problem)
-    exact, scale = operands.solve(problem, made.exact)
-    y = operands.run(problem, made.arrays, "auto" if problem.general else "winograd")
-    operands.check(y, problem, exact, scale, "winograd")
+    operands.check_run(problem, "winograd")
 
 
 SHARED = """
@@ -93,9 +90,7 @@ def test_several_chunks() -> None:
         chosen = operands.plan_of(problem, "winograd")
         assert not CHOSEN or (chosen.weight_channels > 0 and chosen.chunk[1] < 36)
         assert chosen.workspace <= 16 << 20
-        made = operands.make(problem)
-        exact, scale = operands.solve(problem, made.exact)
-        operands.check(operands.run(problem, made.arrays, "winograd"), problem, exact, scale, "winograd")
+        operands.check_run(problem, "winograd")
     finally:
         set_workspace_limit(before)
 

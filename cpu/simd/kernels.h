@@ -165,8 +165,7 @@ struct WeightView {
 
 /// The same with its axes in another order.
 inline WeightView with_axes(WeightView w, const AxisOrder& order) {
-  const WeightView from = w;
-  for (size_t axis = 0; axis < 3; ++axis) w.stride[axis + 1] = from.stride[order[axis] + 1];
+  reorder_axes(w.stride + 1, order);
   return w;
 }
 
