@@ -29,9 +29,9 @@ using Ints = std::vector<int64_t>;
 /// A WinogradForm of (O, KD, KH, KW, C) weights as Python has it: outputs of a tile along the width, of which
 /// pixels, outputs along depth, bf16 parts, outputs along the height.
 using PackedForm = std::tuple<int, std::string, int, int, int>;
-WinogradForm to_form(const PackedForm& form, const mx::array& w, int64_t groups) {
+WinogradForm to_form(const PackedForm& form, const mx::Shape& w, int64_t groups) {
   const auto& [m, name, depth_m, parts, height] = form;
-  const Size3 kernel = kernel_of(w.shape());
+  const Size3 kernel = kernel_of(w);
   const int line = groups == 1 ? winograd_line_axis(kernel) : -1;
   for (Pixels pixels : kPixels) {
     if (name != name_of(pixels)) continue;
@@ -76,26 +76,12 @@ Parameters make_parameters(int dims, const Ints& stride, const Ints& pad_lo, con
   return {dims, spec};
 }
 
-mx::Shape lift(const mx::Shape& shape, int dims) {
-  mx::Shape lifted = shape;
-  lifted.insert(lifted.begin() + 1, 3 - dims, 1);
-  return lifted;
-}
-
-/// The axes that `dims` spatial axes lack.
-std::vector<int> lacking(int dims) {
-  std::vector<int> axes(static_cast<size_t>(3 - dims));
+/// Those of `dims` spatial axes. A series (N, L, C) is one in time: its axis is the depth.
+MissingAxes missing_axes(int dims, bool series = false) {
+  if (series) return {kHeight + 1, kWidth + 1};
+  MissingAxes axes(static_cast<size_t>(3 - dims));
   std::iota(axes.begin(), axes.end(), 1);
   return axes;
-}
-
-/// (N, ..., C) with `dims` spatial axes to N, D, H, W, C.
-mx::array lift(const mx::array& a, int dims, mx::StreamOrDevice s) {
-  return dims == 3 ? a : mx::expand_dims(a, lacking(dims), s);
-}
-
-mx::array lower(const mx::array& a, int dims, mx::StreamOrDevice s) {
-  return dims == 3 ? a : mx::squeeze(a, lacking(dims), s);
 }
 
 std::optional<Algorithm> parse_algorithm(const std::string& name) {
@@ -122,21 +108,19 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
 mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& parameters,
                      std::optional<mx::array> bias, std::optional<mx::array> residual,
                      std::optional<mx::array> lead, std::optional<mx::array> packed, PackedForm packed_form,
-                     const std::string& algorithm, mx::StreamOrDevice s) {
-  const int dims = parameters.dims;
+                     const std::string& algorithm, bool series, mx::StreamOrDevice s) {
+  const int dims = series ? 1 : parameters.dims;
+  const MissingAxes missing = missing_axes(parameters.dims, series);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
   if (residual) require_ndim("residual", residual->ndim(), dims);
-  const mx::array lifted = lift(w, dims, s);
-  ConvExtras extras;
-  extras.bias = std::move(bias);
-  if (residual) extras.residual = lift(*residual, dims, s);
-  extras.lead = std::move(lead);
-  if (packed) extras.packed_form = to_form(packed_form, lifted, parameters.spec.groups);
+  ConvExtras extras{std::move(lead), std::move(bias), std::move(residual), {}, {}};
+  if (packed) {
+    extras.packed_form = to_form(packed_form, lifted(w.shape(), missing), parameters.spec.groups);
+  }
   extras.packed = std::move(packed);
-  const mx::array y = conv(lift(x, dims, s), lifted, parameters.spec, extras, parse_algorithm(algorithm), s);
-  return lower(y, dims, s);
+  return conv(x, w, parameters.spec, extras, parse_algorithm(algorithm), missing, s);
 }
 
 /// dL/dw of a 3-D convolution as GPU streams compose it.
@@ -158,8 +142,9 @@ std::pair<std::string, std::string> choose(const mx::array& x, const mx::array& 
   require_ndim("w", w.ndim(), dims);
   ConvSpec spec = parameters.spec;
   spec.out_type = to_dtype(mx::promote_types(x.dtype(), w.dtype()));
-  const ConvProblem p =
-      spec.bind(lift(x.shape(), dims), to_dtype(x.dtype()), lift(w.shape(), dims), to_dtype(w.dtype()), 0);
+  const MissingAxes missing = missing_axes(dims);
+  const ConvProblem p = spec.bind(lifted(x.shape(), missing), to_dtype(x.dtype()), lifted(w.shape(), missing),
+                                  to_dtype(w.dtype()), 0);
   require_matching_channels(p, w.shape(dims + 1));
   p.validate();
   const Route chosen = route(p, std::nullopt, s);
@@ -253,7 +238,7 @@ nb::dict bound_plan(const Ints& x_shape, const Ints& w_shape, const Parameters& 
   const auto shape = [&](const Ints& from) {
     mx::Shape to;
     for (int64_t v : from) to.push_back(static_cast<int>(v));
-    return lift(to, dims);
+    return lifted(to, missing_axes(dims));
   };
   const ConvProblem p = spec.bind(shape(x_shape), to_dtype(x_type), shape(w_shape), to_dtype(w_type), lead);
   require_matching_channels(p, w_shape.back());
@@ -315,7 +300,7 @@ NB_MODULE(_ext, m) {
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, "parameters"_a, nb::kw_only(), "bias"_a = nb::none(),
         "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
         "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0, 0}, "algorithm"_a = "auto",
-        "stream"_a = nb::none());
+        "series"_a = false, "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, "x_shape"_a, "w_shape"_a, "parameters"_a, nb::kw_only(), "x_type"_a,
         "w_type"_a, "out_type"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,
         "gpu"_a = "", "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{},
@@ -328,7 +313,7 @@ NB_MODULE(_ext, m) {
       "pack_weights",
       [](const conv3d::mx::array& w, const conv3d::PackedForm& form, bool flip, int groups,
          conv3d::mx::StreamOrDevice s) {
-        return conv3d::pack_weights(w, conv3d::to_form(form, w, groups), flip, groups, s);
+        return conv3d::pack_weights(w, conv3d::to_form(form, w.shape(), groups), flip, groups, s);
       },
       "w"_a, "form"_a, "flip"_a, "groups"_a, "stream"_a = nb::none());
   m.def(

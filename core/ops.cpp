@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/flat_conv.h"
 #include "core/plan_cache.h"
 #include "core/route.h"
 
@@ -26,29 +27,34 @@ void require_floating(const char* name, const mx::array& a) {
   }
 }
 
-void require_shapes(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras) {
+/// `x` and `w` are shapes of 5 axes.
+void require_shapes(const mx::Shape& x, const mx::Shape& w, const ConvSpec& spec, const ConvExtras& extras,
+                    const MissingAxes& missing) {
+  const auto given = [&](const mx::Shape& shape) { return lowered(shape, missing); };
   const int64_t groups = spec.groups;
   if (groups <= 0) fail("groups must be positive, got ", groups, ".");
-  if (x.shape(4) % groups != 0) {
-    fail("The input channels must be divisible by groups. Got x with shape ", x.shape(), " and groups ",
+  if (x[4] % groups != 0) {
+    fail("The input channels must be divisible by groups. Got x with shape ", given(x), " and groups ",
          groups, ".");
   }
-  if (w.shape(0) % groups != 0) {
-    fail("The output channels must be divisible by groups. Got w with shape ", w.shape(), " and groups ",
+  if (w[0] % groups != 0) {
+    fail("The output channels must be divisible by groups. Got w with shape ", given(w), " and groups ",
          groups, ".");
   }
-  if (x.shape(4) != groups * w.shape(4)) {
-    fail("Expect the input channels of x and w to match but got shapes - x: ", x.shape(),
-         " and w: ", w.shape(), " with groups ", groups, ".");
+  if (x[4] != groups * w[4]) {
+    fail("Expect the input channels of x and w to match but got shapes - x: ", given(x), " and w: ", given(w),
+         " with groups ", groups, ".");
   }
   if (extras.lead) {
-    const mx::array& lead = *extras.lead;
-    bool fits = lead.ndim() == 5;
-    for (int i : {0, 2, 3, 4}) fits = fits && lead.shape(i) == x.shape(i);
-    if (!fits) fail("lead must be (N, frames, H, W, C) like x ", x.shape(), ", got ", lead.shape(), ".");
+    mx::Shape lead = lifted(extras.lead->shape(), missing);
+    bool fits = lead.size() == 5;
+    for (int i : {0, 2, 3, 4}) fits = fits && lead[i] == x[i];
+    if (!fits) {
+      fail("lead must be (N, frames, ..., C) like x ", given(x), ", got ", extras.lead->shape(), ".");
+    }
   }
-  if (extras.bias && extras.bias->shape() != mx::Shape{w.shape(0)}) {
-    fail("bias must have shape (", w.shape(0), ") for w ", w.shape(), ", got ", extras.bias->shape(), ".");
+  if (extras.bias && extras.bias->shape() != mx::Shape{w[0]}) {
+    fail("bias must have shape (", w[0], ") for w ", given(w), ", got ", extras.bias->shape(), ".");
   }
 }
 
@@ -96,13 +102,14 @@ bool disabled() {
 }
 
 mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
-               std::optional<Algorithm> forced, mx::StreamOrDevice s) {
+               std::optional<Algorithm> forced, const MissingAxes& missing, mx::StreamOrDevice s) {
   require_floating("x", x);
   require_floating("w", w);
   if (extras.lead) require_floating("lead", *extras.lead);
   if (extras.bias) require_floating("bias", *extras.bias);
   if (extras.residual) require_floating("residual", *extras.residual);
-  require_shapes(x, w, requested, extras);
+  const mx::Shape x_shape = lifted(x.shape(), missing), w_shape = lifted(w.shape(), missing);
+  require_shapes(x_shape, w_shape, requested, extras, missing);
 
   bool supported = is_supported(x.dtype()) && is_supported(w.dtype());
   mx::Dtype type = mx::promote_types(x.dtype(), w.dtype());
@@ -120,18 +127,15 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   spec.residual = extras.residual.has_value();
 
   const int64_t lead_frames = spec.lead ? extras.lead->shape(1) : 0;
-  ConvProblem p = spec.bind(x.shape(), to_dtype(x.dtype()), w.shape(), to_dtype(w.dtype()), lead_frames);
+  ConvProblem p = spec.bind(x_shape, to_dtype(x.dtype()), w_shape, to_dtype(w.dtype()), lead_frames);
   // x and its lead frames are read by the same loader, so they share a type.
   mx::Dtype frames = x.dtype();
   if (spec.lead) frames = mx::promote_types(frames, extras.lead->dtype());
   p.x_type = to_dtype(frames);
   p.validate();
-  if (extras.residual) {
-    const mx::Shape out{x.shape(0), static_cast<int>(p.output(0)), static_cast<int>(p.output(1)),
-                        static_cast<int>(p.output(2)), w.shape(0)};
-    if (extras.residual->shape() != out) {
-      fail("residual must have the output's shape ", out, ", got ", extras.residual->shape(), ".");
-    }
+  const mx::Shape y_shape = lowered(output_shape(p), missing);
+  if (extras.residual && extras.residual->shape() != y_shape) {
+    fail("residual must have the output's shape ", y_shape, ", got ", extras.residual->shape(), ".");
   }
 
   if (!supported && forced && forced != Algorithm::stock && !disabled()) {
@@ -140,7 +144,13 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   // Planned now as well as when it is evaluated, so that a forced algorithm fails here, and so does the
   // limit.
   const Route chosen = supported ? route(p, forced, s) : Route{};
-  if (chosen.stock()) return stock_conv(x, w, spec, extras, s);
+  if (chosen.stock()) {
+    ConvExtras whole = extras;
+    for (auto* extra : {&whole.lead, &whole.residual}) {
+      if (*extra) *extra = lift(**extra, missing, s);
+    }
+    return lower(stock_conv(lift(x, missing, s), lift(w, missing, s), spec, whole, s), missing, s);
+  }
 
   std::vector<mx::array> inputs{x, w};
   if (spec.lead) {
@@ -150,14 +160,21 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   if (spec.bias) inputs.push_back(mx::astype(*extras.bias, mx::float32, s));
   if (spec.residual) inputs.push_back(mx::astype(*extras.residual, type, s));
   p.prepared = true;
-  const bool on_cpu = mx::to_stream(s).device == mx::Device::cpu;
-  if (on_cpu && extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
-    spec.packed = extras.packed_form;
-    inputs.push_back(*extras.packed);
+  if (mx::to_stream(s).device == mx::Device::cpu) {
+    if (extras.packed && uses_packed_weights(*cpu_plan(p, forced), extras.packed_form)) {
+      spec.packed = extras.packed_form;
+      inputs.push_back(*extras.packed);
+    }
+    if (missing.empty()) return conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s);
+    auto primitive = std::make_shared<FlatConv>(mx::to_stream(s), std::move(spec), missing);
+    return mx::array(y_shape, type, std::move(primitive), std::move(inputs));
   }
-  std::optional<Algorithm> on_gpu;
-  if (!on_cpu) on_gpu = chosen.plan->algorithm();
-  return conv_primitive(std::move(inputs), std::move(spec), on_gpu, s);
+  const ConvInputs at(spec);
+  for (int i : {0, 1, at.lead, at.residual}) {
+    if (i >= 0) inputs[i] = lift(inputs[i], missing, s);
+  }
+  const Algorithm on_gpu = chosen.plan->algorithm();
+  return lower(conv_primitive(std::move(inputs), std::move(spec), on_gpu, s), missing, s);
 }
 
 mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, int groups, mx::StreamOrDevice s) {

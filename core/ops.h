@@ -3,6 +3,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/missing_axes.h"
 #include "core/plan.h"
 #include "core/primitive.h"
 #include "mlx/mlx.h"
@@ -20,10 +21,11 @@ struct ConvExtras {
   WinogradForm packed_form;
 };
 
-/// y = activation(conv(x, w) + bias) + residual for x (N, D, H, W, C) and w (O, KD, KH, KW, C/groups). The
-/// result has the type that x, w and the extras promote to. Throws std::invalid_argument naming the argument.
+/// y = activation(conv(x, w) + bias) + residual for x (N, D, H, W, C) and w (O, KD, KH, KW, C/groups), all of
+/// them, and y, without the axes `missing`. The result has the type that x, w and the extras promote to.
+/// Throws std::invalid_argument naming the argument.
 mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
-               std::optional<Algorithm> forced, mx::StreamOrDevice s);
+               std::optional<Algorithm> forced, const MissingAxes& missing, mx::StreamOrDevice s);
 
 /// The same from MLX's own operations (core/stock.cpp).
 mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,

@@ -48,6 +48,11 @@ ConvProblem bind_inputs(const ConvSpec& spec, const Arrays& inputs) {
 
 }  // namespace
 
+mx::Shape output_shape(const ConvProblem& p) {
+  return {narrow(p.batch), narrow(p.output(0)), narrow(p.output(1)), narrow(p.output(2)),
+          narrow(p.out_channels)};
+}
+
 ConvSpec ConvSpec::bare() const {
   ConvSpec spec = *this;
   spec.activation = Activation::none;
@@ -92,8 +97,7 @@ ConvProblem Conv::problem(const Arrays& inputs) const { return bind_inputs(spec_
 std::vector<mx::Shape> Conv::output_shapes(const Arrays& inputs) {
   const ConvProblem p = problem(inputs);
   p.validate();
-  return {mx::Shape{narrow(p.batch), narrow(p.output(0)), narrow(p.output(1)), narrow(p.output(2)),
-                    narrow(p.out_channels)}};
+  return {output_shape(p)};
 }
 
 void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {

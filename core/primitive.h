@@ -103,6 +103,9 @@ class ConvWeightGradient : public CpuPrimitive<WeightGradientSpec> {
 /// Of (O, KD, KH, KW, C) weights.
 inline Size3 kernel_of(const mx::Shape& w) { return {w[1], w[2], w[3]}; }
 
+/// (N, oD, oH, oW, O). Throws std::invalid_argument for an axis that is longer than MLX's can be.
+mx::Shape output_shape(const ConvProblem& problem);
+
 struct PackedWeightsSpec {
   WinogradForm form;
   bool flip = false;

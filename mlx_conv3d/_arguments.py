@@ -150,17 +150,30 @@ def parameters(
     Raises:
         ValueError, TypeError: a value that makes no sense, by its name.
     """
-    given = locals()
+    given = (
+        dims,
+        stride,
+        padding,
+        dilation,
+        input_dilation,
+        groups,
+        padding_mode,
+        activation,
+        flip,
+        upsample,
+        per_frame,
+        odd_frame,
+    )
     try:
         # Unlike a hash, it tells 1 from True and 1.0, also in a tuple, and refuses any other type.
-        key = marshal.dumps(tuple(given.values()), 2)
+        key = marshal.dumps(given, 2)
     except ValueError:
-        return _parse(**given)
+        return _parse(*given)
     found = _PARSED.get(key)
     if found is None:
         if len(_PARSED) >= MOST_PARSED:
             _PARSED.clear()
-        found = _PARSED[key] = _parse(**given)
+        found = _PARSED[key] = _parse(*given)
     return found
 
 

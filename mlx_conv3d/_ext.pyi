@@ -45,6 +45,7 @@ def conv(
     packed: mx.array | None = None,
     packed_form: tuple[int, str, int, int, int] = (0, "single", 1, 0, 0),
     algorithm: str = "auto",
+    series: bool = False,
     stream: _Stream = None,
 ) -> mx.array: ...
 def plan(

@@ -36,9 +36,10 @@ def run(
     residual: mx.array | None = None,
     lead: mx.array | None = None,
     algorithm: str = "auto",
+    series: bool = False,
     stream: Any = None,
 ) -> mx.array:
-    """Any convolution, its parameters already parsed."""
+    """Any convolution, its parameters already parsed. `series`: of arrays (N, L, C), whose L is the depth."""
     packed: dict[str, Any] = {}
     if isinstance(w, PreparedWeight):
         _require_arrays(x=x, bias=bias, residual=residual, lead=lead)
@@ -46,18 +47,23 @@ def run(
             x, parameters, lead=lead, extras=(bias, residual), algorithm=algorithm, stream=stream
         )
         w = w.weight
-    _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
-    return _ext.conv(
-        x,
-        w,
-        parameters.core,
-        bias=bias,
-        residual=residual,
-        lead=lead,
-        **packed,
-        algorithm=arguments.algorithm_name(algorithm),
-        stream=stream,
-    )
+    try:
+        return _ext.conv(
+            x,
+            w,
+            parameters.core,
+            bias=bias,
+            residual=residual,
+            lead=lead,
+            **packed,
+            algorithm=algorithm if algorithm == "auto" else arguments.algorithm_name(algorithm),
+            series=series,
+            stream=stream,
+        )
+    except TypeError:
+        # Asked only now: a small convolution takes as long as such questions.
+        _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
+        raise
 
 
 def conv3d(

@@ -13,6 +13,7 @@ from mlx_conv3d.functional import Weight
 from mlx_conv3d.nn.layers import ConvolutionLayer, mode_names, positive
 
 TIME_PADDINGS = ("zeros", "edge")
+SMALL_CHUNK = 1 << 20  # bytes that may stay in memory for a step longer
 
 
 class StreamState(NamedTuple):
@@ -22,7 +23,7 @@ class StreamState(NamedTuple):
     the first of `frames`, or else the frame that follows `skipped` frames of the next chunk.
     """
 
-    frames: mx.array | None  # (N, L, H, W, C), L at most dilation * (KD - 1)
+    frames: mx.array | None  # (N, L, H, W, C), of a series (N, L, C), L at most dilation * (KD - 1)
     padding: int
     skipped: int
     second: bool  # the next output frame is the second of a pair, where frames are computed in pairs
@@ -49,6 +50,8 @@ class CausalConv3d(ConvolutionLayer):
     Raises:
         ValueError, TypeError: an argument that makes no sense, by its name.
     """
+
+    _layout, _series = ("N", "D", "H", "W", "C"), False
 
     def __init__(
         self,
@@ -86,8 +89,9 @@ class CausalConv3d(ConvolutionLayer):
         self, x: mx.array, *, activation: str | None = None, residual: mx.array | None = None
     ) -> mx.array:
         """activation(conv(x) + bias) + residual for a whole clip (N, D, H, W, C)."""
-        x, at = self._checked(x, None), self._start()
-        return self._outputs(x, at, self._frames_out(at, x.shape[1]), activation, residual)
+        at = self._start()
+        frames = self._checked("x", x, None)
+        return self._outputs(x, at, self._frames_out(at, frames), activation, residual)
 
     def step(
         self,
@@ -114,11 +118,12 @@ class CausalConv3d(ConvolutionLayer):
             ValueError: a state of another stream: its frames do not fit the chunk in shape or type.
         """
         at = self._start() if state is None else StreamState(*state)
-        x = self._checked(chunk, at.frames)
-        outputs = self._frames_out(at, x.shape[1])
-        y = self._outputs(x, at, outputs, activation, residual)
-        after = self._advanced(at, x, outputs)
-        if after.frames is not None and after.frames is not at.frames and not _ext.is_tracer(y):
+        frames = self._checked("chunk", chunk, at.frames)
+        outputs = self._frames_out(at, frames)
+        y = self._outputs(chunk, at, outputs, activation, residual)
+        after = self._advanced(at, chunk, frames, outputs)
+        held = after.frames is not None and after.frames is not at.frames
+        if held and chunk.nbytes > SMALL_CHUNK and not _ext.is_tracer(y):
             # Evaluated together: frames left for later would keep all of the chunk in memory.
             y = mx.depends(y, after.frames)
         return y, after
@@ -127,20 +132,21 @@ class CausalConv3d(ConvolutionLayer):
         # The first frame stands alone, since the clips of video models have 4*k + 1 frames.
         return StreamState(None, self.reach, 0, True)
 
-    def _checked(self, x: mx.array, held: mx.array | None) -> mx.array:
+    def _checked(self, name: str, x: mx.array, held: mx.array | None) -> int:
+        """How many frames x has, if it can follow those held."""
         if not isinstance(x, mx.array):
-            raise TypeError(f"x must be an mx.array, got {type(x).__name__}")
-        if x.ndim != 5:
-            raise ValueError(f"x must have 5 dimensions (N, D, H, W, C), got shape {tuple(x.shape)}")
-        if held is None:
-            return x
-        before, here = held.shape, x.shape
-        if before[0] != here[0] or before[2:] != here[2:] or held.dtype != x.dtype:
-            raise ValueError(
-                f"state holds frames {tuple(before)} of {held.dtype}, which a chunk {tuple(here)} of "
-                f"{x.dtype} cannot follow"
-            )
-        return x
+            raise TypeError(f"{name} must be an mx.array, got {type(x).__name__}")
+        here = x.shape
+        if len(here) != len(self._layout):
+            layout = ", ".join(self._layout)
+            raise ValueError(f"{name} must have {len(self._layout)} dimensions ({layout}), got shape {here}")
+        if held is not None:
+            before = held.shape
+            if before[0] != here[0] or before[2:] != here[2:] or held.dtype != x.dtype:
+                raise ValueError(
+                    f"state holds frames {before} of {held.dtype}, which a chunk {here} of {x.dtype} cannot follow"
+                )
+        return int(here[1])
 
     def _frames_out(self, at: StreamState, frames: int) -> int:
         """Output frames that `frames` more input frames complete."""
@@ -148,7 +154,12 @@ class CausalConv3d(ConvolutionLayer):
         return max(0, (there - self.reach - 1) // int(self["stride"][0]) + 1)
 
     def _outputs(
-        self, x: mx.array, at: StreamState, outputs: int, activation: str | None, residual: mx.array | None
+        self,
+        x: mx.array,
+        at: StreamState,
+        outputs: int,
+        activation: str | None,
+        residual: mx.array | None,
     ) -> mx.array:
         if outputs > 0:
             x = x[:, at.skipped :] if at.skipped else x
@@ -172,7 +183,7 @@ class CausalConv3d(ConvolutionLayer):
         residual: mx.array | None,
         second: bool = True,
     ) -> mx.array:
-        # As items: a module's attributes that are tuples are found only after others have been looked for.
+        # As items: a module's attributes that are tuples or arrays are found only after others have been looked for.
         parameters = arguments.parameters(
             3,
             stride=self["stride"],
@@ -185,10 +196,17 @@ class CausalConv3d(ConvolutionLayer):
             per_frame=True,
             odd_frame=second,
         )
-        return functional.run(x, self._weight(), parameters, bias=self._bias(), residual=residual, lead=lead)
+        return functional.run(
+            x,
+            self._weight(),
+            parameters,
+            bias=self._bias(),
+            residual=residual,
+            lead=lead,
+            series=self._series,
+        )
 
-    def _advanced(self, at: StreamState, x: mx.array, outputs: int) -> StreamState:
-        frames = x.shape[1]
+    def _advanced(self, at: StreamState, x: mx.array, frames: int, outputs: int) -> StreamState:
         # From the first position of the next output's window to its end: below zero it lies after this chunk.
         passed = outputs * self["stride"][0] - at.padding
         kept = _held(at) + frames - at.skipped - max(0, passed)
@@ -212,6 +230,8 @@ class CausalConv1d(CausalConv3d):
     Raises:
         ValueError, TypeError: an argument that makes no sense, by its name.
     """
+
+    _layout, _series = ("N", "L", "C"), True
 
     def __init__(
         self,
@@ -243,47 +263,9 @@ class CausalConv1d(CausalConv3d):
     def _described(self) -> dict[str, Any]:
         return {"stride": self.stride[0], "dilation": self.dilation[0], "time_padding": self.time_padding}
 
-    def __call__(
-        self, x: mx.array, *, activation: str | None = None, residual: mx.array | None = None
-    ) -> mx.array:
-        """activation(conv(x) + bias) + residual for a whole series (N, L, C)."""
-        y = super().__call__(_as_frames("x", x), activation=activation, residual=_frames_or_none(residual))
-        return _as_series(y)
-
-    def step(
-        self,
-        chunk: mx.array,
-        state: StreamState | None = None,
-        *,
-        activation: str | None = None,
-        residual: mx.array | None = None,
-    ) -> tuple[mx.array, StreamState]:
-        """The output samples (N, oL, O) that a stream's next buffer (N, L, C) completes, and the state after it.
-
-        As `CausalConv3d.step`.
-        """
-        frames = _as_frames("chunk", chunk)
-        y, after = super().step(frames, state, activation=activation, residual=_frames_or_none(residual))
-        return _as_series(y), after
-
     def _weight(self) -> Weight:
-        return mx.expand_dims(self.weight, (2, 3))
-
-
-def _as_frames(name: str, series: mx.array) -> mx.array:
-    if not isinstance(series, mx.array):
-        raise TypeError(f"{name} must be an mx.array, got {type(series).__name__}")
-    if series.ndim != 3:
-        raise ValueError(f"{name} must have 3 dimensions (N, L, C), got shape {tuple(series.shape)}")
-    return mx.expand_dims(series, (2, 3))
-
-
-def _frames_or_none(residual: mx.array | None) -> mx.array | None:
-    return None if residual is None else _as_frames("residual", residual)
-
-
-def _as_series(frames: mx.array) -> mx.array:
-    return mx.squeeze(frames, (2, 3))
+        weight: mx.array = self["weight"]
+        return weight
 
 
 def _held(state: StreamState) -> int:
