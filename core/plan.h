@@ -172,6 +172,7 @@ struct GemmPlan {
 
   bool whole_patches = false;  ///< patchify: of fold_patches(p), x and w being contiguous
   bool joined_phases = false;  ///< transposed: all phases read the same rows in one task
+  bool joined_frames = false;  ///< taps along depth only: tasks are `rows` positions of all frames
 
   bool buffers_rows() const { return tile_rows > 0; }
 };

@@ -222,6 +222,39 @@ bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Can
   return true;
 }
 
+/// Positions of a task that reads the frames as one row. Where frames are no shorter than a block of rows,
+/// each is read in place by itself.
+bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (p.groups > 1 || !joins_frames(p)) return false;
+  if (4 * p.output(kHeight) * p.output(kWidth) >= kRowBlock) return false;
+  const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
+  const bool narrow = is_narrow(p, d.vector_width);
+  const int64_t sums = narrow ? p.out_channels * d.vector_width : out_lanes;
+  const int64_t held = 4 * (p.in_channels + sums), positions = std::max<int64_t>(1, p.out_positions());
+  // Tasks share positions, not outputs: few of the one with many of the other would be too few.
+  if (!narrow && packed > kSmallWeights && positions < 8 * d.cores * kLeastPiece) return false;
+  GemmPlan g;
+  const auto bytes = [&] {
+    const int64_t staged = p.taps() * grouped_row_floats(p, d.vector_width, g.rows);
+    return 4 * (packed + d.cores * (staged + g.rows * sums)) + 64 * (2 + d.cores * (p.taps() + 1)) + 4096;
+  };
+  g.rows = std::clamp(d.cache_bytes / 4 / held, kLeastPiece, kLongRowBlock);
+  g.rows = std::min(g.rows, std::max(kLeastPiece, divide_up(positions, 4 * d.cores)));
+  while (bytes() > limit && g.rows > 1) g.rows = divide_up(g.rows, 2);
+  if (bytes() > limit) return false;
+  g.depth = narrow ? kNarrowDepth : kDepthBlock;
+  g.cols = out_lanes;
+  g.joined_frames = true;
+  c.gemm = g;
+  c.workspace = bytes();
+  const double converted = p.x_type == Dtype::float32 ? 0 : static_cast<double>(p.taps());
+  const bool whole = p.out_type == Dtype::float32 && (narrow || p.out_channels == out_lanes);
+  price_gemm(p, d, static_cast<double>(positions * p.in_channels) * converted, whole ? kInOutput : kSingle,
+             4 * packed, c);
+  c.reason = "one product over the positions of all frames, read in place";
+  return true;
+}
+
 void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const Candidate* like, Candidate& c,
                    const std::string& reason) {
   int64_t taps_held = p.kernel[0], extra = 0;
@@ -231,7 +264,10 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const C
   }
   const bool whole_taps = c.algorithm == Algorithm::patchify || c.algorithm == Algorithm::implicit_gemm;
   c.reason = reason;
-  if (whole_taps && fit_rows(p, d, limit, c)) {
+  const bool deep = c.algorithm == Algorithm::pointwise || c.algorithm == Algorithm::temporal ||
+                    c.algorithm == Algorithm::implicit_gemm;
+  if (deep && fit_joined_frames(p, d, limit, c)) {
+  } else if (whole_taps && fit_rows(p, d, limit, c)) {
     c.reason += ", over input rows that are copied once for all taps";
   } else if (c.algorithm == Algorithm::transposed && fit_joined_phases(p, d, limit, c)) {
     c.reason = "one product for all phases of the dilated input, none with zeros";

@@ -104,10 +104,8 @@ bool pixelwise(const ConvProblem& p, int axis) {
          p.upsample[axis] == 1;
 }
 
-bool joins_frames(const ConvProblem& p) {
-  return p.kernel[kDepth] > 1 && p.stride[kDepth] == 1 && p.input_dilation[kDepth] == 1 &&
-         p.upsample[kDepth] == 1 && pixelwise(p, kHeight) && pixelwise(p, kWidth);
-}
+/// Whether taps join the frames that are read as one row.
+bool taps_join_frames(const ConvProblem& p) { return p.kernel[kDepth] > 1 && joins_frames(p); }
 
 /// Bytes that the rows of a task's band take, of all frames that its kernel meets at a time.
 int64_t window_bytes(const ConvProblem& p, int64_t band) {
@@ -302,7 +300,7 @@ ConvProblem paired_channels(const ConvProblem& p) {
 GroupedPlan make_grouped_pairs_plan(const ConvProblem& p, const Device& d) {
   const bool bf16 = p.x_type == Dtype::bfloat16 && p.w_type == Dtype::bfloat16;
   if (d.matrix_gflops == 0 || d.matrix_splits || !bf16 || p.group_in() % 2 != 0) return {};
-  if (joins_frames(p) || grouped_kernel(p, d.vector_width) < 0) return {};
+  if (taps_join_frames(p) || grouped_kernel(p, d.vector_width) < 0) return {};
   GroupedPlan plan = make_grouped_plan(paired_channels(p), d);
   if (plan.kernel < 0 || !takes_pairs(kGroupedKernels.at[plan.kernel])) return {};
   plan.pairs = true;
@@ -346,7 +344,7 @@ int64_t depthwise_gradient_workspace(const ConvProblem& p, const Device& d, cons
 GroupedPlan make_grouped_forward_plan(const ConvProblem& p, const Device& d) {
   const int kernel = grouped_kernel(p, d.vector_width);
   if (kernel >= 0 && in_place(kGroupedKernels.at[kernel])) return make_in_place_plan(p, d, kernel);
-  if (kernel < 0 || !joins_frames(p)) return make_grouped_plan(p, d);
+  if (kernel < 0 || !taps_join_frames(p)) return make_grouped_plan(p, d);
   GroupedPlan plan{kernel, 1, 1, 1, true};
   const int64_t positions = std::max<int64_t>(1, p.out_positions());
   const int64_t wanted = wanted_tasks(p.direct_flops() / kTaskFlops, d);
@@ -375,6 +373,11 @@ int64_t grouped_gradient_workspace(const ConvProblem& p, const Device& d, const 
   const int64_t dy = plan.cols * p.out_channels + grouped_slack(p, d.vector_width);
   const int64_t staged = grouped_staged_floats(p, d.vector_width, plan);
   return d.cores * (4 * (sums + dy + staged) + 3 * 64) + 4096;
+}
+
+bool joins_frames(const ConvProblem& p) {
+  return p.stride[kDepth] == 1 && p.input_dilation[kDepth] == 1 && p.upsample[kDepth] == 1 &&
+         pixelwise(p, kHeight) && pixelwise(p, kWidth);
 }
 
 ConvProblem fold_rows(const ConvProblem& p) {

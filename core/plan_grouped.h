@@ -81,6 +81,9 @@ int64_t grouped_staged_floats(const ConvProblem& problem, int vector_width, cons
 int64_t grouped_workspace(const ConvProblem& problem, const Device& device, const GroupedPlan& plan);
 int64_t grouped_gradient_workspace(const ConvProblem& problem, const Device& device, const GroupedPlan& plan);
 
+/// Whether the positions of all frames are one row to every tap, so that cpu/joined_frames.h can read it.
+bool joins_frames(const ConvProblem& problem);
+
 /// Rows, and frames and batches too, as one long row, where no tap or padding tells them apart.
 ConvProblem fold_rows(const ConvProblem& problem);
 

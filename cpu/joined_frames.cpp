@@ -15,11 +15,10 @@ constexpr int64_t kWorthCutting = 8;
 
 }  // namespace
 
-JoinedFrames::JoinedFrames(const ConvProblem& p, const GroupedPlan& plan, const Operands& operands,
-                           Workspace& workspace)
+JoinedFrames::JoinedFrames(const ConvProblem& p, int64_t cols, const Operands& operands, Workspace& workspace)
     : GroupedTasks(p, Input(p, operands), false),
       area_(p.input[kHeight] * p.input[kWidth]),
-      cols_(plan.cols),
+      cols_(cols),
       arrays_{array(operands.lead, 0, p.lead), array(operands.x, p.lead, p.input[kDepth])} {
   find_segments();
   const auto taps = static_cast<size_t>(d_.tap_count());
@@ -27,7 +26,7 @@ JoinedFrames::JoinedFrames(const ConvProblem& p, const GroupedPlan& plan, const 
   for (Thread& t : threads_) {
     t.rows.resize(taps);
     for (size_t k = 0; k < taps; ++k) {
-      t.staged.push_back(workspace.floats(grouped_row_floats(p, k_.width, plan.cols)));
+      t.staged.push_back(workspace.floats(grouped_row_floats(p, k_.width, cols)));
     }
   }
 }

@@ -13,8 +13,8 @@ namespace mlx_conv3d::cpu {
 /// float32 are read where they are.
 class JoinedFrames final : public GroupedTasks {
  public:
-  JoinedFrames(const ConvProblem& problem, const GroupedPlan& plan, const Operands& operands,
-               Workspace& workspace);
+  /// Tasks are `cols` positions.
+  JoinedFrames(const ConvProblem& problem, int64_t cols, const Operands& operands, Workspace& workspace);
 
   int64_t count() const override;
   void run(int64_t i, int thread, const Body& f) override;

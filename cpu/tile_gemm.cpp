@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "core/integers.h"
+#include "cpu/frame_gemm.h"
 #include "cpu/joined_phases.h"
 #include "cpu/row_conv.h"
 #include "cpu/slab.h"
@@ -467,6 +468,7 @@ bool tile_gemm(const ConvProblem& p, const TilePlan& plan, const Operands& opera
 void blocked_products(const ConvProblem& p, const GemmPlan& plan, const Operands& operands,
                       const GatherGemmOptions& options, Workspace& workspace) {
   if (plan.tile.parts > 0 && tile_gemm(p, plan.tile, operands, options.split_phases, workspace)) return;
+  if (plan.joined_frames) return frame_gemm(p, plan, operands, workspace);
   if (plan.joined_phases) return joined_phases(p, plan, operands, workspace);
   if (plan.buffers_rows()) return row_conv(p, plan, operands, workspace);
   gather_gemm(p, plan, operands, options, workspace);
