@@ -150,7 +150,7 @@ def parameters(
     Raises:
         ValueError, TypeError: a value that makes no sense, by its name.
     """
-    given = (
+    given: tuple[Any, ...] = (
         dims,
         stride,
         padding,

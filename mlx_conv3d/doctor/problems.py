@@ -115,7 +115,7 @@ def operands(problem: Problem, types: tuple[str, str]) -> dict[str, mx.array]:
 
 
 def run(problem: Problem, arrays: dict[str, mx.array], algorithm: str, stream: Any) -> mx.array:
-    rest = {name: a for name, a in arrays.items() if name not in ("x", "w")}
+    rest: dict[str, Any] = {name: a for name, a in arrays.items() if name not in ("x", "w")}
     return functional.run(
         arrays["x"], arrays["w"], problem.parameters, **rest, algorithm=algorithm, stream=stream
     )

@@ -51,7 +51,8 @@ class CausalConv3d(ConvolutionLayer):
         ValueError, TypeError: an argument that makes no sense, by its name.
     """
 
-    _layout, _series = ("N", "D", "H", "W", "C"), False
+    _layout: tuple[str, ...] = ("N", "D", "H", "W", "C")
+    _series = False
 
     def __init__(
         self,
@@ -122,8 +123,8 @@ class CausalConv3d(ConvolutionLayer):
         outputs = self._frames_out(at, frames)
         y = self._outputs(chunk, at, outputs, activation, residual)
         after = self._advanced(at, chunk, frames, outputs)
-        held = after.frames is not None and after.frames is not at.frames
-        if held and chunk.nbytes > SMALL_CHUNK and not _ext.is_tracer(y):
+        large = chunk.nbytes > SMALL_CHUNK
+        if large and after.frames is not None and after.frames is not at.frames and not _ext.is_tracer(y):
             # Evaluated together: frames left for later would keep all of the chunk in memory.
             y = mx.depends(y, after.frames)
         return y, after
@@ -231,7 +232,8 @@ class CausalConv1d(CausalConv3d):
         ValueError, TypeError: an argument that makes no sense, by its name.
     """
 
-    _layout, _series = ("N", "L", "C"), True
+    _layout = ("N", "L", "C")
+    _series = True
 
     def __init__(
         self,

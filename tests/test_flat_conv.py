@@ -1,0 +1,158 @@
+"""Convolutions of one or two spatial axes: on a CPU one operation, with the values and derivatives of 3-D ones."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_conv3d
+from mlx_conv3d import conv1d, conv2d, conv3d, nn
+
+CASES: dict[str, tuple[Callable[..., mx.array], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
+    "1-D": (conv1d, (2, 19, 8), (6, 3, 8), (1, 2)),
+    "2-D": (conv2d, (2, 9, 7, 8), (6, 3, 3, 8), (1,)),
+}
+
+
+def normal(*shape: int, seed: int = 0) -> mx.array:
+    return mx.array(np.random.default_rng((seed, *shape)).normal(size=shape).astype(np.float32))
+
+
+def operations(*arrays: mx.array) -> list[str]:
+    """Names of the operations that the arrays are still to be evaluated by."""
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *arrays)
+    return re.findall(r'label\s*=\s*"([A-Z]\w+)"', graph.getvalue())
+
+
+def lifted(a: mx.array, missing: tuple[int, ...]) -> mx.array:
+    return mx.expand_dims(a, missing)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_operation(name: str) -> None:
+    function, x_shape, w_shape, _ = CASES[name]
+    x, w, bias = normal(*x_shape), normal(*w_shape), normal(w_shape[0])
+    y = function(x, w, padding=1, bias=bias, residual=normal(*x_shape[:-1], w_shape[0]), activation="tanh")
+    assert operations(y) == ["Conv3dFlatConv"]
+    weight = mlx_conv3d.prepare(w)
+    mx.eval(function(x, weight))
+    assert operations(function(x, weight)) == ["Conv3dFlatConv"]
+
+
+def test_a_step_of_a_series_is_one_operation() -> None:
+    layer, x = nn.CausalConv1d(8, 8, 3, dilation=2), normal(1, 16, 8)
+    mx.eval(layer.parameters())
+    y, state = layer.step(x)
+    mx.eval(y, state)
+    y, state = layer.step(x, state, activation="tanh", residual=x)
+    assert operations(y) == ["Conv3dFlatConv"]
+    assert state.frames is not None
+    assert state.frames.shape == (1, 4, 8)
+
+
+def test_a_large_chunk_is_not_held_by_the_state() -> None:
+    """y and the state are evaluated together: the state alone would keep the chunk."""
+    layer = nn.CausalConv1d(8, 8, 3)
+    y, state = layer.step(normal(1, 1 << 16, 8))
+    assert "Depends" in operations(y)
+    mx.eval(y)
+    assert state.frames is not None
+    assert operations(state.frames) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_derivatives_are_those_of_three_axes(name: str) -> None:
+    function, x_shape, w_shape, missing = CASES[name]
+    axes = len(x_shape) - 2
+    padding = ((2, 1),) * axes
+    whole_padding = ((0, 0),) * (3 - axes) + padding
+    arrays = [
+        normal(*x_shape),
+        normal(*w_shape, seed=1),
+        normal(w_shape[0], seed=2),
+        normal(x_shape[0], *(n + 1 for n in x_shape[1:-1]), w_shape[0], seed=3),
+    ]
+
+    def flat(x: mx.array, w: mx.array, bias: mx.array, residual: mx.array) -> mx.array:
+        return function(x, w, padding=padding, bias=bias, residual=residual, activation="silu")
+
+    def whole(x: mx.array, w: mx.array, bias: mx.array, residual: mx.array) -> mx.array:
+        y = conv3d(
+            lifted(x, missing),
+            lifted(w, missing),
+            padding=whole_padding,
+            bias=bias,
+            residual=lifted(residual, missing),
+            activation="silu",
+        )
+        return mx.squeeze(y, missing)
+
+    cotangent = normal(*arrays[3].shape, seed=4)
+    for ours, theirs in zip(
+        [*mx.vjp(flat, arrays, [cotangent])], [*mx.vjp(whole, arrays, [cotangent])], strict=True
+    ):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape
+            assert mx.array_equal(a, b)
+    tangents = [normal(*a.shape, seed=5 + i) for i, a in enumerate(arrays)]
+    for a, b in zip(mx.jvp(flat, arrays, tangents), mx.jvp(whole, arrays, tangents), strict=True):
+        assert a[0].shape == b[0].shape
+        assert mx.array_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("w_axis", [None, 0, 1])
+@pytest.mark.parametrize("x_axis", [None, 0, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_vmap(name: str, x_axis: int | None, w_axis: int | None) -> None:
+    function, x_shape, w_shape, _ = CASES[name]
+    xs, ws = [normal(*x_shape, seed=i) for i in range(3)], [normal(*w_shape, seed=i) for i in range(3)]
+    bias = normal(w_shape[0])
+    if x_axis is None and w_axis is None:
+        return
+    x = xs[0] if x_axis is None else mx.stack(xs, axis=x_axis)
+    w = ws[0] if w_axis is None else mx.stack(ws, axis=w_axis)
+    mapped = mx.vmap(lambda x, w: function(x, w, padding=1, bias=bias), in_axes=(x_axis, w_axis))(x, w)
+    for i in range(3):
+        y = function(xs[0 if x_axis is None else i], ws[0 if w_axis is None else i], padding=1, bias=bias)
+        assert mapped[i].shape == y.shape
+        assert mx.allclose(mapped[i], y, atol=1e-5)
+
+
+def test_axes_are_not_merged() -> None:
+    """The same arrays and parameters, once as a series in time and once as a row: two operations."""
+    layer = nn.CausalConv1d(4, 4, 3, bias=False)
+    x, w = normal(1, 12, 4), normal(4, 3, 4)
+    layer.weight = w
+
+    def both(x: mx.array, w: mx.array) -> tuple[mx.array, mx.array]:
+        layer.weight = w
+        return conv1d(x, w, padding=((2, 0),), activation="relu"), layer(x, activation="relu")
+
+    row, series = mx.compile(both)(x, w)
+    assert mx.allclose(row, series, atol=1e-5)
+    layer.weight = w
+    assert mx.allclose(series, layer(x, activation="relu"), atol=1e-6)
+
+
+def test_messages_have_the_shapes_that_were_given() -> None:
+    with pytest.raises(ValueError, match=r"x: \(1,9,7,8\) and w: \(6,3,3,5\)"):
+        conv2d(normal(1, 9, 7, 8), normal(6, 3, 3, 5))
+    with pytest.raises(ValueError, match=r"residual must have the output's shape \(1,7,6\), got \(1,9,6\)"):
+        conv1d(normal(1, 9, 8), normal(6, 3, 8), residual=normal(1, 9, 6))
+    layer = nn.CausalConv1d(8, 6, 3)
+    with pytest.raises(ValueError, match="residual must have 3 dimensions"):
+        layer(normal(1, 9, 8), residual=normal(1, 9, 1, 1, 6))
+
+
+@pytest.mark.parametrize("argument", ["x", "w", "bias", "residual"])
+def test_what_is_not_an_array_is_named(argument: str) -> None:
+    given = {"x": normal(1, 9, 8), "w": normal(6, 3, 8), "bias": normal(6), "residual": normal(1, 7, 6)}
+    given[argument] = np.array(given[argument])
+    with pytest.raises(TypeError, match=f"{argument} must be an mx.array, got ndarray"):
+        conv1d(**given)
