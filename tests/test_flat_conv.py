@@ -124,22 +124,6 @@ def test_vmap(name: str, x_axis: int | None, w_axis: int | None) -> None:
         assert mx.allclose(mapped[i], y, atol=1e-5)
 
 
-def test_axes_are_not_merged() -> None:
-    """The same arrays and parameters, once as a series in time and once as a row: two operations."""
-    layer = nn.CausalConv1d(4, 4, 3, bias=False)
-    x, w = normal(1, 12, 4), normal(4, 3, 4)
-    layer.weight = w
-
-    def both(x: mx.array, w: mx.array) -> tuple[mx.array, mx.array]:
-        layer.weight = w
-        return conv1d(x, w, padding=((2, 0),), activation="relu"), layer(x, activation="relu")
-
-    row, series = mx.compile(both)(x, w)
-    assert mx.allclose(row, series, atol=1e-5)
-    layer.weight = w
-    assert mx.allclose(series, layer(x, activation="relu"), atol=1e-6)
-
-
 def test_messages_have_the_shapes_that_were_given() -> None:
     with pytest.raises(ValueError, match=r"x: \(1,9,7,8\) and w: \(6,3,3,5\)"):
         conv2d(normal(1, 9, 7, 8), normal(6, 3, 3, 5))

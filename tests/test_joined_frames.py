@@ -127,11 +127,11 @@ def test_a_small_workspace_suffices() -> None:
     roomy = operands.plan_of(problem, "temporal")
     before = mlx_conv3d.set_workspace_limit(16 << 20)
     try:
+        assert is_joined(problem, "temporal")
         found = operands.plan_of(problem, "temporal")
         y = operands.run(problem, made.arrays, "temporal")
         mx.eval(y)
     finally:
         mlx_conv3d.set_workspace_limit(before)
-    assert is_joined(problem, "temporal")
     assert found.workspace <= 16 << 20 < roomy.workspace
     operands.check(y, problem, exact, scale, "temporal")
