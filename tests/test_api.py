@@ -301,7 +301,16 @@ def test_no_input_channels_give_bias_and_residual(activation: str | None) -> Non
     np.testing.assert_allclose(np.array(y), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("activation", ["silu", "sigmoid", "tanh"])
+# Relative, and absolute for what is next to nothing: GELU's values far below zero have less exact exponents.
+ACTIVATION_ERRORS = {
+    "silu": (4e-7, 1e-36),
+    "sigmoid": (4e-7, 1e-36),
+    "tanh": (4e-7, 1e-36),
+    "gelu": (3e-6, 1e-15),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATION_ERRORS)
 def test_activations_of_tiny_and_huge_values(activation: str) -> None:
     exact = np.concatenate([np.geomspace(1e-30, 80, 400), np.linspace(0.5, 0.8, 50), [200.0, 3e38]])
     values = np.concatenate([exact, -exact]).astype(np.float32)
@@ -309,7 +318,22 @@ def test_activations_of_tiny_and_huge_values(activation: str) -> None:
     y = np.array(conv3d(x, mx.ones((1, 1, 1, 1, 1)), activation=activation)).ravel()
     with np.errstate(over="ignore"):
         expected = reference.activate(values.astype(np.float64), activation)
-    np.testing.assert_allclose(y, expected, rtol=4e-7, atol=1e-36)
+    relative, absolute = ACTIVATION_ERRORS[activation]
+    np.testing.assert_allclose(y, expected, rtol=relative, atol=absolute)
+
+
+def test_gelu_is_as_exact_as_float32() -> None:
+    values = np.linspace(-12, 12, 400_001).astype(np.float32)
+    x = mx.array(values).reshape(1, 1, 1, -1, 1)
+    y = np.array(conv3d(x, mx.ones((1, 1, 1, 1, 1)), activation="gelu")).ravel()
+    expected = reference.activate(values.astype(np.float64), "gelu")
+    assert np.max(np.abs(y - expected) / np.maximum(np.abs(expected), 0.1)) < 4e-7
+    not_a_number = conv3d(mx.full((1, 1, 1, 1, 1), float("nan")), mx.ones((1, 1, 1, 1, 1)), activation="gelu")
+    assert np.isnan(np.array(not_a_number)).all()
+    infinite = mx.array([float("inf"), float("-inf")]).reshape(1, 1, 1, 2, 1)
+    ends = np.array(conv3d(infinite, mx.ones((1, 1, 1, 1, 1)), activation="gelu")).ravel()
+    assert ends[0] == np.inf
+    assert abs(ends[1]) < 1e-15
 
 
 @pytest.mark.parametrize("name", [name for name in PICKED if name.startswith("no ")])

@@ -2,8 +2,6 @@
 
 #include "cpu/simd/convert.h"
 
-extern "C" float erff(float);
-
 namespace mlx_conv3d::cpu::SIMD_NAMESPACE {
 namespace {
 
@@ -87,10 +85,7 @@ Vec activate_curved(Activation activation, Vec v) {
   // exp() ends at 2.4e38, which a huge v would divide to something.
   if (activation == Activation::silu) return select(v < -88.0f, Vec{}, v / (1.0f + exp(-v)));
   if (activation == Activation::sigmoid) return 1.0f / (1.0f + exp(-v));
-  if (activation == Activation::tanh) return tanh(v);
-  Vec out = v;
-  for (int i = 0; i < kWidth; ++i) out[i] = 0.5f * v[i] * (1.0f + erff(v[i] * 0.70710678118654752f));
-  return out;
+  return activation == Activation::tanh ? tanh(v) : gelu(v);
 }
 
 void pack_weight(const GemmWeightPanel& panel) { SIMD_BY_TYPE(panel.w.type, pack, panel) }
