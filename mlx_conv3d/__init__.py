@@ -1,7 +1,8 @@
 """Fast and exact 1-D, 2-D and 3-D convolution for MLX.
 
 `conv3d(x, w)` and its relatives compute a convolution by the best algorithm for its shape; `patch()` puts them under
-`mx.conv1d`, `mx.conv2d`, `mx.conv3d`, `mx.conv_general`, `mx.conv_transpose3d` and with them `mlx.nn`'s layers.
+`mx.conv1d`, `mx.conv2d`, `mx.conv3d`, `mx.conv_general`, `mx.conv_transpose1d`, `mx.conv_transpose2d`,
+`mx.conv_transpose3d` and with them `mlx.nn`'s layers.
 `mlx_conv3d.nn` has layers of its own, `mlx_conv3d.distributed` convolves arrays that lie on several machines.
 """
 
@@ -16,6 +17,8 @@ from mlx_conv3d.functional import (  # noqa: E402
     conv2d,
     conv3d,
     conv_general,
+    conv_transpose1d,
+    conv_transpose2d,
     conv_transpose3d,
     get_workspace_limit,
     rms_norm,
@@ -35,6 +38,8 @@ __all__ = [
     "conv2d",
     "conv3d",
     "conv_general",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "conv_transpose3d",
     "get_workspace_limit",
     "patch",

@@ -268,13 +268,57 @@ def conv_transpose3d(
     Raises:
         ValueError, TypeError: as `conv3d`.
     """
+    given = (stride, padding, dilation, output_padding, groups)
+    return _conv_transpose("(O, KD, KH, KW, C/groups)", x, w, given, bias, stream)
+
+
+def conv_transpose2d(
+    x: mx.array,
+    w: Weight,
+    stride: IntOrSequence = 1,
+    padding: IntOrSequence = 0,
+    dilation: IntOrSequence = 1,
+    output_padding: IntOrSequence = 0,
+    groups: int = 1,
+    *,
+    bias: mx.array | None = None,
+    stream: Any = None,
+) -> mx.array:
+    """Transposed 2-D convolution of x (N, H, W, C) with w (O, KH, KW, C/groups); the rest as in `conv_transpose3d`."""
+    given = (stride, padding, dilation, output_padding, groups)
+    return _conv_transpose("(O, KH, KW, C/groups)", x, w, given, bias, stream)
+
+
+def conv_transpose1d(
+    x: mx.array,
+    w: Weight,
+    stride: IntOrSequence = 1,
+    padding: IntOrSequence = 0,
+    dilation: IntOrSequence = 1,
+    output_padding: IntOrSequence = 0,
+    groups: int = 1,
+    *,
+    bias: mx.array | None = None,
+    stream: Any = None,
+) -> mx.array:
+    """Transposed 1-D convolution of x (N, L, C) with w (O, K, C/groups); the rest as in `conv_transpose3d`."""
+    given = (stride, padding, dilation, output_padding, groups)
+    return _conv_transpose("(O, K, C/groups)", x, w, given, bias, stream)
+
+
+def _conv_transpose(
+    layout: str, x: mx.array, w: Weight, given: tuple[Any, ...], bias: mx.array | None, stream: Any
+) -> mx.array:
+    """`layout` is that of w; `given` are the stride, padding, dilation, output padding and groups."""
     raw = w.weight if isinstance(w, PreparedWeight) else w
     _require_arrays(x=x, w=raw)
-    if raw.ndim != 5:
-        raise ValueError(f"w must have 5 dimensions (O, KD, KH, KW, C/groups), got shape {tuple(raw.shape)}")
+    ndim = layout.count(",") + 1
+    if raw.ndim != ndim:
+        raise ValueError(f"w must have {ndim} dimensions {layout}, got shape {tuple(raw.shape)}")
+    stride, padding, dilation, output_padding, groups = given
     parameters = arguments.transposed(
-        3,
-        list(raw.shape[1:4]),
+        ndim - 2,
+        list(raw.shape[1:-1]),
         stride=stride,
         padding=padding,
         dilation=dilation,

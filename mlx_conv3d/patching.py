@@ -15,7 +15,15 @@ from mlx_conv3d import _arguments as arguments
 from mlx_conv3d import _ext, functional
 from mlx_conv3d.planning import DTYPES
 
-NAMES = ("conv1d", "conv2d", "conv3d", "conv_general", "conv_transpose3d")
+NAMES = (
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_general",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
 
 _lock = threading.RLock()
 _stock: dict[str, Callable[..., mx.array]] = {}
@@ -45,8 +53,7 @@ def _strict(dims: int) -> Callable[..., arguments.Parameters]:
     def parse(
         x: mx.array, w: mx.array, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
     ) -> arguments.Parameters:
-        if dims == 1 and not all(isinstance(v, int) for v in (stride, padding, dilation)):
-            raise TypeError("mx.conv1d takes ints")
+        _require_ints(dims, stride, padding, dilation)
         return arguments.parameters(
             dims,
             stride=arguments.integers("stride", stride, dims),
@@ -58,34 +65,47 @@ def _strict(dims: int) -> Callable[..., arguments.Parameters]:
     return parse
 
 
-def _transpose3d(
-    x: mx.array,
-    w: mx.array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    output_padding: Any = 0,
-    groups: int = 1,
-) -> arguments.Parameters:
-    p = arguments.transposed(
-        3,
-        list(w.shape[1:4]),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        output_padding=output_padding,
-        groups=groups,
-    )
-    if any(d > 1 for d in p.input_dilation) and any(v < 0 for v in p.pad_lo + p.pad_hi):
-        raise _Fallback("negative padding with input dilation")
-    return p
+def _require_ints(dims: int, *values: Any) -> None:
+    if dims == 1 and not all(isinstance(v, int) for v in values):
+        raise TypeError("mx's 1-D convolutions take ints")
+
+
+def _transposed(dims: int) -> Callable[..., arguments.Parameters]:
+    """mx.conv_transpose1d/2d/3d's parameters after x and w."""
+
+    def parse(
+        x: mx.array,
+        w: mx.array,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        output_padding: Any = 0,
+        groups: int = 1,
+    ) -> arguments.Parameters:
+        _require_ints(dims, stride, padding, dilation, output_padding)
+        p = arguments.transposed(
+            dims,
+            list(w.shape[1 : dims + 1]),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            output_padding=output_padding,
+            groups=groups,
+        )
+        if any(d > 1 for d in p.input_dilation) and any(v < 0 for v in p.pad_lo + p.pad_hi):
+            raise _Fallback("negative padding with input dilation")
+        return p
+
+    return parse
 
 
 _PARSERS: dict[str, Callable[..., arguments.Parameters]] = {
     "conv1d": _strict(1),
     "conv2d": _strict(2),
     "conv3d": _strict(3),
-    "conv_transpose3d": _transpose3d,
+    "conv_transpose1d": _transposed(1),
+    "conv_transpose2d": _transposed(2),
+    "conv_transpose3d": _transposed(3),
 }
 
 
@@ -139,7 +159,7 @@ def _replacement(name: str, stock: Callable[..., mx.array]) -> Callable[..., mx.
 
 
 def patch() -> None:
-    """Replaces mx.conv1d, conv2d, conv3d, conv_general and conv_transpose3d, and so what mlx.nn's layers call.
+    """Replaces mx's convolutions, NAMES, and so what mlx.nn's layers call.
 
     The replacements take the same arguments, give the same results and raise the same errors. Calling it again
     changes nothing. With MLX_CONV3D_DISABLE=1 in the environment it does nothing.

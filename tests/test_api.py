@@ -108,6 +108,12 @@ BAD_VALUES: dict[str, tuple[str, Callable[[], object]]] = {
     "transposed groups": ("groups", lambda: conv_transpose3d(X, W, groups=3)),
     "transposed stride 0": ("stride", lambda: conv_transpose3d(X, W, stride=0)),
     "transposed output padding": ("output_padding", lambda: conv_transpose3d(X, W, output_padding=(1, 1))),
+    "transposed 2-D": ("w", lambda: mlx_conv3d.conv_transpose2d(zeros(1, 4, 4, 4), zeros(6, 3, 4))),
+    "transposed 1-D": ("w", lambda: mlx_conv3d.conv_transpose1d(zeros(1, 4, 4), zeros(6, 3, 3, 4))),
+    "transposed 1-D stride": (
+        "stride",
+        lambda: mlx_conv3d.conv_transpose1d(zeros(1, 4, 4), zeros(6, 3, 4), (2, 2)),
+    ),
     "transposed bias": ("bias", lambda: conv_transpose3d(X, W, bias=zeros(3))),
     "transposed: nothing left": (
         "smaller|padding",
@@ -306,7 +312,7 @@ ACTIVATION_ERRORS = {
     "silu": (4e-7, 1e-36),
     "sigmoid": (4e-7, 1e-36),
     "tanh": (4e-7, 1e-36),
-    "gelu": (3e-6, 1e-15),
+    "gelu": (3e-6, 1e-11),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import mlx_conv3d
+from mlx_conv3d import patching
 
 Call = Callable[[], mx.array]
 
@@ -444,6 +445,11 @@ ERRORS: dict[str, Call] = {
     "transposed: channels": lambda: mx.conv_transpose3d(mx.ones(X5), mx.ones((2, 3, 3, 3, 3))),
     "transposed: stride 0": lambda: mx.conv_transpose3d(mx.ones(X5), mx.ones(W5), stride=0),
     "transposed: dimensions": lambda: mx.conv_transpose3d(mx.ones((1, 4, 4, 2)), mx.ones((2, 3, 3, 2))),
+    "transposed 1-D: no int": lambda: mx.conv_transpose1d(mx.ones((1, 4, 2)), mx.ones((2, 3, 2)), (2,)),
+    "transposed 1-D: channels": lambda: mx.conv_transpose1d(mx.ones((1, 4, 2)), mx.ones((2, 3, 3))),
+    "transposed 2-D: stride 0": lambda: mx.conv_transpose2d(
+        mx.ones((1, 4, 4, 2)), mx.ones((2, 3, 3, 2)), stride=0
+    ),
     "transposed: integers": lambda: mx.conv_transpose3d(mx.ones(X5, dtype=mx.int32), mx.ones(W5)),
 }
 
@@ -470,7 +476,7 @@ def test_accepted_arguments(name: str) -> None:
     assert_same(ACCEPTED[name])
 
 
-@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "conv_general", "conv_transpose3d"])
+@pytest.mark.parametrize("name", patching.NAMES)
 def test_functions_keep_their_looks(name: str) -> None:
     stock = getattr(mx, name)
     with mlx_conv3d.patched():

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as mx_nn
 import numpy as np
 import operands
 import pytest
@@ -279,3 +280,77 @@ def test_grouped_is_direct_by_phases() -> None:
         mlx_conv3d.plan((1, 4, 9, 9, 128), (128, 4, 4, 4, 64), input_dilation=2, groups=2).algorithm
         == "transposed"
     )
+
+
+LOWER: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, object]]] = {
+    "1-D": ((2, 19, 8), (6, 4, 8), {"stride": 2, "padding": 1}),
+    "1-D, a vocoder's": ((1, 40, 32), (16, 16, 32), {"stride": 8, "padding": 4}),
+    "1-D, groups": ((2, 13, 12), (18, 3, 4), {"stride": 3, "groups": 3, "output_padding": 2}),
+    "1-D, dilated": ((1, 11, 4), (6, 3, 4), {"stride": 2, "dilation": 3, "padding": 2, "output_padding": 1}),
+    "2-D": ((2, 9, 7, 8), (6, 3, 3, 8), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "2-D, kernel as large as the stride": ((1, 8, 9, 16), (32, 2, 2, 16), {"stride": 2}),
+    "2-D, depthwise": ((1, 8, 9, 16), (16, 4, 4, 1), {"stride": 2, "padding": 1, "groups": 16}),
+    "2-D, sides that differ": (
+        (1, 5, 9, 4),
+        (6, 4, 3, 4),
+        {"stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LOWER)
+def test_lower_dimensions(name: str, dtype: str) -> None:
+    """Values and gradients of conv_transpose3d with the axes that lack."""
+    x_shape, w_shape, options = LOWER[name]
+    dims = len(x_shape) - 2
+    rng = np.random.default_rng(3)
+    x, w, bias = (
+        mx.array(rng.normal(size=shape).astype(np.float32)).astype(getattr(mx, dtype))
+        for shape in (x_shape, w_shape, w_shape[:1])
+    )
+    function = {1: mlx_conv3d.conv_transpose1d, 2: mlx_conv3d.conv_transpose2d}[dims]
+    missing = tuple(range(1, 4 - dims))
+
+    def whole(x: mx.array, w: mx.array, bias: mx.array) -> mx.array:
+        def per_axis(key: str, absent: int) -> object:
+            value = options.get(key, absent)
+            return (absent,) * (3 - dims) + (value if isinstance(value, tuple) else (value,) * dims)
+
+        given = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+        y = conv_transpose3d(
+            mx.expand_dims(x, missing),
+            mx.expand_dims(w, missing),
+            **{key: per_axis(key, absent) for key, absent in given.items()},
+            groups=options.get("groups", 1),
+            bias=bias,
+        )
+        return mx.squeeze(y, missing)
+
+    expected = whole(x, w, bias)
+    y = function(x, w, **options, bias=bias)
+    assert y.shape == expected.shape
+    assert mx.array_equal(y, expected)
+    assert mx.array_equal(function(x, prepare(w), **options, bias=bias), y)
+    cotangent = mx.array(rng.normal(size=y.shape).astype(np.float32)).astype(y.dtype)
+    _, found = mx.vjp(lambda x, w, bias: function(x, w, **options, bias=bias), [x, w, bias], [cotangent])
+    _, truth = mx.vjp(whole, [x, w, bias], [cotangent])
+    for a, b in zip(found, truth, strict=True):
+        assert a.shape == b.shape
+        assert mx.array_equal(a, b)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_mlx_layers_of_lower_dimensions(dims: int) -> None:
+    """Patched, mlx.nn's transposed layers run here, with stock's results."""
+    layer = {1: mx_nn.ConvTranspose1d, 2: mx_nn.ConvTranspose2d}[dims](8, 6, 4, stride=2, padding=1)
+    x = mx.array(np.random.default_rng(1).normal(size=(2, *(9, 7)[:dims], 8)).astype(np.float32))
+    stock = layer(x)
+    mlx_conv3d.reset_stats()
+    with mlx_conv3d.patched():
+        y = layer(x)
+    found = mlx_conv3d.stats()
+    mlx_conv3d.reset_stats()
+    assert found["fallbacks"] == {}
+    assert found["algorithms"] == {"transposed": 1}
+    assert mx.allclose(y, stock, atol=1e-5)

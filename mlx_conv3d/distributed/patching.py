@@ -137,7 +137,6 @@ def _replacements(region: _Region) -> list[tuple[Any, str, Callable[..., Any]]]:
     """What is replaced where, by what."""
     made: list[tuple[Any, str, Callable[..., Any]]] = [(functional, "run", _run(region))]
     made += [(mx, name, _convolution(name, region)) for name in stock_patching.NAMES]
-    made += [(mx, "conv_transpose2d", _transposed(region)), (mx, "conv_transpose1d", _refuse_1d(region))]
     made += [
         (nn.GroupNorm, "__call__", _group_norm(nn.GroupNorm.__call__, region)),
         (nn.InstanceNorm, "__call__", _refuse("nn.InstanceNorm", region)),
@@ -200,23 +199,6 @@ def _convolution(name: str, region: _Region) -> Callable[..., Any]:
     return convolve
 
 
-def _transposed(region: _Region) -> Callable[..., Any]:
-    """mx.conv_transpose2d."""
-    run = _run(region)
-
-    def transposed(
-        x: mx.array, w: mx.array, stride: Any = 1, padding: Any = 0, dilation: Any = 1, output_padding: Any = 0,
-        groups: int = 1, *, stream: Any = None,
-    ) -> mx.array:  # fmt: skip
-        parameters = arguments.transposed(
-            2, list(w.shape[1:3]), stride=stride, padding=padding, dilation=dilation, output_padding=output_padding,
-            groups=groups,
-        )  # fmt: skip
-        return run(x, w, parameters, stream=stream)
-
-    return transposed
-
-
 def _refuse_1d(region: _Region) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise ValueError(
@@ -238,8 +220,13 @@ def _run(region: _Region) -> Callable[..., mx.array]:
         residual: mx.array | None = None,
         lead: mx.array | None = None,
         algorithm: str = "auto",
+        series: bool = False,
         stream: Any = None,
     ) -> mx.array:
+        if series:
+            whole = [None if a is None else mx.expand_dims(a, (2, 3)) for a in (x, w, residual, lead)]
+            given = {"residual": whole[2], "lead": whole[3], "algorithm": algorithm, "stream": stream}
+            return mx.squeeze(run(whole[0], whole[1], parameters, bias=bias, **given), (2, 3))
         settings = Settings(region.group, None, region.overlap, region.timeout, algorithm, stream)
         operands = Operands(x, w, bias, residual, lead)
         if parameters.dims == 2 and region.axis == "time":
