@@ -1,4 +1,4 @@
-"""Transposed 3-D convolutions against PyTorch: forward, and forward with both gradients."""
+"""Transposed convolutions against PyTorch: forward, and forward with both gradients."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .report import ratio_summary
 from .run import Run
 from .workloads import Layer, Shape
 
-TITLE = "Transposed 3-D convolutions"
+TITLE = "Transposed convolutions"
 
 
 @dataclass(frozen=True)
 class Transposed(Layer):
-    """x_shape (N, D, H, W, C), w_shape (O, KD, KH, KW, C/groups), as conv_transpose3d takes them."""
+    """x_shape (N, ..., C), w_shape (O, ..., C/groups), as conv_transpose1d to 3d take them."""
 
-    output_padding: Shape = (0, 0, 0)
+    output_padding: Shape = ()
 
     @property
     def spatial(self) -> Shape:
@@ -49,7 +49,7 @@ class Transposed(Layer):
 
     @property
     def kind(self) -> str:
-        return "transposed, grouped" if self.groups > 1 else "transposed"
+        return f"transposed {self.ndim}-D{', grouped' if self.groups > 1 else ''}"
 
     def arguments(self) -> dict[str, Any]:
         return {**super().arguments(), "output_padding": self.output_padding}
@@ -58,9 +58,10 @@ class Transposed(Layer):
 def _layer(
     x: Shape, outs: int, kernel: int, stride: int, padding: int, extra: int = 0, groups: int = 1
 ) -> Transposed:
-    w = (outs, *(kernel,) * 3, x[-1] // groups)
-    three = ((stride,) * 3, (padding,) * 3, (1,) * 3)
-    return Transposed(x, w, *three, groups=groups, output_padding=(extra,) * 3, workloads=("synthetic",))
+    dims = len(x) - 2
+    w = (outs, *(kernel,) * dims, x[-1] // groups)
+    each = ((stride,) * dims, (padding,) * dims, (1,) * dims)
+    return Transposed(x, w, *each, groups=groups, output_padding=(extra,) * dims, workloads=("synthetic",))
 
 
 # Decoders of segmentation networks (k2s2, k3s2), GANs and VAEs (k4s2).
@@ -77,13 +78,24 @@ LAYERS = (
     _layer((1, 16, 32, 32, 64), 64, 4, 2, 1, groups=8),
     _layer((1, 16, 32, 32, 64), 64, 4, 2, 1, groups=64),
     _layer((8, 8, 16, 16, 64), 64, 2, 2, 0, groups=8),
+    # Of 2-D networks: U-Net's and SAM's, and generators'.
+    _layer((1, 28, 28, 512), 256, 2, 2, 0),
+    _layer((1, 112, 112, 128), 64, 2, 2, 0),
+    _layer((1, 64, 64, 256), 64, 2, 2, 0),
+    _layer((8, 16, 16, 256), 128, 4, 2, 1),
+    _layer((1, 64, 64, 128), 64, 3, 2, 1, 1),
+    # Vocoders, HiFi-GAN's: a second of sound in the end.
+    _layer((1, 86, 512), 256, 16, 8, 4),
+    _layer((1, 688, 256), 128, 16, 8, 4),
+    _layer((1, 5504, 128), 64, 4, 2, 1),
+    _layer((1, 11008, 64), 32, 4, 2, 1),
 )
 
 
 def measure(run: Run) -> None:
     chosen = run.chosen(LAYERS)
     if run.options.quick:
-        chosen = [replace(x, x_shape=(x.x_shape[0], 2, 6, 6, x.x_shape[-1])) for x in chosen]
+        chosen = [replace(x, x_shape=(x.x_shape[0], *(2, 6, 6)[-x.ndim :], x.x_shape[-1])) for x in chosen]
     for dtype in run.dtypes("float32"):
         for gradient in (False, True):
             # Of the grouped and of the largest they take seconds.
@@ -111,13 +123,14 @@ def _row(run: Run, layer: Transposed, gradient: bool) -> Row:
 
 
 def _algorithm(layer: Transposed) -> str:
-    parameters = _arguments.transposed(3, layer.kernel, **layer.arguments())
+    parameters = _arguments.transposed(layer.ndim, layer.kernel, **layer.arguments())
     dtype = getattr(mx, layer.dtype)
     return plan_of(layer.x_shape, layer.w_shape, parameters, x_type=dtype, w_type=dtype).algorithm
 
 
 def _ours(data: sides.Data) -> Side:
-    conv = functools.partial(mlx_conv3d.conv_transpose3d, **data.layer.arguments())
+    layer = data.layer
+    conv = functools.partial(getattr(mlx_conv3d, f"conv_transpose{layer.ndim}d"), **layer.arguments())
 
     def run() -> list[mx.array]:
         if data.gradient is None:
@@ -138,7 +151,8 @@ def _torch_side(data: sides.Data, name: str, channels_last: bool) -> Side:
     module, layer = sides.need_torch(), data.layer
     x = sides.torch_array(data.x, channels_last)
     w = sides.torch_array(_torch_weight(data), channels_last)
-    conv = functools.partial(module.nn.functional.conv_transpose3d, **layer.arguments())
+    function = getattr(module.nn.functional, f"conv_transpose{layer.ndim}d")
+    conv = functools.partial(function, **layer.arguments())
     cotangent = None if data.gradient is None else sides.torch_array(data.gradient, channels_last)
 
     def forward() -> list[Any]:

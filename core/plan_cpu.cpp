@@ -22,6 +22,7 @@ constexpr int64_t kNarrowWeights = 6144;  ///< floats of a block's weights, whic
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
 /// Measured on AVX-512, a thread's floats a second: copied for each position, as whole rows, weights packed.
 constexpr double kGatherFloats = 1.5e9, kRowFloats = 4e9, kPackFloats = 1.6e9;
+constexpr double kDilatedRows = 2;     ///< how many times longer rows of a dilated input take, at least
 constexpr double kRowShare = 0.66;     ///< of the peak, that products over such rows reach
 constexpr double kGroupedShare = 0.5;  ///< and the compiled grouped kernels
 /// Of pairs of bf16: the share of their peak, inputs and outputs per thread, and weights, which one thread
@@ -145,6 +146,8 @@ bool fit_rows(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c
   g.tile_cols = cols;
   c.gemm = g;
   price_gemm(p, d, gathered_floats(p, tile.pixels, g, d), narrow ? kJoined : kRows, packed_bytes, c);
+  // Pixels with zeros between them are copied one by one, and the zeros multiplied.
+  if (p.input_dilated()) c.cost *= kDilatedRows;
   return true;
 }
 

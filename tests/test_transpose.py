@@ -352,5 +352,5 @@ def test_mlx_layers_of_lower_dimensions(dims: int) -> None:
     found = mlx_conv3d.stats()
     mlx_conv3d.reset_stats()
     assert found["fallbacks"] == {}
-    assert found["algorithms"] == {"transposed": 1}
+    assert sum(found["algorithms"].values()) == 1
     assert mx.allclose(y, stock, atol=1e-5)

@@ -224,9 +224,18 @@ def _run(region: _Region) -> Callable[..., mx.array]:
         stream: Any = None,
     ) -> mx.array:
         if series:
-            whole = [None if a is None else mx.expand_dims(a, (2, 3)) for a in (x, w, residual, lead)]
-            given = {"residual": whole[2], "lead": whole[3], "algorithm": algorithm, "stream": stream}
-            return mx.squeeze(run(whole[0], whole[1], parameters, bias=bias, **given), (2, 3))
+            assert isinstance(w, mx.array)
+            y = run(
+                _as_frames(x),
+                _as_frames(w),
+                parameters,
+                bias=bias,
+                residual=None if residual is None else _as_frames(residual),
+                lead=None if lead is None else _as_frames(lead),
+                algorithm=algorithm,
+                stream=stream,
+            )
+            return mx.squeeze(y, (2, 3))
         settings = Settings(region.group, None, region.overlap, region.timeout, algorithm, stream)
         operands = Operands(x, w, bias, residual, lead)
         if parameters.dims == 2 and region.axis == "time":
@@ -237,6 +246,11 @@ def _run(region: _Region) -> Callable[..., mx.array]:
         return convolution.run(operands, parameters, axis, settings)
 
     return run
+
+
+def _as_frames(series: mx.array) -> mx.array:
+    """(N, L, C) as (N, L, 1, 1, C)."""
+    return mx.expand_dims(series, (2, 3))
 
 
 def _axis(parameters: arguments.Parameters, region: _Region) -> int:
