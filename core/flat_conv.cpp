@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "core/ops.h"
+
 namespace mlx_conv3d {
 namespace {
 
@@ -43,9 +45,12 @@ bool FlatConv::is_equivalent(const mx::Primitive& other) const {
 }
 
 std::vector<mx::Shape> FlatConv::output_shapes(const Arrays& inputs) {
-  std::vector<int> all(inputs.size());
-  std::iota(all.begin(), all.end(), 0);
-  return {lowered(whole().output_shapes(lifted_arrays(inputs, all))[0], missing_)};
+  const auto shape = [&](int i) { return lifted(inputs[i].shape(), missing_); };
+  const int64_t lead = spec().lead ? shape(ConvInputs(spec()).lead)[1] : 0;
+  const ConvProblem p =
+      spec().bind(shape(0), to_dtype(inputs[0].dtype()), shape(1), to_dtype(inputs[1].dtype()), lead);
+  p.validate();
+  return {lowered(output_shape(p), missing_)};
 }
 
 Arrays FlatConv::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {

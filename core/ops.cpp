@@ -126,14 +126,20 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
   spec.bias = extras.bias.has_value();
   spec.residual = extras.residual.has_value();
 
-  const int64_t lead_frames = spec.lead ? extras.lead->shape(1) : 0;
+  const int64_t lead_frames = spec.lead ? lifted(extras.lead->shape(), missing)[1] : 0;
   ConvProblem p = spec.bind(x_shape, to_dtype(x.dtype()), w_shape, to_dtype(w.dtype()), lead_frames);
   // x and its lead frames are read by the same loader, so they share a type.
   mx::Dtype frames = x.dtype();
   if (spec.lead) frames = mx::promote_types(frames, extras.lead->dtype());
   p.x_type = to_dtype(frames);
   p.validate();
-  const mx::Shape y_shape = lowered(output_shape(p), missing);
+  const mx::Shape whole_shape = output_shape(p), y_shape = lowered(whole_shape, missing);
+  for (int axis : missing) {
+    if (whole_shape[axis] != 1) {
+      fail("padding, upsample and lead must leave 1 of axes that x does not have, not ", whole_shape[axis],
+           ".");
+    }
+  }
   if (extras.residual && extras.residual->shape() != y_shape) {
     fail("residual must have the output's shape ", y_shape, ", got ", extras.residual->shape(), ".");
   }

@@ -17,6 +17,7 @@ constexpr int64_t kRowBlock = 192, kColBlock = 768;
 /// Where a product's weights stay in the L1 cache, tasks are long and go through pieces whose sums do as
 /// well.
 constexpr int64_t kSmallWeights = 16 << 10, kPieceSums = 8 << 10, kLeastPiece = 48, kLongRowBlock = 2048;
+constexpr int64_t kLeastRow = 8;          ///< positions of an item that a joined row is worth
 constexpr int64_t kNarrowDepth = 4096;    ///< each lane sums a vector's share of it
 constexpr int64_t kNarrowWeights = 6144;  ///< floats of a block's weights, which stay in the L1 cache
 constexpr int64_t kMostTileCols = 64, kLeastTileCols = 16, kNarrowTile = 512, kRowTile = 384;
@@ -225,23 +226,26 @@ bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Can
   return true;
 }
 
-/// Positions of a task that reads the frames as one row. Where frames are no shorter than a block of rows,
-/// each is read in place by itself.
+/// Positions of a task that reads the frames as one row. Larger frames are read in place by themselves.
 bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
-  if (p.groups > 1 || !joins_frames(p)) return false;
+  if (p.groups > 1 || p.in_channels * p.out_channels == 0 || !joins_frames(p)) return false;
   if (4 * p.output(kHeight) * p.output(kWidth) >= kRowBlock) return false;
   const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
   const bool narrow = is_narrow(p, d.vector_width);
   const int64_t sums = narrow ? p.out_channels * d.vector_width : out_lanes;
-  const int64_t held = 4 * (p.in_channels + sums), positions = std::max<int64_t>(1, p.out_positions());
-  // Tasks share positions, not outputs: few of the one with many of the other would be too few.
-  if (!narrow && packed > kSmallWeights && positions < 8 * d.cores * kLeastPiece) return false;
+  const int64_t positions = std::max<int64_t>(1, p.out_positions());
+  if (!narrow) {
+    // Tasks share positions, not outputs: few of the one with many of the other would be too few. A row ends
+    // with its item.
+    if (packed > kSmallWeights && positions < 8 * d.cores * kLeastPiece) return false;
+    if (positions / std::max<int64_t>(1, fold_batch(p).batch) < kLeastRow) return false;
+  }
   GemmPlan g;
   const auto bytes = [&] {
-    const int64_t staged = p.taps() * grouped_row_floats(p, d.vector_width, g.rows);
-    return 4 * (packed + d.cores * (staged + g.rows * sums)) + 64 * (2 + d.cores * (p.taps() + 1)) + 4096;
+    const int64_t staged = p.taps() * g.rows * p.in_channels;
+    return 4 * (packed + d.cores * (staged + g.rows * sums)) + 64 * (1 + d.cores * (p.taps() + 1)) + 4096;
   };
-  g.rows = std::clamp(d.cache_bytes / 4 / held, kLeastPiece, kLongRowBlock);
+  g.rows = std::clamp(d.cache_bytes / 16 / (p.in_channels + sums), kLeastPiece, kLongRowBlock);
   g.rows = std::min(g.rows, std::max(kLeastPiece, divide_up(positions, 4 * d.cores)));
   while (bytes() > limit && g.rows > 1) g.rows = divide_up(g.rows, 2);
   if (bytes() > limit) return false;
@@ -251,10 +255,10 @@ bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Can
   c.gemm = g;
   c.workspace = bytes();
   const double converted = p.x_type == Dtype::float32 ? 0 : static_cast<double>(p.taps());
-  const bool whole = p.out_type == Dtype::float32 && (narrow || p.out_channels == out_lanes);
+  const bool whole = p.out_type == Dtype::float32 && !narrow && p.out_channels == out_lanes;
   price_gemm(p, d, static_cast<double>(positions * p.in_channels) * converted, whole ? kInOutput : kSingle,
              4 * packed, c);
-  c.reason = "one product over the positions of all frames, read in place";
+  c.reason = "one product over the positions of all frames";
   return true;
 }
 

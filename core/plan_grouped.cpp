@@ -380,6 +380,14 @@ bool joins_frames(const ConvProblem& p) {
          pixelwise(p, kHeight) && pixelwise(p, kWidth);
 }
 
+ConvProblem fold_batch(const ConvProblem& p) {
+  ConvProblem folded = p;
+  if (p.lead > 0 || !pixelwise(p, kDepth)) return folded;
+  folded.input[kDepth] *= folded.batch;
+  folded.batch = 1;
+  return folded;
+}
+
 ConvProblem fold_rows(const ConvProblem& p) {
   ConvProblem folded = p;
   if (!pixelwise(p, kHeight) || !pixelwise(p, kWidth)) return folded;

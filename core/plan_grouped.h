@@ -84,6 +84,9 @@ int64_t grouped_gradient_workspace(const ConvProblem& problem, const Device& dev
 /// Whether the positions of all frames are one row to every tap, so that cpu/joined_frames.h can read it.
 bool joins_frames(const ConvProblem& problem);
 
+/// Batches as frames, where no tap, lead frame or padding tells their frames apart.
+ConvProblem fold_batch(const ConvProblem& problem);
+
 /// Rows, and frames and batches too, as one long row, where no tap or padding tells them apart.
 ConvProblem fold_rows(const ConvProblem& problem);
 

@@ -17,7 +17,7 @@ class FrameGemm {
       : p_(p),
         operands_(operands),
         k_(kernels()),
-        tasks_(p, plan.rows, operands, workspace),
+        tasks_(p, plan.rows, 0, operands, workspace),
         panels_(p.out_channels, k_),
         narrow_(is_narrow(p, k_.width)),
         width_(panels_.vectors_total() * k_.width) {
@@ -48,7 +48,8 @@ class FrameGemm {
     std::vector<const float*> taps;
   };
 
-  /// As gather_gemm cuts them, so that the frames of a stream have the same bits by either.
+  /// As gather_gemm cuts those of more than a few outputs, so that the frames of a stream have the same bits
+  /// by either; few outputs always come here.
   void find_blocks(int64_t depth) {
     const int64_t taps = p_.kernel[kDepth], channels = p_.in_channels;
     const int64_t together = taps * channels > depth ? 1 : taps;
@@ -145,7 +146,14 @@ class FrameGemm {
 
 void frame_gemm(const ConvProblem& problem, const GemmPlan& plan, const Operands& operands,
                 Workspace& workspace) {
-  FrameGemm(problem, plan, operands, workspace).run();
+  const ConvProblem folded = fold_batch(problem);
+  Operands joined = operands;
+  // Where the items lie as one item's frames would.
+  const int64_t* stride = operands.x.stride;
+  const bool follows = problem.input[kDepth] == 1 || stride[0] == problem.input[kDepth] * stride[1];
+  if (folded == problem || !follows) return FrameGemm(problem, plan, operands, workspace).run();
+  if (problem.input[kDepth] == 1) joined.x.stride[1] = stride[0];
+  FrameGemm(folded, plan, joined, workspace).run();
 }
 
 }  // namespace mlx_conv3d::cpu

@@ -37,7 +37,9 @@ ConvProblem folded(const ConvProblem& p, Operands& operands) {
 
 std::unique_ptr<GroupedTasks> make_tasks(const ConvProblem& p, const GroupedPlan& plan,
                                          const Operands& operands, Workspace& workspace) {
-  if (plan.joined) return std::make_unique<JoinedFrames>(p, plan.cols, operands, workspace);
+  if (plan.joined)
+    return std::make_unique<JoinedFrames>(p, plan.cols, grouped_slack(p, kernels().width), operands,
+                                          workspace);
   return std::make_unique<StagedRows>(p, plan, operands, true, workspace);
 }
 

@@ -9,7 +9,8 @@
 
 namespace mlx_conv3d::cpu {
 
-/// Tasks of output positions for the grouped kernels: rows of inputs for every tap, and where the outputs go.
+/// Tasks of output positions for the grouped kernels and cpu/frame_gemm.h: rows of inputs for every tap, and
+/// where the outputs go.
 class GroupedTasks {
  public:
   /// One row of positions of one phase, as the kernels take them, but for weights and outputs.

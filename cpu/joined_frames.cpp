@@ -15,10 +15,12 @@ constexpr int64_t kWorthCutting = 8;
 
 }  // namespace
 
-JoinedFrames::JoinedFrames(const ConvProblem& p, int64_t cols, const Operands& operands, Workspace& workspace)
+JoinedFrames::JoinedFrames(const ConvProblem& p, int64_t cols, int64_t slack, const Operands& operands,
+                           Workspace& workspace)
     : GroupedTasks(p, Input(p, operands), false),
       area_(p.input[kHeight] * p.input[kWidth]),
       cols_(cols),
+      behind_(slack),
       arrays_{array(operands.lead, 0, p.lead), array(operands.x, p.lead, p.input[kDepth])} {
   find_segments();
   const auto taps = static_cast<size_t>(d_.tap_count());
@@ -26,7 +28,7 @@ JoinedFrames::JoinedFrames(const ConvProblem& p, int64_t cols, const Operands& o
   for (Thread& t : threads_) {
     t.rows.resize(taps);
     for (size_t k = 0; k < taps; ++k) {
-      t.staged.push_back(workspace.floats(grouped_row_floats(p, k_.width, cols)));
+      t.staged.push_back(workspace.floats(cols * p.in_channels + slack));
     }
   }
 }
@@ -78,7 +80,7 @@ void JoinedFrames::run(int64_t i, int thread, const Body& f) {
 
 /// Where to end a piece so that it need not be copied for the few inputs that kernels read behind its end.
 int64_t JoinedFrames::whole_positions(int64_t n, const Segment& segment, int64_t begin, int64_t end) const {
-  const int64_t behind = divide_up(slack_, p_.in_channels);
+  const int64_t behind = divide_up(behind_, p_.in_channels);
   if (end - begin < kWorthCutting * behind) return end;
   for (const int64_t from : segment.from) {
     const int64_t at = (from - segment.begin) * area_ + begin;
@@ -92,7 +94,7 @@ const float* JoinedFrames::in_place(int64_t n, int64_t at, int64_t count) const 
   const Array& a = array_of(at / area_);
   if (a.pixels == nullptr) return nullptr;
   const float* pixels = a.pixels + ((n * a.frames - a.first) * area_ + at) * p_.in_channels;
-  return a.end - pixels >= count * p_.in_channels + slack_ ? pixels : nullptr;
+  return a.end - pixels >= count * p_.in_channels + behind_ ? pixels : nullptr;
 }
 
 const float* JoinedFrames::stage(int64_t n, int64_t at, int64_t count, float* to) const {
@@ -114,7 +116,7 @@ const float* JoinedFrames::stage(int64_t n, int64_t at, int64_t count, float* to
     }
     at += columns, left -= columns;
   }
-  std::memset(to, 0, static_cast<size_t>(slack_) * sizeof(float));
+  std::memset(to, 0, static_cast<size_t>(behind_) * sizeof(float));
   return staged;
 }
 

@@ -13,8 +13,9 @@ namespace mlx_conv3d::cpu {
 /// float32 are read where they are.
 class JoinedFrames final : public GroupedTasks {
  public:
-  /// Tasks are `cols` positions.
-  JoinedFrames(const ConvProblem& problem, int64_t cols, const Operands& operands, Workspace& workspace);
+  /// Tasks are `cols` positions; what reads a piece's rows may read `slack` floats behind them.
+  JoinedFrames(const ConvProblem& problem, int64_t cols, int64_t slack, const Operands& operands,
+               Workspace& workspace);
 
   int64_t count() const override;
   void run(int64_t i, int thread, const Body& f) override;
@@ -45,6 +46,7 @@ class JoinedFrames final : public GroupedTasks {
 
   const int64_t area_;  ///< positions of a frame
   const int64_t cols_;
+  const int64_t behind_;      ///< floats
   const int64_t origin_ = 0;  ///< offset of the one column tap
   std::vector<Segment> segments_;
   Array arrays_[2];  ///< lead, x

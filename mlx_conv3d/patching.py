@@ -34,7 +34,7 @@ _algorithms: Counter[str] = Counter()
 _fallbacks: Counter[str] = Counter()
 
 
-class _Fallback(Exception):
+class Fallback(Exception):
     """Stock MLX does this call; the message says why."""
 
 
@@ -93,7 +93,7 @@ def _transposed(dims: int) -> Callable[..., arguments.Parameters]:
             groups=groups,
         )
         if any(d > 1 for d in p.input_dilation) and any(v < 0 for v in p.pad_lo + p.pad_hi):
-            raise _Fallback("negative padding with input dilation")
+            raise Fallback("negative padding with input dilation")
         return p
 
     return parse
@@ -125,16 +125,16 @@ def parse(
 
 
 def _attempt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
-    """This library's result for a stock call; raises _Fallback, or the error that says what is wrong with it."""
+    """This library's result for a stock call; raises Fallback, or the error that says what is wrong with it."""
     x, w, parameters, stream = parse(name, args, kwargs)
     for a in (x, w):
         if a.dtype not in DTYPES.values():
-            raise _Fallback(f"type {a.dtype}")
+            raise Fallback(f"type {a.dtype}")
     if _ext.disabled():
-        raise _Fallback("MLX_CONV3D_DISABLE")
+        raise Fallback("MLX_CONV3D_DISABLE")
     algorithm, reason = _ext.choose(x, w, parameters.core, stream=stream)
     if algorithm == "stock":
-        raise _Fallback(reason)
+        raise Fallback(reason)
     y = functional.run(x, w, parameters, stream=stream)
     _count(algorithm)
     return y
@@ -145,7 +145,7 @@ def _replacement(name: str, stock: Callable[..., mx.array]) -> Callable[..., mx.
     def patched_function(*args: Any, **kwargs: Any) -> mx.array:
         try:
             return _attempt(name, args, kwargs)
-        except _Fallback as reason:
+        except Fallback as reason:
             why = str(reason)
         except (ValueError, TypeError, IndexError) as error:
             # Stock says what is wrong in its own words, or does what only it can do.

@@ -13,6 +13,7 @@ from hypothesis import given
 from problems import MODES, Problem, of
 
 import mlx_conv3d
+from mlx_conv3d import nn
 
 PROBLEMS: dict[str, tuple[str, Problem]] = {
     "series": ("temporal", of((2, 90, 1, 1, 16), (16, 3, 1, 1, 16), padding=((4, 0), 0, 0), dilation=(2, 1, 1))),
@@ -100,7 +101,6 @@ def test_drawn(
         w_type=dtype,
         extra_type=dtype,
     )
-    assert is_joined(problem, "implicit_gemm")
     operands.check_run(problem, "implicit_gemm")
 
 
@@ -117,6 +117,45 @@ def test_drawn(
 )
 def test_which_frames_are_joined(x: tuple[int, ...], w: tuple[int, ...], joined: bool) -> None:
     assert is_joined(of(x, w), "implicit_gemm") == joined
+
+
+@pytest.mark.parametrize("channels", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("taps", [1, 3])
+def test_no_channels(taps: int, channels: tuple[int, int]) -> None:
+    inputs, outputs = channels
+    x, w = mx.zeros((2, 5, 1, 1, inputs)), mx.zeros((outputs, taps, 1, 1, inputs))
+    y = mlx_conv3d.conv3d(x, w, bias=mx.ones((outputs,)), padding=(1, 0, 0))
+    assert y.shape == (2, 8 - taps, 1, 1, outputs)
+    assert mx.array_equal(y, mx.ones(y.shape))
+    if taps == 1:
+        assert mx.array_equal(
+            mlx_conv3d.conv1d(x[:, :, 0, 0], w[:, :, 0, 0], bias=mx.ones((outputs,))), y[:, 1:6, 0, 0]
+        )
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "sliced"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_many_items_of_few_positions(frames: int, layout: str) -> None:
+    """Of one tap they are one row, too; of several taps they are gathered."""
+    pointwise = of((90, frames, 1, 1, 16), (24, 1, 1, 1, 16), bias=True, layout=layout)
+    assert is_joined(pointwise, "pointwise")
+    operands.check_run(pointwise, "pointwise")
+    several = of((90, frames, 1, 1, 16), (24, 2, 1, 1, 16), padding=(1, 0, 0), layout=layout)
+    assert not is_joined(several, "temporal")
+    operands.check_run(several, "temporal")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_chunks_and_the_whole_may_take_different_ways(dtype: str) -> None:
+    """So many weights are joined with many positions only; the bits are the same."""
+    layer = nn.CausalConv1d(100, 64, 3, dilation=2)
+    layer.set_dtype(operands.dtype_of(dtype))
+    x = mx.random.normal((1, 900, 100)).astype(operands.dtype_of(dtype))
+    shape = (1, 900, 1, 1, 100)
+    given = {"x_type": dtype, "w_type": dtype, "padding": ((4, 0), 0, 0), "dilation": (2, 1, 1)}
+    assert is_joined(of(shape, (64, 3, 1, 1, 100), **given), "temporal")
+    assert not is_joined(of((1, 90, *shape[2:]), (64, 3, 1, 1, 100), **given), "temporal")
+    assert mx.array_equal(operands.stepped(layer, x, (90, 7, 800, 3)), layer(x))
 
 
 def test_a_small_workspace_suffices() -> None:

@@ -193,7 +193,12 @@ def _convolution(name: str, region: _Region) -> Callable[..., Any]:
     run = _run(region)
 
     def convolve(*args: Any, **kwargs: Any) -> mx.array:
-        x, w, parameters, stream = stock_patching.parse(name, args, kwargs)
+        if name.endswith("1d"):
+            _refuse_1d(region)()
+        try:
+            x, w, parameters, stream = stock_patching.parse(name, args, kwargs)
+        except stock_patching.Fallback as reason:
+            raise ValueError(f"mx.{name} over pieces: {reason}") from None
         return run(x, w, parameters, stream=stream)
 
     return convolve

@@ -13,7 +13,6 @@ from mlx_conv3d.functional import Weight
 from mlx_conv3d.nn.layers import ConvolutionLayer, mode_names, positive
 
 TIME_PADDINGS = ("zeros", "edge")
-SMALL_CHUNK = 1 << 20  # bytes that may stay in memory for a step longer
 
 
 class StreamState(NamedTuple):
@@ -123,9 +122,9 @@ class CausalConv3d(ConvolutionLayer):
         outputs = self._frames_out(at, frames)
         y = self._outputs(chunk, at, outputs, activation, residual)
         after = self._advanced(at, chunk, frames, outputs)
-        large = chunk.nbytes > SMALL_CHUNK
-        if large and after.frames is not None and after.frames is not at.frames and not _ext.is_tracer(y):
-            # Evaluated together: frames left for later would keep all of the chunk in memory.
+        if after.frames is not None and after.frames is not at.frames and not _ext.is_tracer(y):
+            # Evaluated together: frames left for later would keep all of the chunk in memory, and only this thread
+            # could evaluate them.
             y = mx.depends(y, after.frames)
         return y, after
 
@@ -171,6 +170,8 @@ class CausalConv3d(ConvolutionLayer):
         empty = (frame.shape[0], 0, *frame.shape[2:])
         if residual is None:
             return mx.zeros(empty, frame.dtype)
+        if not isinstance(residual, mx.array):
+            raise TypeError(f"residual must be an mx.array, got {type(residual).__name__}")
         if tuple(residual.shape) != empty:
             raise ValueError(f"residual must have the output's shape {empty}, got {tuple(residual.shape)}")
         return mx.zeros(empty, mx.result_type(frame, residual))
