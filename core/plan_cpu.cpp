@@ -258,7 +258,6 @@ bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Can
   const bool whole = p.out_type == Dtype::float32 && !narrow && p.out_channels == out_lanes;
   price_gemm(p, d, static_cast<double>(positions * p.in_channels) * converted, whole ? kInOutput : kSingle,
              4 * packed, c);
-  c.reason = "one product over the positions of all frames";
   return true;
 }
 
@@ -274,6 +273,7 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const C
   const bool deep = c.algorithm == Algorithm::pointwise || c.algorithm == Algorithm::temporal ||
                     c.algorithm == Algorithm::implicit_gemm;
   if (deep && fit_joined_frames(p, d, limit, c)) {
+    c.reason = "one product over the positions of all frames";
   } else if (whole_taps && fit_rows(p, d, limit, c)) {
     c.reason += ", over input rows that are copied once for all taps";
   } else if (c.algorithm == Algorithm::transposed && fit_joined_phases(p, d, limit, c)) {

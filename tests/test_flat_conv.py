@@ -168,14 +168,15 @@ def test_axes_that_are_not_there_cannot_be_padded() -> None:
 def test_vmap(name: str, x_axis: int | None, w_axis: int | None) -> None:
     function, x_shape, w_shape, _ = CASES[name]
     xs, ws = [normal(*x_shape, seed=i) for i in range(3)], [normal(*w_shape, seed=i) for i in range(3)]
-    bias = normal(w_shape[0])
+    bias, residual = normal(w_shape[0]), normal(*x_shape[:-1], w_shape[0], seed=7)
     if x_axis is None and w_axis is None:
         return
+    options = {"padding": 1, "bias": bias, "residual": residual, "activation": "silu"}
     x = xs[0] if x_axis is None else mx.stack(xs, axis=x_axis)
     w = ws[0] if w_axis is None else mx.stack(ws, axis=w_axis)
-    mapped = mx.vmap(lambda x, w: function(x, w, padding=1, bias=bias), in_axes=(x_axis, w_axis))(x, w)
+    mapped = mx.vmap(lambda x, w: function(x, w, **options), in_axes=(x_axis, w_axis))(x, w)
     for i in range(3):
-        y = function(xs[0 if x_axis is None else i], ws[0 if w_axis is None else i], padding=1, bias=bias)
+        y = function(xs[0 if x_axis is None else i], ws[0 if w_axis is None else i], **options)
         assert mapped[i].shape == y.shape
         assert mx.allclose(mapped[i], y, atol=1e-5)
 
