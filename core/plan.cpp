@@ -241,6 +241,28 @@ bool is_one_tap_per_output(const ConvProblem& p) {
   return true;
 }
 
+std::optional<OutputBlocks> output_blocks(const ConvProblem& p) {
+  const int64_t step = p.input_dilation[kWidth], length = p.input[kWidth], kernel = p.kernel[kWidth];
+  const Size3 along{1, 1, step}, taps{1, 1, kernel};
+  const bool row = p.input[kDepth] * p.input[kHeight] == 1 && p.lead == 0 && p.pad_lo[kDepth] == 0 &&
+                   p.pad_hi[kDepth] == 0 && p.pad_lo[kHeight] == 0 && p.pad_hi[kHeight] == 0;
+  const bool plain = p.groups == 1 && p.stride == kOnes && p.dilation == kOnes && !p.upsampled() &&
+                     p.pad_mode[kWidth] == PadMode::zeros;
+  if (!row || !plain || step == 1 || p.input_dilation != along || p.kernel != taps || kernel % step != 0)
+    return {};
+  OutputBlocks blocks{p, step, kernel - 1 - p.pad_lo[kWidth]};
+  const int64_t most = kernel / step - 1;
+  if (blocks.crop < 0 || p.output(kWidth) + blocks.crop > step * (length + most)) return {};
+  ConvProblem& one = blocks.problem;
+  one.input = {length, 1, 1};
+  one.kernel = {most + 1, 1, 1};
+  one.pad_lo = one.pad_hi = {most, 0, 0};
+  one.pad_mode = {PadMode::zeros, PadMode::zeros, PadMode::zeros};
+  one.input_dilation = kOnes;
+  one.flip = false;
+  return blocks;
+}
+
 Plan make_plan(const ConvProblem& problem, const Device& device, int64_t limit,
                std::optional<Algorithm> forced) {
   Plan plan;

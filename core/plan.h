@@ -180,6 +180,14 @@ struct GemmPlan {
 /// Whether each output of a transposed convolution is one input times one tap, with none left over: a kernel
 /// as large as its stride.
 bool is_one_tap_per_output(const ConvProblem& problem);
+/// Of a 1-D transposed convolution whose kernel is some times as long as its stride, the outputs in blocks of
+/// a stride each, which all meet the same inputs: output `step * j + phase - crop` is that of position j of
+/// `problem`, whose kernel has every step-th tap from the phase's first on.
+struct OutputBlocks {
+  ConvProblem problem;  ///< of one phase; its taps are along depth
+  int64_t step, crop;
+};
+std::optional<OutputBlocks> output_blocks(const ConvProblem& problem);
 /// Of a problem that patchify can run, whose kernel meets all of a batch entry's x at once: every patch a
 /// pixel of as many channels as it has numbers. p itself where its kernel does not.
 ConvProblem fold_patches(const ConvProblem& p);

@@ -226,38 +226,72 @@ bool fit_joined_phases(const ConvProblem& p, const Device& d, int64_t limit, Can
   return true;
 }
 
-/// Positions of a task that reads the frames as one row. Larger frames are read in place by themselves.
-bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
-  if (p.groups > 1 || p.in_channels * p.out_channels == 0 || !joins_frames(p)) return false;
-  if (4 * p.output(kHeight) * p.output(kWidth) >= kRowBlock) return false;
-  const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
-  const bool narrow = is_narrow(p, d.vector_width);
-  const int64_t sums = narrow ? p.out_channels * d.vector_width : out_lanes;
-  const int64_t positions = std::max<int64_t>(1, p.out_positions());
-  if (!narrow) {
-    // Tasks share positions, not outputs: few of the one with many of the other would be too few. A row ends
-    // with its item.
-    if (packed > kSmallWeights && positions < 8 * d.cores * kLeastPiece) return false;
-    if (positions / std::max<int64_t>(1, fold_batch(p).batch) < kLeastRow) return false;
-  }
+/// Positions of a task that reads the frames of p as one row and has `sums` of each, and the workspace with
+/// `packed` weights; false where the limit does not allow it.
+bool fit_row_tasks(const ConvProblem& p, const Device& d, int64_t limit, int64_t packed, int64_t sums,
+                   Candidate& c) {
+  const int64_t positions = p.out_positions(), tasks = 4 * d.cores;
   GemmPlan g;
   const auto bytes = [&] {
     const int64_t staged = p.taps() * g.rows * p.in_channels;
     return 4 * (packed + d.cores * (staged + g.rows * sums)) + 64 * (1 + d.cores * (p.taps() + 1)) + 4096;
   };
   g.rows = std::clamp(d.cache_bytes / 16 / (p.in_channels + sums), kLeastPiece, kLongRowBlock);
-  g.rows = std::min(g.rows, std::max(kLeastPiece, divide_up(positions, 4 * d.cores)));
+  g.rows = std::min(g.rows, std::max(kLeastPiece, divide_up(positions, tasks)));
   while (bytes() > limit && g.rows > 1) g.rows = divide_up(g.rows, 2);
   if (bytes() > limit) return false;
-  g.depth = narrow ? kNarrowDepth : kDepthBlock;
-  g.cols = out_lanes;
+  g.depth = is_narrow(p, d.vector_width) ? kNarrowDepth : kDepthBlock;
+  g.cols = lanes(p.out_channels, d);
   g.joined_frames = true;
   c.gemm = g;
   c.workspace = bytes();
-  const double converted = p.x_type == Dtype::float32 ? 0 : static_cast<double>(p.taps());
-  const bool whole = p.out_type == Dtype::float32 && !narrow && p.out_channels == out_lanes;
-  price_gemm(p, d, static_cast<double>(positions * p.in_channels) * converted, whole ? kInOutput : kSingle,
-             4 * packed, c);
+  return true;
+}
+
+/// What a product over rows that are read in place costs, of the problem p that `row` is one of the phases
+/// of.
+void price_row(const ConvProblem& p, const ConvProblem& row, const Device& d, int64_t packed, Candidate& c) {
+  const double converted = p.x_type == Dtype::float32 ? 0 : static_cast<double>(row.taps());
+  const bool whole = p.out_type == Dtype::float32 && !is_narrow(row, d.vector_width) &&
+                     p.out_channels == lanes(p.out_channels, d);
+  price_gemm(p, d, static_cast<double>(row.out_positions() * p.in_channels) * converted,
+             whole ? kInOutput : kSingle, 4 * packed, c);
+}
+
+/// Tasks share positions, not outputs: few of the one with many weights would be too few.
+bool enough_positions(int64_t positions, int64_t packed, const Device& d) {
+  return packed <= kSmallWeights || positions >= 8 * d.cores * kLeastPiece;
+}
+
+/// Frames as one row. Larger frames are read in place by themselves.
+bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  if (p.groups > 1 || p.in_channels * p.out_channels == 0 || !joins_frames(p)) return false;
+  if (4 * p.output(kHeight) * p.output(kWidth) >= kRowBlock) return false;
+  const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
+  const bool narrow = is_narrow(p, d.vector_width);
+  const int64_t positions = p.out_positions();
+  // A row ends with its item.
+  const bool long_enough = positions >= kLeastRow * fold_batch(p).batch;
+  if (!narrow && (!long_enough || !enough_positions(positions, packed, d))) return false;
+  if (!fit_row_tasks(p, d, limit, packed, narrow ? p.out_channels * d.vector_width : out_lanes, c))
+    return false;
+  price_row(p, p, d, packed, c);
+  return true;
+}
+
+/// Blocks of outputs that meet the same inputs, as one row for each phase.
+bool fit_output_blocks(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
+  const auto blocks = output_blocks(p);
+  if (!blocks || p.in_channels * p.out_channels == 0 || is_narrow(blocks->problem, d.vector_width))
+    return false;
+  const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
+  // Every piece reads its phase's weights; the larger blocks of a gathered product do so less often.
+  if (4 * packed / blocks->step > d.cache_bytes / 2) return false;
+  // Phases are tasks of their own, unless they share inputs that have to be converted.
+  const ConvProblem& shared = p.x_type == Dtype::float32 ? p : blocks->problem;
+  if (!enough_positions(shared.out_positions(), packed, d)) return false;
+  if (!fit_row_tasks(blocks->problem, d, limit, packed, out_lanes, c)) return false;
+  price_row(p, blocks->problem, d, packed, c);
   return true;
 }
 
@@ -276,6 +310,8 @@ void consider_gemm(const ConvProblem& p, const Device& d, int64_t limit, const C
     c.reason = "one product over the positions of all frames";
   } else if (whole_taps && fit_rows(p, d, limit, c)) {
     c.reason += ", over input rows that are copied once for all taps";
+  } else if (c.algorithm == Algorithm::transposed && fit_output_blocks(p, d, limit, c)) {
+    c.reason = "one product per phase of the dilated input, all over the same inputs, read in place";
   } else if (c.algorithm == Algorithm::transposed && fit_joined_phases(p, d, limit, c)) {
     c.reason = "one product for all phases of the dilated input, none with zeros";
   } else if (!fit_gemm(p, d, limit, taps_held, extra, c)) {

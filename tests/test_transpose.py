@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as mx_nn
 import numpy as np
 import operands
+import problems
 import pytest
 import reference
 from hypothesis import given, settings
@@ -280,6 +281,95 @@ def test_grouped_is_direct_by_phases() -> None:
         mlx_conv3d.plan((1, 4, 9, 9, 128), (128, 4, 4, 4, 64), input_dilation=2, groups=2).algorithm
         == "transposed"
     )
+
+
+def in_rows(case: Case, algorithm: str = "transposed") -> bool:
+    """Whether the phases all read the same row in place."""
+    ends = [
+        (r - p, r - p + e)
+        for r, p, e in zip(
+            (d * (k - 1) for k, d in zip(case.kernel, case.dilation, strict=True)),
+            case.padding,
+            case.output_padding,
+            strict=True,
+        )
+    ]
+    groups, c, o = case.channels
+    planned = plan(
+        (case.batch, *case.sizes, groups * c),
+        (groups * o, *case.kernel, c),
+        padding=ends,
+        input_dilation=case.stride,
+        groups=groups,
+        flip=True,
+        dtype=operands.dtype_of(case.dtype),
+    )
+    return any(c.algorithm == algorithm and "same inputs" in c.reason for c in planned.candidates)
+
+
+ROWS = {
+    "k4 s2 p1": Case((1, 1, 70), (1, 1, 4), (1, 1, 2), (0, 0, 1), channels=(1, 24, 32), batch=3, bias=True),
+    "k16 s8 p4": Case((1, 1, 30), (1, 1, 16), (1, 1, 8), (0, 0, 4), channels=(1, 16, 20)),
+    "k16 s8 p4, more products than a block": Case((1, 1, 130), (1, 1, 16), (1, 1, 8), (0, 0, 4), channels=(1, 300, 70)),
+    "k6 s2 p0": Case((1, 1, 21), (1, 1, 6), (1, 1, 2), channels=(1, 17, 16), batch=2),
+    "k6 s3, one input": Case((1, 1, 1), (1, 1, 6), (1, 1, 3), (0, 0, 1), channels=(1, 8, 16), bias=True),
+    "k5 s5": Case((1, 1, 33), (1, 1, 5), (1, 1, 5), (0, 0, 2), channels=(1, 12, 16)),
+    "cut to a few": Case((1, 1, 9), (1, 1, 8), (1, 1, 4), (0, 0, 7), channels=(1, 12, 16)),
+    "bf16": Case((1, 1, 40), (1, 1, 16), (1, 1, 8), (0, 0, 4), channels=(1, 16, 32), batch=2, dtype="bfloat16"),
+    "channels first": Case((1, 1, 40), (1, 1, 4), (1, 1, 2), (0, 0, 1), channels=(1, 16, 32), layout="channels_first"),
+    "stepped": Case((1, 1, 40), (1, 1, 4), (1, 1, 2), (0, 0, 1), channels=(1, 16, 32), batch=2, layout="stepped"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_phases(name: str) -> None:
+    """1-D layers whose kernel is some strides long."""
+    assert in_rows(ROWS[name])
+    check(ROWS[name])
+
+
+@given(
+    step=st.integers(2, 8),
+    strides=st.integers(1, 4),
+    size=st.integers(1, 40),
+    padding=st.integers(0, 9),
+    extra=st.integers(0, 7),
+    channels=st.sampled_from([(1, 1, 16), (1, 8, 24), (1, 33, 16), (1, 20, 3)]),
+    batch=st.integers(1, 3),
+    bias=st.booleans(),
+    dtype=st.sampled_from(["float32", "float32", "float16", "bfloat16"]),
+)
+def test_drawn_rows_of_phases(
+    step: int,
+    strides: int,
+    size: int,
+    padding: int,
+    extra: int,
+    channels: Three,
+    batch: int,
+    bias: bool,
+    dtype: str,
+) -> None:
+    """Those that are cut further than their kernel reaches, or go on behind it, take the general way."""
+    check(
+        Case(
+            (1, 1, size),
+            (1, 1, step * strides),
+            (1, 1, step),
+            (0, 0, padding),
+            output_padding=(0, 0, min(extra, step - 1)),
+            channels=channels,
+            batch=batch,
+            bias=bias,
+            dtype=dtype,
+        )
+    )
+
+
+@pytest.mark.parametrize("padding", [(3, 2), (5, 5), (0, 1), (4, 7)])
+def test_rows_of_phases_that_are_not_flipped(padding: tuple[int, int]) -> None:
+    problem = problems.of((2, 30, 16), (24, 6, 16), input_dilation=3, padding=(padding,))
+    operands.check_run(problem, "transposed")
 
 
 LOWER: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, object]]] = {
