@@ -246,8 +246,8 @@ std::optional<OutputBlocks> output_blocks(const ConvProblem& p) {
   const Size3 along{1, 1, step}, taps{1, 1, kernel};
   const bool row = p.input[kDepth] * p.input[kHeight] == 1 && p.lead == 0 && p.pad_lo[kDepth] == 0 &&
                    p.pad_hi[kDepth] == 0 && p.pad_lo[kHeight] == 0 && p.pad_hi[kHeight] == 0;
-  const bool plain = p.groups == 1 && p.stride == kOnes && p.dilation == kOnes && !p.upsampled() &&
-                     p.pad_mode[kWidth] == PadMode::zeros;
+  const bool plain = p.groups == 1 && !p.per_frame && p.stride == kOnes && p.dilation == kOnes &&
+                     !p.upsampled() && p.pad_mode[kWidth] == PadMode::zeros;
   if (!row || !plain || step == 1 || p.input_dilation != along || p.kernel != taps || kernel % step != 0)
     return {};
   OutputBlocks blocks{p, step, kernel - 1 - p.pad_lo[kWidth]};

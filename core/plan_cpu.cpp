@@ -282,16 +282,19 @@ bool fit_joined_frames(const ConvProblem& p, const Device& d, int64_t limit, Can
 /// Blocks of outputs that meet the same inputs, as one row for each phase.
 bool fit_output_blocks(const ConvProblem& p, const Device& d, int64_t limit, Candidate& c) {
   const auto blocks = output_blocks(p);
-  if (!blocks || p.in_channels * p.out_channels == 0 || is_narrow(blocks->problem, d.vector_width))
-    return false;
+  if (!blocks || p.in_channels * p.out_channels == 0) return false;
+  const ConvProblem& row = blocks->problem;
+  // A row ends with its item, and is cut where a tap begins to meet it and ends.
+  if (row.input[kDepth] - row.kernel[kDepth] + 1 < kLeastRow) return false;
+  if (is_narrow(p, d.vector_width) || is_narrow(row, d.vector_width)) return false;
   const int64_t out_lanes = lanes(p.out_channels, d), packed = p.taps() * p.in_channels * out_lanes;
   // Every piece reads its phase's weights; the larger blocks of a gathered product do so less often.
   if (4 * packed / blocks->step > d.cache_bytes / 2) return false;
   // Phases are tasks of their own, unless they share inputs that have to be converted.
-  const ConvProblem& shared = p.x_type == Dtype::float32 ? p : blocks->problem;
+  const ConvProblem& shared = p.x_type == Dtype::float32 ? p : row;
   if (!enough_positions(shared.out_positions(), packed, d)) return false;
-  if (!fit_row_tasks(blocks->problem, d, limit, packed, out_lanes, c)) return false;
-  price_row(p, blocks->problem, d, packed, c);
+  if (!fit_row_tasks(row, d, limit, packed, out_lanes, c)) return false;
+  price_row(p, row, d, packed, c);
   return true;
 }
 

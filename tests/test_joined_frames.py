@@ -45,6 +45,10 @@ PROBLEMS: dict[str, tuple[str, Problem]] = {
 }  # fmt: skip
 
 
+# Many weights are joined with many positions, the more threads there are.
+FEW_THREADS = mlx_conv3d._ext.threads() <= 2
+
+
 def is_joined(problem: Problem, algorithm: str) -> bool:
     (found,) = (c for c in operands.plan_of(problem).candidates if c.algorithm == algorithm)
     return "positions of all frames" in found.reason
@@ -55,7 +59,7 @@ def is_joined(problem: Problem, algorithm: str) -> bool:
 def test_frames_as_one_row(name: str, dtype: str) -> None:
     algorithm, problem = PROBLEMS[name]
     problem = replace(problem, x_type=dtype, w_type=dtype, extra_type=dtype)
-    assert is_joined(problem, algorithm)
+    assert is_joined(problem, algorithm) or not FEW_THREADS
     operands.check_run(problem, algorithm)
 
 
@@ -153,7 +157,7 @@ def test_chunks_and_the_whole_may_take_different_ways(dtype: str) -> None:
     x = mx.random.normal((1, 900, 100)).astype(operands.dtype_of(dtype))
     shape = (1, 900, 1, 1, 100)
     given = {"x_type": dtype, "w_type": dtype, "padding": ((4, 0), 0, 0), "dilation": (2, 1, 1)}
-    assert is_joined(of(shape, (64, 3, 1, 1, 100), **given), "temporal")
+    assert is_joined(of(shape, (64, 3, 1, 1, 100), **given), "temporal") == FEW_THREADS
     assert not is_joined(of((1, 90, *shape[2:]), (64, 3, 1, 1, 100), **given), "temporal")
     assert mx.array_equal(operands.stepped(layer, x, (90, 7, 800, 3)), layer(x))
 
@@ -166,11 +170,12 @@ def test_a_small_workspace_suffices() -> None:
     roomy = operands.plan_of(problem, "temporal")
     before = mlx_conv3d.set_workspace_limit(16 << 20)
     try:
-        assert is_joined(problem, "temporal")
+        assert is_joined(problem, "temporal") == FEW_THREADS
         found = operands.plan_of(problem, "temporal")
         y = operands.run(problem, made.arrays, "temporal")
         mx.eval(y)
     finally:
         mlx_conv3d.set_workspace_limit(before)
-    assert found.workspace <= 16 << 20 < roomy.workspace
+    assert found.workspace <= 16 << 20
+    assert roomy.workspace > 16 << 20 or not FEW_THREADS
     operands.check(y, problem, exact, scale, "temporal")
