@@ -32,6 +32,12 @@ Arrays FlatConv::lifted_arrays(const Arrays& arrays, const std::vector<int>& inp
   return made;
 }
 
+Arrays FlatConv::lifted_inputs(const Arrays& inputs) {
+  std::vector<int> all(inputs.size());
+  std::iota(all.begin(), all.end(), 0);
+  return lifted_arrays(inputs, all);
+}
+
 void FlatConv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   Arrays views;
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -54,17 +60,13 @@ std::vector<mx::Shape> FlatConv::output_shapes(const Arrays& inputs) {
 }
 
 Arrays FlatConv::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
-  std::vector<int> all(primals.size());
-  std::iota(all.begin(), all.end(), 0);
-  const Arrays made = whole().jvp(lifted_arrays(primals, all), lifted_arrays(tangents, argnums), argnums);
+  const Arrays made = whole().jvp(lifted_inputs(primals), lifted_arrays(tangents, argnums), argnums);
   return {lower(made[0], missing_, stream())};
 }
 
 Arrays FlatConv::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                      const Arrays& outputs) {
-  std::vector<int> all(primals.size());
-  std::iota(all.begin(), all.end(), 0);
-  Arrays grads = whole().vjp(lifted_arrays(primals, all), {lift(cotangents[0], missing_, stream())}, argnums,
+  Arrays grads = whole().vjp(lifted_inputs(primals), {lift(cotangents[0], missing_, stream())}, argnums,
                              {lift(outputs[0], missing_, stream())});
   for (size_t i = 0; i < grads.size(); ++i) {
     if (is_spatial(argnums[i])) grads[i] = lower(grads[i], missing_, stream());

@@ -31,6 +31,7 @@ class FlatConv : public Conv {
   bool is_spatial(int i) const;
   Conv whole() { return Conv(stream(), spec(), std::nullopt); }
   Arrays lifted_arrays(const Arrays& arrays, const std::vector<int>& inputs);
+  Arrays lifted_inputs(const Arrays& inputs);
 
   const MissingAxes missing_;
 };

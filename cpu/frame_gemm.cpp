@@ -5,6 +5,7 @@
 
 #include "core/integers.h"
 #include "cpu/joined_frames.h"
+#include "cpu/row_gather.h"
 #include "cpu/threads.h"
 #include "cpu/weight_panel.h"
 
@@ -31,7 +32,20 @@ class FrameGemm {
         panels_(p.out_channels, k_),
         narrow_(is_narrow(p, k_.width)),
         width_(panels_.vectors_total() * k_.width) {
-    find_blocks(plan.depth);
+    const AxisPhase d = axis_phases(p, kDepth, false, false).front(),
+                    h = axis_phases(p, kHeight, false, false).front(),
+                    w = axis_phases(p, kWidth, false, false).front();
+    const Input input(p, operands);
+    const RowGather rows(p, input, d, h, w);
+    int64_t before = 0;
+    // As gather_gemm cuts those of more than a few outputs, so that the frames of a stream have the same bits
+    // by either; few outputs always come here.
+    for (const auto& segments : rows.blocks(plan.depth, p.taps() * p.in_channels > plan.depth)) {
+      const Segment& first = segments.front();
+      blocks_.push_back({first.kd, segments.back().kd + 1, first.c_begin, first.c_end, before, {}});
+      rows.weight_offsets(segments, operands.w, blocks_.back().offsets);
+      before += blocks_.back().count();
+    }
     weights_ = workspace.floats(outputs.step * phase_weights());
     const int64_t sums = plan.rows * (narrow_ ? p.out_channels * k_.width : width_);
     for (int t = 0; t < thread_count(); ++t) scratch_.push_back({workspace.floats(sums), {}});
@@ -56,7 +70,8 @@ class FrameGemm {
   /// Products that are summed in registers: taps [tap, tap_end) of channels [channel, channel_end).
   struct Products {
     int64_t tap, tap_end, channel, channel_end;
-    int64_t before;  ///< products of the blocks before it
+    int64_t before;                ///< products of the blocks before it
+    std::vector<int64_t> offsets;  ///< of its products' weights
     int64_t channels() const { return channel_end - channel; }
     int64_t count() const { return (tap_end - tap) * channels(); }
   };
@@ -72,36 +87,14 @@ class FrameGemm {
 
   int64_t phase_weights() const { return p_.taps() * p_.in_channels * width_; }
 
-  /// As gather_gemm cuts those of more than a few outputs, so that the frames of a stream have the same bits
-  /// by either; few outputs always come here.
-  void find_blocks(int64_t depth) {
-    const int64_t taps = p_.kernel[kDepth], channels = p_.in_channels;
-    const int64_t together = taps * channels > depth ? 1 : taps;
-    const int64_t parts = divide_up(channels, depth);
-    int64_t before = 0;
-    for (int64_t tap = 0; tap < taps; tap += together) {
-      for (int64_t part = 0; part < parts; ++part) {
-        blocks_.push_back({tap, std::min(taps, tap + together), channels * part / parts,
-                           channels * (part + 1) / parts, before});
-        before += blocks_.back().count();
-      }
-    }
-  }
-
   void pack_weights() {
-    const int64_t* stride = operands_.w.stride;
     const int64_t panels = panels_.count(), blocks = static_cast<int64_t>(blocks_.size());
     parallel_for(outputs_.step * blocks * panels, [&](int64_t i, int) {
       const Products& block = blocks_[static_cast<size_t>(i / panels % blocks)];
       const int64_t phase = i / panels / blocks;
-      std::vector<int64_t> offsets;
-      for (int64_t tap = block.tap; tap < block.tap_end; ++tap) {
-        const int64_t kd = p_.flip ? p_.kernel[kDepth] - 1 - tap : tap;
-        for (int64_t c = block.channel; c < block.channel_end; ++c) {
-          offsets.push_back(phase * outputs_.weights + kd * stride[1] + c * stride[4]);
-        }
-      }
-      pack_weight_panel(p_, operands_.w, 0, panels_, i % panels, offsets,
+      WeightView w = operands_.w;
+      w.data = static_cast<const char*>(w.data) + phase * outputs_.weights * item_size(w.type);
+      pack_weight_panel(p_, w, 0, panels_, i % panels, block.offsets,
                         weights_ + phase * phase_weights() + block.before * width_);
     });
   }

@@ -21,7 +21,8 @@ Weight: TypeAlias = "mx.array | PreparedWeight"
 NORM_ACTIVATIONS = (None, "relu", "silu")
 
 
-def _require_arrays(**arrays: Any) -> None:
+def require_arrays(**arrays: Any) -> None:
+    """Raises TypeError unless each is an array or None."""
     for name, value in arrays.items():
         if value is not None and not isinstance(value, mx.array):
             raise TypeError(f"{name} must be an mx.array, got {type(value).__name__}")
@@ -42,7 +43,7 @@ def run(
     """Any convolution, its parameters already parsed. `series`: of arrays (N, L, C), whose L is the depth."""
     packed: dict[str, Any] = {}
     if isinstance(w, PreparedWeight):
-        _require_arrays(x=x, bias=bias, residual=residual, lead=lead)
+        require_arrays(x=x, bias=bias, residual=residual, lead=lead)
         packed = w.packed_for(
             x, parameters, lead=lead, extras=(bias, residual), algorithm=algorithm, stream=stream
         )
@@ -62,7 +63,7 @@ def run(
         )
     except TypeError:
         # Asked only now: a small convolution takes as long as such questions.
-        _require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
+        require_arrays(x=x, w=w, bias=bias, residual=residual, lead=lead)
         raise
 
 
@@ -231,7 +232,7 @@ def conv_general(
     Raises:
         ValueError, TypeError: as `conv3d`.
     """
-    _require_arrays(x=x)
+    require_arrays(x=x)
     parameters, kept = arguments.general(
         x.shape, stride, padding, kernel_dilation, input_dilation, groups, flip
     )
@@ -311,7 +312,7 @@ def _conv_transpose(
 ) -> mx.array:
     """`layout` is that of w; `given` are the stride, padding, dilation, output padding and groups."""
     raw = w.weight if isinstance(w, PreparedWeight) else w
-    _require_arrays(x=x, w=raw)
+    require_arrays(x=x, w=raw)
     ndim = layout.count(",") + 1
     if raw.ndim != ndim:
         raise ValueError(f"w must have {ndim} dimensions {layout}, got shape {tuple(raw.shape)}")
@@ -378,6 +379,6 @@ def rms_norm(
     Raises:
         ValueError, TypeError: an argument that makes no sense, by its name.
     """
-    _require_arrays(x=x, weight=weight)
+    require_arrays(x=x, weight=weight)
     check_norm(eps, activation)
     return _ext.rms_norm(x, weight, float(eps), arguments.activation_index(activation), stream=stream)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mlx_conv3d
-from mlx_conv3d import conv1d, conv2d, conv3d, nn
+from mlx_conv3d import _arguments, conv1d, conv2d, conv3d, functional, nn
 
 CASES: dict[str, tuple[Callable[..., mx.array], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     "1-D": (conv1d, (2, 19, 8), (6, 3, 8), (1, 2)),
@@ -29,10 +29,6 @@ def operations(*arrays: mx.array) -> list[str]:
     graph = io.StringIO()
     mx.export_to_dot(graph, *arrays)
     return re.findall(r'label\s*=\s*"([A-Z]\w+)"', graph.getvalue())
-
-
-def lifted(a: mx.array, missing: tuple[int, ...]) -> mx.array:
-    return mx.expand_dims(a, missing)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,11 +93,11 @@ def test_derivatives_are_those_of_three_axes(name: str) -> None:
 
     def whole(x: mx.array, w: mx.array, bias: mx.array, residual: mx.array) -> mx.array:
         y = conv3d(
-            lifted(x, missing),
-            lifted(w, missing),
+            mx.expand_dims(x, missing),
+            mx.expand_dims(w, missing),
             padding=whole_padding,
             bias=bias,
-            residual=lifted(residual, missing),
+            residual=mx.expand_dims(residual, missing),
             activation="silu",
         )
         return mx.squeeze(y, missing)
@@ -132,9 +128,11 @@ def test_a_step_of_a_series_is_transformed_as_one_of_frames(transform: str) -> N
         return series.step(x, state, activation="tanh", residual=x)[0]
 
     def whole(x: mx.array, w: mx.array, bias: mx.array, before: mx.array) -> mx.array:
-        frames.update({"weight": lifted(w, (2, 3)), "bias": bias})
-        state = nn.StreamState(lifted(before, (2, 3)), 0, 0, True)
-        y = frames.step(lifted(x, (2, 3)), state, activation="tanh", residual=lifted(x, (2, 3)))[0]
+        frames.update({"weight": mx.expand_dims(w, (2, 3)), "bias": bias})
+        state = nn.StreamState(mx.expand_dims(before, (2, 3)), 0, 0, True)
+        y = frames.step(
+            mx.expand_dims(x, (2, 3)), state, activation="tanh", residual=mx.expand_dims(x, (2, 3))
+        )[0]
         return mx.squeeze(y, (2, 3))
 
     along = [normal(*a.shape, seed=9) for a in given]
@@ -155,8 +153,6 @@ def test_a_step_of_a_series_is_transformed_as_one_of_frames(transform: str) -> N
 
 
 def test_axes_that_are_not_there_cannot_be_padded() -> None:
-    from mlx_conv3d import _arguments, functional
-
     parameters = _arguments.parameters(3, padding=(0, 1, 0))
     with pytest.raises(ValueError, match="axes that x does not have, not 3"):
         functional.run(normal(1, 9, 4), normal(4, 3, 4), parameters, series=True)

@@ -154,12 +154,7 @@ class CausalConv3d(ConvolutionLayer):
         return max(0, (there - self.reach - 1) // int(self["stride"][0]) + 1)
 
     def _outputs(
-        self,
-        x: mx.array,
-        at: StreamState,
-        outputs: int,
-        activation: str | None,
-        residual: mx.array | None,
+        self, x: mx.array, at: StreamState, outputs: int, activation: str | None, residual: mx.array | None
     ) -> mx.array:
         if outputs > 0:
             x = x[:, at.skipped :] if at.skipped else x
@@ -170,8 +165,7 @@ class CausalConv3d(ConvolutionLayer):
         empty = (frame.shape[0], 0, *frame.shape[2:])
         if residual is None:
             return mx.zeros(empty, frame.dtype)
-        if not isinstance(residual, mx.array):
-            raise TypeError(f"residual must be an mx.array, got {type(residual).__name__}")
+        functional.require_arrays(residual=residual)
         if tuple(residual.shape) != empty:
             raise ValueError(f"residual must have the output's shape {empty}, got {tuple(residual.shape)}")
         return mx.zeros(empty, mx.result_type(frame, residual))
