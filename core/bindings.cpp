@@ -16,6 +16,7 @@
 #include "core/ops.h"
 #include "core/plan_cache.h"
 #include "core/route.h"
+#include "core/stream_step.h"
 #include "cpu/run.h"
 
 namespace nb = nanobind;
@@ -29,6 +30,7 @@ using Ints = std::vector<int64_t>;
 /// A WinogradForm of (O, KD, KH, KW, C) weights as Python has it: outputs of a tile along the width, of which
 /// pixels, outputs along depth, bf16 parts, outputs along the height.
 using PackedForm = std::tuple<int, std::string, int, int, int>;
+using Packed = std::optional<std::pair<mx::array, PackedForm>>;
 WinogradForm to_form(const PackedForm& form, const mx::Shape& w, int64_t groups) {
   const auto& [m, name, depth_m, parts, height] = form;
   const Size3 kernel = kernel_of(w);
@@ -105,22 +107,50 @@ void require_matching_channels(const ConvProblem& p, int64_t weight_channels) {
                               ") do not match with groups " + std::to_string(p.groups) + ".");
 }
 
-mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& parameters,
-                     std::optional<mx::array> bias, std::optional<mx::array> residual,
-                     std::optional<mx::array> lead, std::optional<mx::array> packed, PackedForm packed_form,
-                     const std::string& algorithm, bool series, mx::StreamOrDevice s) {
+/// A convolution's arguments as Python gives them, beside x, w and the parameters.
+struct Call {
+  ConvExtras extras;
+  std::optional<Algorithm> forced;
+  MissingAxes missing;
+};
+
+Call bind_call(const mx::array& x, const mx::array& w, const Parameters& parameters,
+               std::optional<mx::array> bias, std::optional<mx::array> residual,
+               std::optional<mx::array> lead, const Packed& packed, const std::string& algorithm,
+               bool series) {
   const int dims = series ? 1 : parameters.dims;
-  const MissingAxes missing = missing_axes(parameters.dims, series);
+  Call call;
+  call.missing = missing_axes(parameters.dims, series);
   require_ndim("x", x.ndim(), dims);
   require_ndim("w", w.ndim(), dims);
   if (lead) require_ndim("lead", lead->ndim(), dims);
   if (residual) require_ndim("residual", residual->ndim(), dims);
-  ConvExtras extras{std::move(lead), std::move(bias), std::move(residual), {}, {}};
+  call.extras = {std::move(lead), std::move(bias), std::move(residual), {}, {}};
   if (packed) {
-    extras.packed_form = to_form(packed_form, lifted(w.shape(), missing), parameters.spec.groups);
+    call.extras.packed = packed->first;
+    call.extras.packed_form =
+        to_form(packed->second, lifted(w.shape(), call.missing), parameters.spec.groups);
   }
-  extras.packed = std::move(packed);
-  return conv(x, w, parameters.spec, extras, parse_algorithm(algorithm), missing, s);
+  call.forced = parse_algorithm(algorithm);
+  return call;
+}
+
+mx::array bound_conv(const mx::array& x, const mx::array& w, const Parameters& parameters,
+                     std::optional<mx::array> bias, std::optional<mx::array> residual,
+                     std::optional<mx::array> lead, const Packed& packed, const std::string& algorithm,
+                     bool series, mx::StreamOrDevice s) {
+  const Call call = bind_call(x, w, parameters, std::move(bias), std::move(residual), std::move(lead), packed,
+                              algorithm, series);
+  return conv(x, w, parameters.spec, call.extras, call.forced, call.missing, s);
+}
+
+std::pair<mx::array, mx::array> bound_conv_keeping(
+    const mx::array& x, const mx::array& w, const Parameters& parameters, int64_t kept,
+    std::optional<mx::array> bias, std::optional<mx::array> residual, std::optional<mx::array> lead,
+    const Packed& packed, const std::string& algorithm, bool series, mx::StreamOrDevice s) {
+  const Call call = bind_call(x, w, parameters, std::move(bias), std::move(residual), std::move(lead), packed,
+                              algorithm, series);
+  return conv_keeping(x, w, parameters.spec, call.extras, call.forced, call.missing, kept, s);
 }
 
 /// dL/dw of a 3-D convolution as GPU streams compose it.
@@ -298,9 +328,13 @@ NB_MODULE(_ext, m) {
            "dilation"_a, "input_dilation"_a, "upsample"_a, "pad_mode"_a, "groups"_a, "flip"_a, "activation"_a,
            "per_frame"_a, "odd_frame"_a);
   m.def("conv", &conv3d::bound_conv, "x"_a, "w"_a, "parameters"_a, nb::kw_only(), "bias"_a = nb::none(),
-        "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
-        "packed_form"_a = conv3d::PackedForm{0, "single", 1, 0, 0}, "algorithm"_a = "auto",
+        "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(), "algorithm"_a = "auto",
         "series"_a = false, "stream"_a = nb::none());
+  m.def("conv_keeping", &conv3d::bound_conv_keeping, "x"_a, "w"_a, "parameters"_a, "kept"_a, nb::kw_only(),
+        "bias"_a = nb::none(), "residual"_a = nb::none(), "lead"_a = nb::none(), "packed"_a = nb::none(),
+        "algorithm"_a = "auto", "series"_a = false, "stream"_a = nb::none());
+  m.def("last_frames", &conv3d::last_frames, "lead"_a.none(), "x"_a, "count"_a, nb::kw_only(),
+        "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, "x_shape"_a, "w_shape"_a, "parameters"_a, nb::kw_only(), "x_type"_a,
         "w_type"_a, "out_type"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,
         "gpu"_a = "", "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{},

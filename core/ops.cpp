@@ -1,5 +1,6 @@
 #include "core/ops.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -8,6 +9,7 @@
 #include "core/flat_conv.h"
 #include "core/plan_cache.h"
 #include "core/route.h"
+#include "core/stream_step.h"
 
 namespace mlx_conv3d {
 namespace {
@@ -58,6 +60,10 @@ void require_shapes(const mx::Shape& x, const mx::Shape& w, const ConvSpec& spec
   }
 }
 
+bool traced(const Arrays& inputs) {
+  return std::any_of(inputs.begin(), inputs.end(), [](const mx::array& a) { return a.is_tracer(); });
+}
+
 }  // namespace
 
 bool is_supported(mx::Dtype type) {
@@ -101,8 +107,12 @@ bool disabled() {
   return value != nullptr && std::strcmp(value, "") != 0 && std::strcmp(value, "0") != 0;
 }
 
-mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
-               std::optional<Algorithm> forced, const MissingAxes& missing, mx::StreamOrDevice s) {
+namespace {
+
+/// conv's y; with `kept` frames these as well, where one operation gives both.
+Arrays build(const mx::array& x, const mx::array& w, const ConvSpec& requested, const ConvExtras& extras,
+             std::optional<Algorithm> forced, const MissingAxes& missing, int64_t kept,
+             mx::StreamOrDevice s) {
   require_floating("x", x);
   require_floating("w", w);
   if (extras.lead) require_floating("lead", *extras.lead);
@@ -155,7 +165,7 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
     for (auto* extra : {&whole.lead, &whole.residual}) {
       if (*extra) *extra = lift(**extra, missing, s);
     }
-    return lower(stock_conv(lift(x, missing, s), lift(w, missing, s), spec, whole, s), missing, s);
+    return {lower(stock_conv(lift(x, missing, s), lift(w, missing, s), spec, whole, s), missing, s)};
   }
 
   std::vector<mx::array> inputs{x, w};
@@ -171,16 +181,42 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& requested
       spec.packed = extras.packed_form;
       inputs.push_back(*extras.packed);
     }
-    if (missing.empty()) return conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s);
+    if (kept > 0 && kept <= p.stored(kDepth) && !p.empty() && !traced(inputs)) {
+      const auto step =
+          std::make_shared<StreamStep>(mx::to_stream(s), std::move(spec), missing, static_cast<int>(kept));
+      mx::Shape kept_shape = x.shape();
+      kept_shape[1] = static_cast<int>(kept);
+      return mx::array::make_arrays({y_shape, kept_shape}, {type, frames}, step, inputs);
+    }
+    if (missing.empty()) return {conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s)};
     auto primitive = std::make_shared<FlatConv>(mx::to_stream(s), std::move(spec), missing);
-    return mx::array(y_shape, type, std::move(primitive), std::move(inputs));
+    return {mx::array(y_shape, type, std::move(primitive), std::move(inputs))};
   }
   const ConvInputs at(spec);
   for (int i : {0, 1, at.lead, at.residual}) {
     if (i >= 0) inputs[i] = lift(inputs[i], missing, s);
   }
   const Algorithm on_gpu = chosen.plan->algorithm();
-  return lower(conv_primitive(std::move(inputs), std::move(spec), on_gpu, s), missing, s);
+  return {lower(conv_primitive(std::move(inputs), std::move(spec), on_gpu, s), missing, s)};
+}
+
+}  // namespace
+
+mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
+               std::optional<Algorithm> forced, const MissingAxes& missing, mx::StreamOrDevice s) {
+  return build(x, w, spec, extras, forced, missing, 0, s)[0];
+}
+
+std::pair<mx::array, mx::array> conv_keeping(const mx::array& x, const mx::array& w, const ConvSpec& spec,
+                                             const ConvExtras& extras, std::optional<Algorithm> forced,
+                                             const MissingAxes& missing, int64_t kept, mx::StreamOrDevice s) {
+  Arrays made = build(x, w, spec, extras, forced, missing, kept, s);
+  if (made.size() > 1) return {std::move(made[0]), std::move(made[1])};
+  mx::array frames = last_frames(extras.lead, x, kept, s);
+  if (made[0].is_tracer()) return {std::move(made[0]), std::move(frames)};
+  // Evaluated together: frames left for later would keep all of x in memory, and only this thread could
+  // evaluate them.
+  return {mx::depends(made, {frames})[0], std::move(frames)};
 }
 
 mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, int groups, mx::StreamOrDevice s) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/missing_axes.h"
@@ -26,6 +27,11 @@ struct ConvExtras {
 /// Throws std::invalid_argument naming the argument.
 mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,
                std::optional<Algorithm> forced, const MissingAxes& missing, mx::StreamOrDevice s);
+
+/// The same of a stream's next frames, and the last `kept` of the lead frames followed by x's.
+std::pair<mx::array, mx::array> conv_keeping(const mx::array& x, const mx::array& w, const ConvSpec& spec,
+                                             const ConvExtras& extras, std::optional<Algorithm> forced,
+                                             const MissingAxes& missing, int64_t kept, mx::StreamOrDevice s);
 
 /// The same from MLX's own operations (core/stock.cpp).
 mx::array stock_conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, const ConvExtras& extras,

@@ -10,6 +10,7 @@
 #include "core/route.h"
 #include "core/staging.h"
 #include "cpu/grouped_winograd_weights.h"
+#include "cpu/last_frames.h"
 #include "cpu/run.h"
 #include "cpu/winograd.h"
 #include "mlx/allocator.h"
@@ -135,11 +136,17 @@ void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   if (spec_.residual) operands.epilogue.residual = staging.contiguous(inputs[at.residual]);
   if (p.prepared) operands.packed_w = floats(at.packed);
   operands.y = out.data<char>();
+  std::optional<cpu::LastFrames> last;
+  if (outputs.size() > 1) {
+    allocate(outputs[1]);
+    last.emplace(p, operands, outputs[1].shape(1), outputs[1].data<char>());
+  }
   for (const mx::array& input : inputs) encoder.set_input_array(input);
-  encoder.set_output_array(out);
-  encoder.dispatch([p, plan, operands, staging] {
+  for (mx::array& output : outputs) encoder.set_output_array(output);
+  encoder.dispatch([p, plan, operands, staging, last] {
     staging.run();
     cpu::run(p, plan->chosen, operands);
+    if (last) last->copy();
   });
 }
 

@@ -53,6 +53,7 @@ struct ConvInputs {
 };
 
 /// Inputs: x, w, then lead, bias (fp32), residual (of the output's type) and packed weights as the spec says.
+/// A second output on a CPU: see StreamStep.
 class Conv : public mx::Primitive {
  public:
   Conv(mx::Stream stream, ConvSpec spec, std::optional<Algorithm> on_gpu)

@@ -42,12 +42,26 @@ def conv(
     bias: mx.array | None = None,
     residual: mx.array | None = None,
     lead: mx.array | None = None,
-    packed: mx.array | None = None,
-    packed_form: tuple[int, str, int, int, int] = (0, "single", 1, 0, 0),
+    packed: tuple[mx.array, tuple[int, str, int, int, int]] | None = None,
     algorithm: str = "auto",
     series: bool = False,
     stream: _Stream = None,
 ) -> mx.array: ...
+def conv_keeping(
+    x: mx.array,
+    w: mx.array,
+    parameters: Parameters,
+    kept: int,
+    *,
+    bias: mx.array | None = None,
+    residual: mx.array | None = None,
+    lead: mx.array | None = None,
+    packed: tuple[mx.array, tuple[int, str, int, int, int]] | None = None,
+    algorithm: str = "auto",
+    series: bool = False,
+    stream: _Stream = None,
+) -> tuple[mx.array, mx.array]: ...
+def last_frames(lead: mx.array | None, x: mx.array, count: int, *, stream: _Stream = None) -> mx.array: ...
 def plan(
     x_shape: Sequence[int],
     w_shape: Sequence[int],

@@ -8,7 +8,9 @@ result has the type that all given arrays promote to. Each function accepts a `P
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -18,6 +20,7 @@ from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.prepared import PreparedWeight
 
 Weight: TypeAlias = "mx.array | PreparedWeight"
+Result = TypeVar("Result")
 NORM_ACTIVATIONS = (None, "relu", "silu")
 
 
@@ -41,7 +44,38 @@ def run(
     stream: Any = None,
 ) -> mx.array:
     """Any convolution, its parameters already parsed. `series`: of arrays (N, L, C), whose L is the depth."""
-    packed: dict[str, Any] = {}
+    return _call(_ext.conv, x, w, parameters, bias, residual, lead, algorithm, series, stream)
+
+
+def run_keeping(
+    x: mx.array,
+    w: Weight,
+    parameters: arguments.Parameters,
+    kept: int,
+    *,
+    bias: mx.array | None = None,
+    residual: mx.array | None = None,
+    lead: mx.array | None = None,
+    series: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """The same of a stream's next frames, and the last `kept` of the lead frames followed by x's."""
+    call = partial(_ext.conv_keeping, kept=kept)
+    return _call(call, x, w, parameters, bias, residual, lead, "auto", series, None)
+
+
+def _call(
+    function: Callable[..., Result],
+    x: mx.array,
+    w: Weight,
+    parameters: arguments.Parameters,
+    bias: mx.array | None,
+    residual: mx.array | None,
+    lead: mx.array | None,
+    algorithm: str,
+    series: bool,
+    stream: Any,
+) -> Result:
+    packed = None
     if isinstance(w, PreparedWeight):
         require_arrays(x=x, bias=bias, residual=residual, lead=lead)
         packed = w.packed_for(
@@ -49,14 +83,14 @@ def run(
         )
         w = w.weight
     try:
-        return _ext.conv(
+        return function(
             x,
             w,
             parameters.core,
             bias=bias,
             residual=residual,
             lead=lead,
-            **packed,
+            packed=packed,
             algorithm=algorithm if algorithm == "auto" else arguments.algorithm_name(algorithm),
             series=series,
             stream=stream,

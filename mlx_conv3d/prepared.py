@@ -52,28 +52,28 @@ class PreparedWeight:
         extras: tuple[mx.array | None, ...],
         algorithm: str,
         stream: Any,
-    ) -> dict[str, Any]:
-        """What `_ext.conv` takes of the transforms that a convolution of x would use; empty if it uses none.
+    ) -> tuple[mx.array, Form] | None:
+        """The transforms that a convolution of x would use, and their form; None if it uses none.
 
         `extras` are the bias and the residual, on whose types the result's and so the tile size depends.
         """
         from mlx_conv3d.planning import promote
 
         if algorithm not in ("auto", "winograd", "grouped") or _ext.disabled():
-            return {}
+            return None
         # A GPU transforms them itself, by the layout that its plan needs.
         if not _ext.on_cpu(stream):
-            return {}
+            return None
         # Weights that a transformation is tracing have no values to transform and keep.
         if _ext.is_tracer(self.weight):
-            return {}
+            return None
         types = {x.dtype, self.dtype, *(a.dtype for a in (lead, *extras) if a is not None)}
         if mx.float64 in types or x.ndim != parameters.dims + 2 or self.ndim != x.ndim:
-            return {}
+            return None
         out_type = promote(*types)
         form = self._form(x, parameters, 0 if lead is None else int(lead.shape[1]), out_type, algorithm)
         if form is None:
-            return {}
+            return None
         key = (form, parameters.flip, parameters.groups)
         if key not in self._packed:
             lifted = self.weight
@@ -82,7 +82,7 @@ class PreparedWeight:
             packed = _ext.pack_weights(lifted, form, parameters.flip, parameters.groups, stream=mx.cpu)
             mx.eval(packed)
             self._packed[key] = packed
-        return {"packed": self._packed[key], "packed_form": form}
+        return self._packed[key], form
 
     def _form(
         self, x: mx.array, parameters: Parameters, lead: int, out_type: mx.Dtype, algorithm: str

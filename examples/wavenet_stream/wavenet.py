@@ -28,7 +28,7 @@ class GatedConv(nn.Module):
     def step(self, x: mx.array, state: StreamState | None) -> tuple[mx.array, StreamState]:
         z, after = self.filter.step(x, state, activation="tanh")
         # Both have seen the same samples, so that one state serves both.
-        return z * self.gate.step(x, state, activation="sigmoid")[0], after
+        return z * self.gate(x, state=state, activation="sigmoid"), after
 
 
 class Block(nn.Module):

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_conv3d import _arguments as arguments
-from mlx_conv3d import functional
+from mlx_conv3d import _ext, functional
 from mlx_conv3d import patching as stock_patching
 from mlx_conv3d.distributed import convolution, exchange, norm, pieces
 from mlx_conv3d.distributed.exchange import Group
@@ -135,7 +135,10 @@ def _unless_suspended(made: Callable[..., Any], before: Callable[..., Any]) -> C
 
 def _replacements(region: _Region) -> list[tuple[Any, str, Callable[..., Any]]]:
     """What is replaced where, by what."""
-    made: list[tuple[Any, str, Callable[..., Any]]] = [(functional, "run", _run(region))]
+    made: list[tuple[Any, str, Callable[..., Any]]] = [
+        (functional, "run", _run(region)),
+        (functional, "run_keeping", _run_keeping(region)),
+    ]
     made += [(mx, name, _convolution(name, region)) for name in stock_patching.NAMES]
     made += [
         (nn.GroupNorm, "__call__", _group_norm(nn.GroupNorm.__call__, region)),
@@ -251,6 +254,26 @@ def _run(region: _Region) -> Callable[..., mx.array]:
         return convolution.run(operands, parameters, axis, settings)
 
     return run
+
+
+def _run_keeping(region: _Region) -> Callable[..., tuple[mx.array, mx.array]]:
+    """functional.run_keeping over pieces."""
+    run = _run(region)
+
+    def run_keeping(
+        x: mx.array,
+        w: functional.Weight,
+        parameters: arguments.Parameters,
+        kept: int,
+        *,
+        lead: mx.array | None = None,
+        **options: Any,
+    ) -> tuple[mx.array, mx.array]:
+        y = run(x, w, parameters, lead=lead, **options)
+        frames = _ext.last_frames(lead, x, kept)
+        return y if _ext.is_tracer(y) else mx.depends(y, frames), frames
+
+    return run_keeping
 
 
 def _as_frames(series: mx.array) -> mx.array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
@@ -11,21 +11,9 @@ from mlx_conv3d import _ext, functional
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.functional import Weight
 from mlx_conv3d.nn.layers import ConvolutionLayer, mode_names, positive
+from mlx_conv3d.nn.steps import Steps, StreamState, Work, work_of
 
 TIME_PADDINGS = ("zeros", "edge")
-
-
-class StreamState(NamedTuple):
-    """What a stream's next chunk needs of the ones before it.
-
-    The first frame that the next output reads is the first of `padding` frames that stand before the clip, or else
-    the first of `frames`, or else the frame that follows `skipped` frames of the next chunk.
-    """
-
-    frames: mx.array | None  # (N, L, H, W, C), of a series (N, L, C), L at most dilation * (KD - 1)
-    padding: int
-    skipped: int
-    second: bool  # the next output frame is the second of a pair, where frames are computed in pairs
 
 
 class CausalConv3d(ConvolutionLayer):
@@ -75,6 +63,19 @@ class CausalConv3d(ConvolutionLayer):
         self.time_padding = time_padding
         self.padding_mode = mode_names(padding_mode, 2)
         self.upsample = tuple(arguments.upsampling(upsample, 2))
+        self._steps = Steps()
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        self._forget_steps()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._forget_steps()
+
+    def _forget_steps(self) -> None:
+        if "_steps" in self.__dict__:
+            self._steps.clear()
 
     def _described(self) -> dict[str, Any]:
         names = ("stride", "padding", "dilation", "time_padding", "padding_mode", "upsample")
@@ -86,12 +87,26 @@ class CausalConv3d(ConvolutionLayer):
         return int(self["dilation"][0] * (self["weight"].shape[1] - 1))
 
     def __call__(
-        self, x: mx.array, *, activation: str | None = None, residual: mx.array | None = None
+        self,
+        x: mx.array,
+        *,
+        state: StreamState | None = None,
+        activation: str | None = None,
+        residual: mx.array | None = None,
     ) -> mx.array:
-        """activation(conv(x) + bias) + residual for a whole clip (N, D, H, W, C)."""
-        at = self._start()
-        frames = self._checked("x", x, None)
-        return self._outputs(x, at, self._frames_out(at, frames), activation, residual)
+        """activation(conv(x) + bias) + residual for a whole clip (N, D, H, W, C).
+
+        With the `state` of a stream: for its next chunk x, what `step` would return first. Where several layers have
+        seen the same frames, one of them steps, and its state serves the others.
+
+        Raises:
+            ValueError: a state of another stream, as in `step`.
+        """
+        work, parameters = self._work("x", x, state, activation)
+        if work.outputs == 0:
+            return self._no_outputs(x, activation, residual)
+        options = self._options(None if state is None else state[0], residual)
+        return functional.run(_unskipped(x, work), self._weight(), parameters, **options)
 
     def step(
         self,
@@ -117,51 +132,89 @@ class CausalConv3d(ConvolutionLayer):
         Raises:
             ValueError: a state of another stream: its frames do not fit the chunk in shape or type.
         """
-        at = self._start() if state is None else StreamState(*state)
-        frames = self._checked("chunk", chunk, at.frames)
-        outputs = self._frames_out(at, frames)
-        y = self._outputs(chunk, at, outputs, activation, residual)
-        after = self._advanced(at, chunk, frames, outputs)
-        if after.frames is not None and after.frames is not at.frames and not _ext.is_tracer(y):
-            # Evaluated together: frames left for later would keep all of the chunk in memory, and only this thread
-            # could evaluate them.
-            y = mx.depends(y, after.frames)
-        return y, after
+        held = None if state is None else state[0]
+        work, parameters = self._work("chunk", chunk, state, activation)
+        frames: mx.array | None
+        if work.outputs > 0 and work.kept > 0:
+            options = self._options(held, residual)
+            x = _unskipped(chunk, work)
+            y, frames = functional.run_keeping(x, self._weight(), parameters, work.kept, **options)
+        else:
+            y = self(chunk, state=state, activation=activation, residual=residual)
+            frames = _last_frames(held, chunk, work.kept)
+            if frames is not None and frames is not held and not _ext.is_tracer(frames):
+                # As in run_keeping: frames left for later would keep all of the chunk in memory.
+                y = mx.depends(y, frames)
+        return y, StreamState(frames, work.padding_after, work.skipped_after, work.second_after)
 
-    def _start(self) -> StreamState:
-        # The first frame stands alone, since the clips of video models have 4*k + 1 frames.
-        return StreamState(None, self.reach, 0, True)
-
-    def _checked(self, name: str, x: mx.array, held: mx.array | None) -> int:
-        """How many frames x has, if it can follow those held."""
+    def _work(
+        self, name: str, x: mx.array, state: StreamState | None, activation: str | None
+    ) -> tuple[Work, arguments.Parameters]:
+        """What x, if it can follow the state, is to do."""
         if not isinstance(x, mx.array):
             raise TypeError(f"{name} must be an mx.array, got {type(x).__name__}")
         here = x.shape
         if len(here) != len(self._layout):
             layout = ", ".join(self._layout)
             raise ValueError(f"{name} must have {len(self._layout)} dimensions ({layout}), got shape {here}")
-        if held is not None:
-            before = held.shape
-            if before[0] != here[0] or before[2:] != here[2:] or held.dtype != x.dtype:
-                raise ValueError(
-                    f"state holds frames {before} of {held.dtype}, which a chunk {here} of {x.dtype} cannot follow"
-                )
-        return int(here[1])
+        if state is None:
+            key: tuple[Any, ...] = here[1], activation
+        else:
+            frames, *at = state
+            held = 0
+            if frames is not None:
+                before = frames.shape
+                if before[0] != here[0] or before[2:] != here[2:] or frames.dtype != x.dtype:
+                    raise ValueError(
+                        f"state holds frames {before} of {frames.dtype}, which a chunk {here} of {x.dtype} cannot "
+                        "follow"
+                    )
+                held = before[1]
+            key = here[1], activation, held, *at
+        return self._steps.get(key) or self._planned(key, *key)
 
-    def _frames_out(self, at: StreamState, frames: int) -> int:
-        """Output frames that `frames` more input frames complete."""
-        there = at.padding + _held(at) + frames - at.skipped
-        return max(0, (there - self.reach - 1) // int(self["stride"][0]) + 1)
+    def _planned(
+        self,
+        key: tuple[Any, ...],
+        frames: int,
+        activation: str | None,
+        held: int = 0,
+        padding: int | None = None,
+        skipped: int = 0,
+        second: bool = True,  # the first frame stands alone, since the clips of video models have 4*k + 1 frames
+    ) -> tuple[Work, arguments.Parameters]:
+        padding = self.reach if padding is None else padding
+        work = work_of(frames, held, padding, skipped, second, reach=self.reach, stride=self.stride[0])
+        parameters = self._parameters(padding, activation, second)
+        self._steps.add(key, work, parameters)
+        return work, parameters
 
-    def _outputs(
-        self, x: mx.array, at: StreamState, outputs: int, activation: str | None, residual: mx.array | None
-    ) -> mx.array:
-        if outputs > 0:
-            x = x[:, at.skipped :] if at.skipped else x
-            return self._convolve(x, at.frames, at.padding, activation, residual, second=at.second)
+    def _parameters(self, padding: int, activation: str | None, second: bool = True) -> arguments.Parameters:
+        return arguments.parameters(
+            3,
+            stride=self.stride,
+            padding=((padding, 0), *self.padding),
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=(self.time_padding, *self.padding_mode),
+            activation=activation,
+            upsample=(1, *self.upsample),
+            per_frame=True,
+            odd_frame=second,
+        )
+
+    def _options(self, held: mx.array | None, residual: mx.array | None) -> dict[str, Any]:
+        return {"bias": self._bias(), "residual": residual, "lead": held, "series": self._series}
+
+    def _no_outputs(self, x: mx.array, activation: str | None, residual: mx.array | None) -> mx.array:
         # Built for its shape and type, and for what it refuses; never evaluated.
-        one = mx.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype)
-        frame = self._convolve(one, None, self.reach, activation, None)
+        frame = functional.run(
+            mx.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype),
+            self._weight(),
+            self._parameters(self.reach, activation),
+            bias=self._bias(),
+            series=self._series,
+        )
         empty = (frame.shape[0], 0, *frame.shape[2:])
         if residual is None:
             return mx.zeros(empty, frame.dtype)
@@ -169,45 +222,6 @@ class CausalConv3d(ConvolutionLayer):
         if tuple(residual.shape) != empty:
             raise ValueError(f"residual must have the output's shape {empty}, got {tuple(residual.shape)}")
         return mx.zeros(empty, mx.result_type(frame, residual))
-
-    def _convolve(
-        self,
-        x: mx.array,
-        lead: mx.array | None,
-        padding: int,
-        activation: str | None,
-        residual: mx.array | None,
-        second: bool = True,
-    ) -> mx.array:
-        # As items: a module's attributes that are tuples or arrays are found only after others have been looked for.
-        parameters = arguments.parameters(
-            3,
-            stride=self["stride"],
-            padding=((padding, 0), *self["padding"]),
-            dilation=self["dilation"],
-            groups=self.groups,
-            padding_mode=(self.time_padding, *self["padding_mode"]),
-            activation=activation,
-            upsample=(1, *self["upsample"]),
-            per_frame=True,
-            odd_frame=second,
-        )
-        return functional.run(
-            x,
-            self._weight(),
-            parameters,
-            bias=self._bias(),
-            residual=residual,
-            lead=lead,
-            series=self._series,
-        )
-
-    def _advanced(self, at: StreamState, x: mx.array, frames: int, outputs: int) -> StreamState:
-        # From the first position of the next output's window to its end: below zero it lies after this chunk.
-        passed = outputs * self["stride"][0] - at.padding
-        kept = _held(at) + frames - at.skipped - max(0, passed)
-        second = at.second != (outputs % 2 == 1)
-        return StreamState(_last_frames(at.frames, x, kept), max(0, -passed), max(0, -kept), second)
 
 
 class CausalConv1d(CausalConv3d):
@@ -265,17 +279,12 @@ class CausalConv1d(CausalConv3d):
         return weight
 
 
-def _held(state: StreamState) -> int:
-    return 0 if state.frames is None else int(state.frames.shape[1])
+def _unskipped(x: mx.array, work: Work) -> mx.array:
+    return x[:, work.skipped :] if work.skipped else x
 
 
 def _last_frames(held: mx.array | None, x: mx.array, count: int) -> mx.array | None:
-    """The last `count` frames of those held and x, in an array of their own."""
-    if count <= 0:
+    """Of those held and x; None instead of none."""
+    if count == 0:
         return None
-    frames = x.shape[1]
-    if frames == 0:
-        return held
-    if held is None or count <= frames:
-        return mx.contiguous(x[:, frames - count :])
-    return mx.concatenate([held[:, held.shape[1] + frames - count :], x], axis=1)
+    return held if x.shape[1] == 0 else _ext.last_frames(held, x, count)

@@ -1,0 +1,166 @@
+"""Steps of a stream: the convolution and the frames that the next one needs are one operation on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_flat_conv import operations
+from test_nn import DTYPES, layer, normal
+
+from mlx_conv3d import _arguments, _ext, nn
+
+
+def as_view(x: mx.array, order: str) -> mx.array:
+    """The same values, lying in memory as `order` says."""
+    if order == "channels first":
+        return mx.moveaxis(mx.contiguous(mx.moveaxis(x, -1, 1)), 1, -1)
+    if order == "frames first":
+        return mx.moveaxis(mx.contiguous(mx.moveaxis(x, 1, 0)), 0, 1)
+    if order == "every second column":
+        return mx.contiguous(mx.repeat(x, 2, axis=-2))[..., ::2, :]
+    return x
+
+
+def as_numpy(x: mx.array) -> np.ndarray:
+    return np.array(x.astype(mx.float32))
+
+
+ORDERS = ("as made", "channels first", "frames first", "every second column")
+
+
+@given(
+    size=st.tuples(
+        st.integers(1, 3), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)
+    ),
+    held=st.integers(0, 8),
+    kept=st.integers(1, 17),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    orders=st.tuples(st.sampled_from(ORDERS), st.sampled_from(ORDERS)),
+)
+def test_kept_frames(
+    size: tuple[int, ...], held: int, kept: int, dtype: str, orders: tuple[str, str]
+) -> None:
+    x, before = (normal(*size, seed=1), normal(size[0], held, *size[2:], seed=2))
+    x, before = (
+        as_view(a.astype(DTYPES[dtype]), order) for a, order in zip((x, before), orders, strict=True)
+    )
+    w = normal(4, 1, 1, 1, size[-1])
+    parameters = _arguments.parameters(3, per_frame=True).core
+    kept = min(kept, held + size[1])
+    y, frames = _ext.conv_keeping(x, w, parameters, kept, lead=before)
+    assert operations(y).count("Conv3dStreamStep") == 1
+    expected = np.concatenate([as_numpy(before), as_numpy(x)], axis=1)[:, -kept:]
+    assert frames.dtype == x.dtype
+    assert np.array_equal(as_numpy(frames), expected)
+    assert mx.array_equal(y, _ext.conv(x, w, parameters, lead=before))
+    assert mx.array_equal(frames, _ext.last_frames(before, x, kept))
+
+
+@pytest.mark.parametrize(
+    "size", [(2, 3, 40, 50, 16), (1, 5000, 1, 1, 8), (3, 700, 1, 1, 24), (1, 2, 200, 200, 3)]
+)
+def test_many_kept_frames(size: tuple[int, ...]) -> None:
+    """More than a thread copies at a time."""
+    x, before = normal(*size, seed=1), normal(*size, seed=2)
+    parameters = _arguments.parameters(3, per_frame=True).core
+    kept = size[1] + size[1] // 2
+    _, frames = _ext.conv_keeping(x, normal(4, 1, 1, 1, size[-1]), parameters, kept, lead=before)
+    assert mx.array_equal(frames, mx.concatenate([before, x], axis=1)[:, -kept:])
+
+
+@pytest.mark.parametrize("kept", [-1, 8])
+def test_more_frames_than_there_are(kept: int) -> None:
+    x = normal(1, 4, 1, 1, 2)
+    with pytest.raises(ValueError, match=r"kept must be in \[0, 7\]"):
+        _ext.conv_keeping(
+            x, normal(2, 1, 1, 1, 2), _arguments.parameters(3).core, kept, lead=normal(1, 3, 1, 1, 2)
+        )
+
+
+@pytest.mark.parametrize("way", ["one operation", "stock", "no output"])
+def test_frames_are_evaluated_with_the_output(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, x = layer(4, 4, 3, stride=(8, 1, 1), padding=1), normal(1, 7, 5, 5, 4)
+    if way == "stock":
+        monkeypatch.setenv("MLX_CONV3D_DISABLE", "1")
+    state = made.step(x[:, :1])[1] if way == "no output" else None
+    y, state = made.step(x, state)
+    assert y.shape[1] == (0 if way == "no output" else 1)
+    assert state.frames is not None
+    assert ("Conv3dStreamStep" in operations(y)) == (way == "one operation")
+    mx.eval(y)
+    assert operations(state.frames) == []
+
+
+@pytest.mark.parametrize("lengths", [(5, 7), (1, 1, 1, 1, 1, 7), (2, 4, 6), (12,), (0, 3, 9)])
+@pytest.mark.parametrize("stride", [1, 3, 7])
+def test_a_state_serves_layers_that_saw_the_same(stride: int, lengths: tuple[int, ...]) -> None:
+    steps, follows = (layer(6, 8, (3, 3, 3), stride=(stride, 1, 1), padding=1) for _ in range(2))
+    follows.weight = normal(*follows.weight.shape, seed=9)
+    x, state, of_its_own, at = normal(2, 12, 5, 6, 6), None, None, 0
+    for length in lengths:
+        chunk, at = x[:, at : at + length], at + length
+        got = follows(chunk, state=state, activation="silu")
+        expected, of_its_own = follows.step(chunk, of_its_own, activation="silu")
+        assert got.shape == expected.shape
+        assert mx.array_equal(got, expected)
+        _, state = steps.step(chunk, state)
+
+
+def test_a_state_of_another_stream_is_refused_in_a_call() -> None:
+    made, x = nn.CausalConv1d(4, 4, 3), normal(1, 6, 4)
+    _, state = made.step(x)
+    for wrong in (normal(2, 6, 4), normal(1, 6, 3), x.astype(mx.float16)):
+        with pytest.raises(ValueError, match="state holds frames"):
+            made(wrong, state=state)
+    with pytest.raises(TypeError, match="activation must be a str"):
+        made(x, activation=["tanh"])
+
+
+CHANGES: dict[str, Any] = {
+    "stride": (2, 1, 1),
+    "dilation": (2, 1, 1),
+    "padding": ((0, 0), (1, 1)),
+    "padding_mode": ("edge", "zeros"),
+    "time_padding": "edge",
+    "groups": 2,
+    "weight": (8, 2, 3, 3, 8),
+    "upsample": (1, 2),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changed_attributes_are_seen(name: str) -> None:
+    """What a layer remembers of its steps is not what it remembers of itself."""
+    x = normal(1, 7, 6, 7, 8)
+
+    def changed(made: nn.CausalConv3d) -> nn.CausalConv3d:
+        if name == "groups":
+            made.weight = made.weight[..., :4]
+        setattr(made, name, normal(*CHANGES[name]) if name == "weight" else CHANGES[name])
+        return made
+
+    used, fresh = (layer(8, 8, (3, 3, 3), padding=1) for _ in range(2))
+    fresh.update(used.parameters())
+    before = used(x)
+    used.step(x)
+    got, expected = changed(used)(x), changed(fresh)(x)
+    assert mx.array_equal(got, expected)
+    assert got.shape != before.shape or not mx.array_equal(got, before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_copies_of_a_layer_that_has_stepped(copied: Any) -> None:
+    made, x = nn.CausalConv1d(4, 4, 3), normal(1, 6, 4)
+    y, _ = made.step(x)
+    other = copied(made)
+    assert mx.array_equal(other.step(x)[0], y)
+    other.dilation = (2, 1, 1)
+    assert not mx.array_equal(other.step(x)[0], y)
+    assert mx.array_equal(made.step(x)[0], y)
