@@ -1,6 +1,5 @@
 #include "core/ops.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -58,10 +57,6 @@ void require_shapes(const mx::Shape& x, const mx::Shape& w, const ConvSpec& spec
   if (extras.bias && extras.bias->shape() != mx::Shape{w[0]}) {
     fail("bias must have shape (", w[0], ") for w ", given(w), ", got ", extras.bias->shape(), ".");
   }
-}
-
-bool traced(const Arrays& inputs) {
-  return std::any_of(inputs.begin(), inputs.end(), [](const mx::array& a) { return a.is_tracer(); });
 }
 
 }  // namespace
@@ -181,7 +176,7 @@ Arrays build(const mx::array& x, const mx::array& w, const ConvSpec& requested, 
       spec.packed = extras.packed_form;
       inputs.push_back(*extras.packed);
     }
-    if (kept > 0 && kept <= p.stored(kDepth) && !p.empty() && !traced(inputs)) {
+    if (kept > 0 && kept <= p.stored(kDepth) && !p.empty()) {
       const auto step =
           std::make_shared<StreamStep>(mx::to_stream(s), std::move(spec), missing, static_cast<int>(kept));
       mx::Shape kept_shape = x.shape();

@@ -55,6 +55,9 @@ mx::Dtype to_mlx(Dtype type);
 /// Elements [begin, end) of one axis.
 mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, mx::StreamOrDevice s);
 
+/// What `vmap` maps, its axis first; an array without one is repeated `size` times.
+mx::array with_axis_first(const mx::array& a, int axis, int size, mx::StreamOrDevice s);
+
 /// How many of what `vmap` maps: the size of the mapped axes, 1 if there are none.
 int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& axes);
 

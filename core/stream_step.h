@@ -9,29 +9,27 @@ namespace mlx_conv3d {
 
 /// A convolution of a stream's next frames on a CPU, whose second output are the last frames of the lead
 /// frames followed by x, what the convolution of the frames after these needs. One operation, because a small
-/// convolution would spend most of its time between operations; of arrays that no transformation traces.
+/// convolution would spend most of its time between operations.
 class StreamStep : public FlatConv {
  public:
   StreamStep(mx::Stream stream, ConvSpec spec, MissingAxes missing, int kept)
       : FlatConv(stream, std::move(spec), std::move(missing)), kept_(kept) {}
 
-  Arrays jvp(const Arrays&, const Arrays&, const std::vector<int>&) override { no_transformation(); }
-  Arrays vjp(const Arrays&, const Arrays&, const std::vector<int>&, const Arrays&) override {
-    no_transformation();
-  }
-  MappedArrays vmap(const Arrays&, const std::vector<int>&) override { no_transformation(); }
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  MappedArrays vmap(const Arrays& inputs, const std::vector<int>& axes) override;
   const char* name() const override { return "Conv3dStreamStep"; }
   bool is_equivalent(const mx::Primitive& other) const override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
 
  private:
-  [[noreturn]] static void no_transformation();
-
   const int kept_;
 };
 
-/// The same frames by MLX's own operations. Throws std::invalid_argument if there are fewer.
+/// The same frames by MLX's own operations, along `axis`. Throws std::invalid_argument if
+/// there are fewer.
 mx::array last_frames(const std::optional<mx::array>& lead, const mx::array& x, int64_t count,
-                      mx::StreamOrDevice s);
+                      mx::StreamOrDevice s, int axis = 1);
 
 }  // namespace mlx_conv3d

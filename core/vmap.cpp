@@ -1,4 +1,4 @@
-// vmap of the two primitives: a batch of inputs joins N; a batch of weights becomes groups.
+// vmap of Conv and ConvWeightGradient: a batch of inputs joins N; a batch of weights becomes groups.
 
 #include <algorithm>
 
@@ -7,14 +7,6 @@
 
 namespace mlx_conv3d {
 namespace {
-
-/// The mapped axis first; an array without one is repeated `size` times.
-mx::array with_axis_first(const mx::array& a, int axis, int size, mx::StreamOrDevice s) {
-  if (axis >= 0) return axis == 0 ? a : mx::moveaxis(a, axis, 0, s);
-  mx::Shape shape = a.shape();
-  shape.insert(shape.begin(), size);
-  return mx::broadcast_to(mx::expand_dims(a, 0, s), shape, s);
-}
 
 /// (B, N, ..., C) -> (B*N, ..., C)
 mx::array into_batch(const mx::array& a, mx::StreamOrDevice s) { return mx::flatten(a, 0, 1, s); }
@@ -33,6 +25,13 @@ mx::array out_of_channels(const mx::array& a, int size, mx::StreamOrDevice s) {
 }
 
 }  // namespace
+
+mx::array with_axis_first(const mx::array& a, int axis, int size, mx::StreamOrDevice s) {
+  if (axis >= 0) return axis == 0 ? a : mx::moveaxis(a, axis, 0, s);
+  mx::Shape shape = a.shape();
+  shape.insert(shape.begin(), size);
+  return mx::broadcast_to(mx::expand_dims(a, 0, s), shape, s);
+}
 
 MappedArrays Conv::vmap(const Arrays& inputs, const std::vector<int>& axes) {
   const mx::StreamOrDevice s = stream();

@@ -84,6 +84,51 @@ def test_more_frames_than_there_are(kept: int) -> None:
         )
 
 
+@pytest.mark.parametrize("series", [True, False])
+@pytest.mark.parametrize("kept", [1, 3, 5, 7])
+@pytest.mark.parametrize("transform", ["vjp", "jvp", "vmap", "vmap of one", "compile", "second vjp"])
+def test_transformations(transform: str, kept: int, series: bool) -> None:
+    """Both outputs, against frames that are put together first."""
+    parameters = _arguments.parameters(3, activation="tanh", per_frame=True).core
+    axes = () if series else (2, 3)
+    arrays = [normal(*size, 4, seed=i) for i, size in enumerate(((2, 5), (6, 3), (2, 4)))]
+    x, w, before = (mx.expand_dims(a, axes) if axes else a for a in arrays)
+
+    def step(x: mx.array, w: mx.array, before: mx.array) -> tuple[mx.array, ...]:
+        return _ext.conv_keeping(x, w, parameters, kept, lead=before, series=series)
+
+    def composed(x: mx.array, w: mx.array, before: mx.array) -> tuple[mx.array, ...]:
+        frames = mx.concatenate([before, x], axis=1)
+        return _ext.conv(frames, w, parameters, series=series), frames[:, -kept:]
+
+    given, along = [x, w, before], [a[::-1] for a in (x, w, before)]
+
+    def transformed(function: Any) -> Any:
+        if transform == "jvp":
+            return mx.jvp(function, given, along)[1]
+        if transform == "vmap":
+            return mx.vmap(function, in_axes=(1, None, 1), out_axes=(2, 0))(
+                *(
+                    a if i == 1 else mx.stack([a, b], axis=1)
+                    for i, (a, b) in enumerate(zip(given, along, strict=True))
+                )
+            )
+        if transform == "vmap of one":
+            return mx.vmap(function, in_axes=(None, None, 0))(x, w, mx.stack([before, along[2]]))
+        if transform == "compile":
+            return mx.compile(function)(*given)
+        cotangents = [normal(*a.shape, seed=7) for a in function(*given)]
+        if transform == "vjp":
+            return mx.vjp(function, given, cotangents)[1]
+        return mx.grad(
+            lambda *a: sum((g**2).sum() for g in mx.vjp(function, list(a), cotangents)[1]), argnums=(0, 1, 2)
+        )(*given)
+
+    for a, b in zip(transformed(step), transformed(composed), strict=True):
+        assert a.shape == b.shape
+        assert mx.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("way", ["one operation", "stock", "no output"])
 def test_frames_are_evaluated_with_the_output(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, x = layer(4, 4, 3, stride=(8, 1, 1), padding=1), normal(1, 7, 5, 5, 4)

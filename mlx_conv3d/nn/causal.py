@@ -143,7 +143,7 @@ class CausalConv3d(ConvolutionLayer):
             y = self(chunk, state=state, activation=activation, residual=residual)
             frames = _last_frames(held, chunk, work.kept)
             if frames is not None and frames is not held and not _ext.is_tracer(frames):
-                # As in run_keeping: frames left for later would keep all of the chunk in memory.
+                # Frames left for later would keep all of the chunk in memory.
                 y = mx.depends(y, frames)
         return y, StreamState(frames, work.padding_after, work.skipped_after, work.second_after)
 
