@@ -21,7 +21,11 @@ constexpr double kTransformFloats = 1.6e9, kLineFloats = 3.0e9, kDepthFloats = 6
 /// and how many times as many from the last cache.
 constexpr double kSharedInputs = 0.9e9, kSharedSums = 8e9;
 constexpr double kWeightStream = 22e9, kKeptStream = 3;
-/// The same where the weights are made panel by panel; the time of so many rows goes with a panel's weights.
+/// A product's rows whose multiplications take as long as loading its weights, and as many that this is
+/// little.
+constexpr double kBlockRows = 2, kManyRows = 24;
+/// The share of the peak where the weights are made panel by panel; the time of so many rows goes with a
+/// panel's weights.
 constexpr double kPanelShare = 0.80, kPanelRows = 4, kMadeFloats = 3.5e9;
 constexpr double kStepSeconds = 4e-6;  ///< starting and joining one parallel loop
 
