@@ -1,5 +1,6 @@
 #include "core/ops.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -90,6 +91,13 @@ mx::array slice_axis(const mx::array& a, int axis, int64_t begin, int64_t end, m
   return mx::slice(a, start, stop, s);
 }
 
+mx::array with_axis_first(const mx::array& a, int axis, int size, mx::StreamOrDevice s) {
+  if (axis >= 0) return axis == 0 ? a : mx::moveaxis(a, axis, 0, s);
+  mx::Shape shape = a.shape();
+  shape.insert(shape.begin(), size);
+  return mx::broadcast_to(mx::expand_dims(a, 0, s), shape, s);
+}
+
 int mapped_size(const std::vector<mx::array>& inputs, const std::vector<int>& axes) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (axes[i] >= 0) return inputs[i].shape(axes[i]);
@@ -177,8 +185,8 @@ Arrays build(const mx::array& x, const mx::array& w, const ConvSpec& requested, 
       inputs.push_back(*extras.packed);
     }
     if (kept > 0 && kept <= p.stored(kDepth) && !p.empty()) {
-      const auto step =
-          std::make_shared<StreamStep>(mx::to_stream(s), std::move(spec), missing, static_cast<int>(kept));
+      const auto step = std::make_shared<StreamStep>(mx::to_stream(s), std::move(spec), missing, x.shape(1),
+                                                     static_cast<int>(kept));
       mx::Shape kept_shape = x.shape();
       kept_shape[1] = static_cast<int>(kept);
       return mx::array::make_arrays({y_shape, kept_shape}, {type, frames}, step, inputs);
@@ -205,6 +213,9 @@ mx::array conv(const mx::array& x, const mx::array& w, const ConvSpec& spec, con
 std::pair<mx::array, mx::array> conv_keeping(const mx::array& x, const mx::array& w, const ConvSpec& spec,
                                              const ConvExtras& extras, std::optional<Algorithm> forced,
                                              const MissingAxes& missing, int64_t kept, mx::StreamOrDevice s) {
+  if (std::find(missing.begin(), missing.end(), kDepth + 1) != missing.end()) {
+    fail("kept: x has no axis of frames.");
+  }
   Arrays made = build(x, w, spec, extras, forced, missing, kept, s);
   if (made.size() > 1) return {std::move(made[0]), std::move(made[1])};
   mx::array frames = last_frames(extras.lead, x, kept, s);

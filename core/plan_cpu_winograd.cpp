@@ -31,12 +31,11 @@ int64_t winograd_weight_bytes(const ConvProblem& p, WinogradForm form, int64_t o
          product_channels(p, form) * lanes(out_channels, d) * (form.parts > 0 ? 2 * form.parts : 4);
 }
 
-/// How many times as long as of many rows the products of chunks of t tiles and f frames take. One product
-/// takes neighbouring output frames where they meet the same taps.
-double few_rows(const ConvProblem& p, int64_t t, int64_t f) {
-  const bool joined = p.stride[kDepth] == 1 && p.input_dilation[kDepth] == 1;
-  const auto rows = static_cast<double>(joined ? t * f : t);
-  return std::max(1.0, (1 + kBlockRows / rows) / (1 + kBlockRows / kManyRows));
+/// How many times as long as of many rows the products of chunks of t tiles take where each takes those of
+/// one frame: neighbouring output frames meet different taps.
+double few_rows(const ConvProblem& p, int64_t t) {
+  if (p.stride[kDepth] == 1 && p.input_dilation[kDepth] == 1) return 1;
+  return std::max(1.0, (1 + kBlockRows / static_cast<double>(t)) / (1 + kBlockRows / kManyRows));
 }
 
 /// Products along depth of all output frames: a pair takes four, a first or last frame without a partner
@@ -192,7 +191,7 @@ class Chunked {
     const double multiplied = w.product_flops * idle * static_cast<double>(product_channels(p_, form_)) /
                               static_cast<double>(std::max<int64_t>(1, p_.in_channels)) /
                               (product_rate * 1e9);
-    return std::max(multiplied * (tiled ? 1 : few_rows(p_, t, f)), read_seconds(w)) + transforms +
+    return std::max(multiplied * (tiled ? 1 : few_rows(p_, t)), read_seconds(w)) + transforms +
            (tiled ? 0 : met_seconds(w.input_floats, w.output_floats, chunk_bytes(t, f), d_.cores, d_)) +
            4.0 * w.weight_floats * streams / (d_.gbytes * 1e9 * kTileStream) +
            3 * w.chunks * w.slices * kStepSeconds;
@@ -202,7 +201,7 @@ class Chunked {
     const double bytes = 4.0 * w.weight_floats, kept = bytes / w.slices <= kKeptWeights ? kKeptStream : 1;
     const double streamed = bytes * w.chunks / (kWeightStream * kept * d_.cores * core_scale(d_));
     const double turns = static_cast<double>(divide_up(static_cast<int64_t>(w.chunks), d_.cores)) * d_.cores;
-    const double multiplied = w.product_flops / (d_.gflops * kProductShare * 1e9) * few_rows(p_, t, f);
+    const double multiplied = w.product_flops / (d_.gflops * kProductShare * 1e9) * few_rows(p_, t);
     return turns / w.chunks *
                (std::max(multiplied, read_seconds(w)) + transforms +
                 met_seconds(w.input_floats, w.output_floats, chunk_bytes(t, f), 1, d_) + streamed) +
@@ -291,7 +290,7 @@ bool fit_panels(const ConvProblem& p, const Device& d, int64_t limit, WinogradFo
             4.0 * static_cast<double>(p.kernel[kHeight] * p.kernel[kWidth]) * taps * weights * (chunks - 1);
   const double scale = core_scale(d);
   const double by_panel =
-      product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows * few_rows(p, t, f) +
+      product_flops / (d.gflops * kPanelShare * 1e9) * (rows + kPanelRows) / rows * few_rows(p, t) +
       output_floats / (transform_floats(form) * d.cores * scale) + made / (kMadeFloats * d.cores * scale) +
       met_seconds(input_floats, 0, bytes(t, f), d.cores, d) + output_floats / (kSharedSums * d.cores * scale);
   c.cost = by_panel * panel_imbalance(p, d) + input_floats / (transform_floats(form) * d.cores * scale) +

@@ -102,8 +102,8 @@ std::vector<mx::Shape> Conv::output_shapes(const Arrays& inputs) {
 }
 
 void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  for (mx::array& output : outputs) allocate(output);
   mx::array& out = outputs[0];
-  allocate(out);
   ConvProblem p = problem(inputs);
   if (p.empty()) return;
   std::shared_ptr<const Plan> plan = cpu_plan(p, spec_.forced);
@@ -137,10 +137,7 @@ void Conv::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   if (p.prepared) operands.packed_w = floats(at.packed);
   operands.y = out.data<char>();
   std::optional<cpu::LastFrames> last;
-  if (outputs.size() > 1) {
-    allocate(outputs[1]);
-    last.emplace(p, operands, outputs[1].shape(1), outputs[1].data<char>());
-  }
+  if (outputs.size() > 1) last.emplace(p, operands, outputs[1].shape(1), outputs[1].data<char>());
   for (const mx::array& input : inputs) encoder.set_input_array(input);
   for (mx::array& output : outputs) encoder.set_output_array(output);
   encoder.dispatch([p, plan, operands, staging, last] {

@@ -50,10 +50,16 @@ MappedArrays StreamStep::vmap(const Arrays& inputs, const std::vector<int>& axes
 }
 
 bool StreamStep::is_equivalent(const mx::Primitive& other) const {
-  return FlatConv::is_equivalent(other) && kept_ == static_cast<const StreamStep&>(other).kept_;
+  const auto& step = static_cast<const StreamStep&>(other);
+  return FlatConv::is_equivalent(other) && frames_ == step.frames_ && kept_ == step.kept_;
 }
 
 std::vector<mx::Shape> StreamStep::output_shapes(const Arrays& inputs) {
+  if (inputs[0].shape(1) != frames_) {
+    throw std::invalid_argument("[conv] a stream's step of " + std::to_string(frames_) +
+                                " frames cannot take x of " + std::to_string(inputs[0].shape(1)) +
+                                ": what the next state keeps depends on them.");
+  }
   std::vector<mx::Shape> shapes = FlatConv::output_shapes(inputs);
   shapes.push_back(inputs[0].shape());
   shapes[1][1] = kept_;
@@ -67,7 +73,8 @@ mx::array last_frames(const std::optional<mx::array>& lead, const mx::array& x, 
     throw std::invalid_argument("[conv] kept must be in [0, " + std::to_string(before + here) + "], got " +
                                 std::to_string(count) + ".");
   }
-  const mx::array own = slice_axis(x, axis, here - std::min(count, here), here, s);
+  const mx::Dtype type = lead ? mx::promote_types(lead->dtype(), x.dtype()) : x.dtype();
+  const mx::array own = mx::astype(slice_axis(x, axis, here - std::min(count, here), here, s), type, s);
   if (count <= here) return mx::contiguous(own, false, s);
   return mx::concatenate({slice_axis(*lead, axis, before + here - count, before, s), own}, axis, s);
 }

@@ -12,8 +12,9 @@ namespace mlx_conv3d {
 /// convolution would spend most of its time between operations.
 class StreamStep : public FlatConv {
  public:
-  StreamStep(mx::Stream stream, ConvSpec spec, MissingAxes missing, int kept)
-      : FlatConv(stream, std::move(spec), std::move(missing)), kept_(kept) {}
+  /// `frames` are x's, of which it depends how many are kept.
+  StreamStep(mx::Stream stream, ConvSpec spec, MissingAxes missing, int frames, int kept)
+      : FlatConv(stream, std::move(spec), std::move(missing)), frames_(frames), kept_(kept) {}
 
   Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -24,7 +25,7 @@ class StreamStep : public FlatConv {
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
 
  private:
-  const int kept_;
+  const int frames_, kept_;
 };
 
 /// The same frames by MLX's own operations, along `axis`. Throws std::invalid_argument if

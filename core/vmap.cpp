@@ -26,13 +26,6 @@ mx::array out_of_channels(const mx::array& a, int size, mx::StreamOrDevice s) {
 
 }  // namespace
 
-mx::array with_axis_first(const mx::array& a, int axis, int size, mx::StreamOrDevice s) {
-  if (axis >= 0) return axis == 0 ? a : mx::moveaxis(a, axis, 0, s);
-  mx::Shape shape = a.shape();
-  shape.insert(shape.begin(), size);
-  return mx::broadcast_to(mx::expand_dims(a, 0, s), shape, s);
-}
-
 MappedArrays Conv::vmap(const Arrays& inputs, const std::vector<int>& axes) {
   const mx::StreamOrDevice s = stream();
   const int size = mapped_size(inputs, axes);

@@ -75,6 +75,47 @@ def test_many_kept_frames(size: tuple[int, ...]) -> None:
     assert mx.array_equal(frames, mx.concatenate([before, x], axis=1)[:, -kept:])
 
 
+def test_frames_of_no_depth() -> None:
+    with pytest.raises(ValueError, match="no axis of frames"):
+        _ext.conv_keeping(normal(1, 9, 9, 4), normal(2, 3, 3, 4), _arguments.parameters(2).core, 1)
+
+
+def test_frames_of_another_type() -> None:
+    """They are of the type that both have in common, in one operation or not."""
+    x, before = normal(1, 4, 1, 1, 2).astype(mx.float16), normal(1, 3, 1, 1, 2)
+    parameters, w = _arguments.parameters(3).core, normal(2, 1, 1, 1, 2)
+    for kept in (2, 6):
+        _, frames = _ext.conv_keeping(x, w, parameters, kept, lead=before)
+        assert frames.dtype == _ext.last_frames(before, x, kept).dtype == mx.float32
+        assert mx.array_equal(frames, _ext.last_frames(before, x, kept))
+
+
+def test_no_recordings() -> None:
+    made = nn.CausalConv1d(4, 6, 3)
+    y, state = made.step(mx.zeros((0, 5, 4)))
+    y, state = made.step(mx.zeros((0, 5, 4)), state)
+    mx.eval(y, state)
+    assert y.shape == (0, 5, 6)
+    assert state.frames.shape == (0, 2, 4)
+
+
+def test_a_shapeless_step_of_other_lengths_is_refused() -> None:
+    """What is kept depends on the length; the outputs alone do not need it."""
+    made = nn.CausalConv1d(4, 4, 5)
+    mx.eval(made.parameters())
+    captured = {"inputs": made.state, "shapeless": True}
+    steps, outputs = (
+        mx.compile(lambda x: made.step(x)[0], **captured),
+        mx.compile(lambda x: made(x), **captured),
+    )
+    for length in (8, 2):
+        x = normal(1, length, 4)
+        assert mx.allclose(outputs(x), made(x), atol=1e-6)
+    assert mx.allclose(steps(normal(1, 8, 4)), made(normal(1, 8, 4)), atol=1e-6)
+    with pytest.raises(ValueError, match="step of 8 frames cannot take x of 2"):
+        mx.eval(steps(normal(1, 2, 4)))
+
+
 @pytest.mark.parametrize("kept", [-1, 8])
 def test_more_frames_than_there_are(kept: int) -> None:
     x = normal(1, 4, 1, 1, 2)
@@ -86,7 +127,10 @@ def test_more_frames_than_there_are(kept: int) -> None:
 
 @pytest.mark.parametrize("series", [True, False])
 @pytest.mark.parametrize("kept", [1, 3, 5, 7])
-@pytest.mark.parametrize("transform", ["vjp", "jvp", "vmap", "vmap of one", "compile", "second vjp"])
+@pytest.mark.parametrize(
+    "transform",
+    ["vjp", "vjp of frames", "jvp", "vmap", "vmap of one", "vmap of weights", "compile", "second vjp"],
+)
 def test_transformations(transform: str, kept: int, series: bool) -> None:
     """Both outputs, against frames that are put together first."""
     parameters = _arguments.parameters(3, activation="tanh", per_frame=True).core
@@ -115,8 +159,14 @@ def test_transformations(transform: str, kept: int, series: bool) -> None:
             )
         if transform == "vmap of one":
             return mx.vmap(function, in_axes=(None, None, 0))(x, w, mx.stack([before, along[2]]))
+        if transform == "vmap of weights":
+            return mx.vmap(function, in_axes=(None, 0, 0))(
+                x, mx.stack([w, along[1]]), mx.stack([before, along[2]])
+            )
         if transform == "compile":
             return mx.compile(function)(*given)
+        if transform == "vjp of frames":
+            return mx.grad(lambda *a: (function(*a)[1] ** 2).sum(), argnums=(0, 1, 2))(*given)
         cotangents = [normal(*a.shape, seed=7) for a in function(*given)]
         if transform == "vjp":
             return mx.vjp(function, given, cotangents)[1]
@@ -164,6 +214,10 @@ def test_a_state_of_another_stream_is_refused_in_a_call() -> None:
     for wrong in (normal(2, 6, 4), normal(1, 6, 3), x.astype(mx.float16)):
         with pytest.raises(ValueError, match="state holds frames"):
             made(wrong, state=state)
+    for wrong in ((state.frames,), (*state, 0), 3):
+        with pytest.raises(ValueError, match="state must be what a step has returned"):
+            made.step(x, wrong)
+    assert mx.array_equal(made.step(x, tuple(state))[0], made.step(x, state)[0])
     with pytest.raises(TypeError, match="activation must be a str"):
         made(x, activation=["tanh"])
 
@@ -200,7 +254,7 @@ def test_changed_attributes_are_seen(name: str) -> None:
     assert got.shape != before.shape or not mx.array_equal(got, before)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_copies_of_a_layer_that_has_stepped(copied: Any) -> None:
     made, x = nn.CausalConv1d(4, 4, 3), normal(1, 6, 4)
     y, _ = made.step(x)

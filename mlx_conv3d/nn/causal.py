@@ -7,13 +7,14 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_conv3d import _arguments as arguments
-from mlx_conv3d import _ext, functional
+from mlx_conv3d import functional
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.functional import Weight
 from mlx_conv3d.nn.layers import ConvolutionLayer, mode_names, positive
 from mlx_conv3d.nn.steps import Steps, StreamState, Work, work_of
 
 TIME_PADDINGS = ("zeros", "edge")
+PER_AXIS = ("stride", "padding", "dilation", "padding_mode", "upsample")
 
 
 class CausalConv3d(ConvolutionLayer):
@@ -70,12 +71,13 @@ class CausalConv3d(ConvolutionLayer):
         self._forget_steps()
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
+        super().__setitem__(key, _frozen(value) if key in PER_AXIS else value)
         self._forget_steps()
 
     def _forget_steps(self) -> None:
+        # Others, shallow copies or a call in another thread, may use those there are.
         if "_steps" in self.__dict__:
-            self._steps.clear()
+            self.__dict__["_steps"] = Steps()
 
     def _described(self) -> dict[str, Any]:
         names = ("stride", "padding", "dilation", "time_padding", "padding_mode", "upsample")
@@ -103,10 +105,8 @@ class CausalConv3d(ConvolutionLayer):
             ValueError: a state of another stream, as in `step`.
         """
         work, parameters = self._work("x", x, state, activation)
-        if work.outputs == 0:
-            return self._no_outputs(x, activation, residual)
-        options = self._options(None if state is None else state[0], residual)
-        return functional.run(_unskipped(x, work), self._weight(), parameters, **options)
+        held = None if state is None else state[0]
+        return self._outputs(x, held, work, parameters, activation, residual)
 
     def step(
         self,
@@ -132,19 +132,18 @@ class CausalConv3d(ConvolutionLayer):
         Raises:
             ValueError: a state of another stream: its frames do not fit the chunk in shape or type.
         """
-        held = None if state is None else state[0]
         work, parameters = self._work("chunk", chunk, state, activation)
+        held = None if state is None else state[0]
         frames: mx.array | None
         if work.outputs > 0 and work.kept > 0:
             options = self._options(held, residual)
             x = _unskipped(chunk, work)
             y, frames = functional.run_keeping(x, self._weight(), parameters, work.kept, **options)
         else:
-            y = self(chunk, state=state, activation=activation, residual=residual)
-            frames = _last_frames(held, chunk, work.kept)
-            if frames is not None and frames is not held and not _ext.is_tracer(frames):
-                # Frames left for later would keep all of the chunk in memory.
-                y = mx.depends(y, frames)
+            y = self._outputs(chunk, held, work, parameters, activation, residual)
+            frames = None if work.kept == 0 else held
+            if work.kept > 0 and chunk.shape[1] > 0:
+                y, frames = functional.with_last_frames(y, held, chunk, work.kept)
         return y, StreamState(frames, work.padding_after, work.skipped_after, work.second_after)
 
     def _work(
@@ -160,7 +159,10 @@ class CausalConv3d(ConvolutionLayer):
         if state is None:
             key: tuple[Any, ...] = here[1], activation
         else:
-            frames, *at = state
+            try:
+                frames, padding, skipped, second = state
+            except (TypeError, ValueError):
+                raise ValueError(f"state must be what a step has returned, got {state!r}") from None
             held = 0
             if frames is not None:
                 before = frames.shape
@@ -170,12 +172,16 @@ class CausalConv3d(ConvolutionLayer):
                         "follow"
                     )
                 held = before[1]
-            key = here[1], activation, held, *at
-        return self._steps.get(key) or self._planned(key, *key)
+            key = here[1], activation, held, padding, skipped, second
+        steps = self._steps
+        found = steps.get(key)
+        if found is None:
+            found = self._planned(*key)
+            steps.add(key, *found)
+        return found
 
     def _planned(
         self,
-        key: tuple[Any, ...],
         frames: int,
         activation: str | None,
         held: int = 0,
@@ -185,9 +191,7 @@ class CausalConv3d(ConvolutionLayer):
     ) -> tuple[Work, arguments.Parameters]:
         padding = self.reach if padding is None else padding
         work = work_of(frames, held, padding, skipped, second, reach=self.reach, stride=self.stride[0])
-        parameters = self._parameters(padding, activation, second)
-        self._steps.add(key, work, parameters)
-        return work, parameters
+        return work, self._parameters(padding, activation, second)
 
     def _parameters(self, padding: int, activation: str | None, second: bool = True) -> arguments.Parameters:
         return arguments.parameters(
@@ -205,6 +209,21 @@ class CausalConv3d(ConvolutionLayer):
 
     def _options(self, held: mx.array | None, residual: mx.array | None) -> dict[str, Any]:
         return {"bias": self._bias(), "residual": residual, "lead": held, "series": self._series}
+
+    def _outputs(
+        self,
+        x: mx.array,
+        held: mx.array | None,
+        work: Work,
+        parameters: arguments.Parameters,
+        activation: str | None,
+        residual: mx.array | None,
+    ) -> mx.array:
+        if work.outputs == 0:
+            return self._no_outputs(x, activation, residual)
+        return functional.run(
+            _unskipped(x, work), self._weight(), parameters, **self._options(held, residual)
+        )
 
     def _no_outputs(self, x: mx.array, activation: str | None, residual: mx.array | None) -> mx.array:
         # Built for its shape and type, and for what it refuses; never evaluated.
@@ -283,8 +302,6 @@ def _unskipped(x: mx.array, work: Work) -> mx.array:
     return x[:, work.skipped :] if work.skipped else x
 
 
-def _last_frames(held: mx.array | None, x: mx.array, count: int) -> mx.array | None:
-    """Of those held and x; None instead of none."""
-    if count == 0:
-        return None
-    return held if x.shape[1] == 0 else _ext.last_frames(held, x, count)
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, which do not change after they have been looked at."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

@@ -49,16 +49,13 @@ def work_of(
 
 class Steps:
     """The work and the convolution's parameters of chunks like those that a layer has had, while its attributes
-    stay the same: a small chunk takes as long to convolve. Copies and pickles of a layer start without."""
+    stay the same: a small chunk takes as long to convolve. Deep copies and pickles of a layer start without."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Any, ...], tuple[Work, arguments.Parameters]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Steps, ()
-
-    def clear(self) -> None:
-        self._found.clear()
 
     def get(self, key: tuple[Any, ...]) -> tuple[Work, arguments.Parameters] | None:
         try:
