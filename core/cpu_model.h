@@ -23,7 +23,7 @@ constexpr double kSharedInputs = 0.9e9, kSharedSums = 8e9;
 constexpr double kWeightStream = 22e9, kKeptStream = 3;
 /// A product's rows whose multiplications take as long as loading its weights, and as many that this is
 /// little.
-constexpr double kBlockRows = 2, kManyRows = 24;
+constexpr double kBlockRows = 1, kManyRows = 24;
 /// The share of the peak where the weights are made panel by panel; the time of so many rows goes with a
 /// panel's weights.
 constexpr double kPanelShare = 0.80, kPanelRows = 4, kMadeFloats = 3.5e9;
