@@ -60,6 +60,15 @@ void require_shapes(const mx::Shape& x, const mx::Shape& w, const ConvSpec& spec
   }
 }
 
+/// Whether frames of a shape are few enough to be another output of a convolution: they are there while x,
+/// the lead frames and the result are, as those that are copied after it are not.
+bool is_small(const mx::Shape& frames) {
+  constexpr int64_t kFloats = 1 << 14;
+  int64_t floats = 1;
+  for (int size : frames) floats *= size;
+  return floats <= kFloats;
+}
+
 }  // namespace
 
 bool is_supported(mx::Dtype type) {
@@ -184,11 +193,11 @@ Arrays build(const mx::array& x, const mx::array& w, const ConvSpec& requested, 
       spec.packed = extras.packed_form;
       inputs.push_back(*extras.packed);
     }
-    if (kept > 0 && kept <= p.stored(kDepth) && !p.empty()) {
+    mx::Shape kept_shape = x.shape();
+    kept_shape[1] = static_cast<int>(kept);
+    if (kept > 0 && kept <= p.stored(kDepth) && !p.empty() && is_small(kept_shape)) {
       const auto step = std::make_shared<StreamStep>(mx::to_stream(s), std::move(spec), missing, x.shape(1),
                                                      static_cast<int>(kept));
-      mx::Shape kept_shape = x.shape();
-      kept_shape[1] = static_cast<int>(kept);
       return mx::array::make_arrays({y_shape, kept_shape}, {type, frames}, step, inputs);
     }
     if (missing.empty()) return {conv_primitive(std::move(inputs), std::move(spec), std::nullopt, s)};

@@ -3,15 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/integers.h"
-#include "cpu/threads.h"
-
 namespace mlx_conv3d::cpu {
-namespace {
-
-constexpr int64_t kPieceBytes = 1 << 16;  ///< that a thread copies at a time
-
-}  // namespace
 
 LastFrames::LastFrames(const ConvProblem& p, const Operands& operands, int64_t kept, void* to)
     : x_(operands.x),
@@ -27,17 +19,13 @@ LastFrames::LastFrames(const ConvProblem& p, const Operands& operands, int64_t k
       to_(static_cast<char*>(to)) {}
 
 void LastFrames::copy() const {
-  const int64_t frame = rows_ * cols_ * pixel_;
-  const int64_t piece = std::clamp<int64_t>(kPieceBytes / std::max<int64_t>(frame, 1), 1, kept_);
-  const int64_t pieces = divide_up(kept_, piece);
-  const OneThread one(batch_ * kept_ * frame <= kPieceBytes);
-  parallel_for(batch_ * pieces, [&](int64_t i, int) {
-    const int64_t n = i / pieces, begin = frames_ - kept_ + i % pieces * piece;
-    const int64_t end = std::min(begin + piece, frames_), from_x = std::clamp(lead_frames_, begin, end);
-    char* to = to_ + (n * kept_ + i % pieces * piece) * frame;
-    copy_frames(lead_, n, begin, from_x - begin, to);
-    copy_frames(x_, n, from_x - lead_frames_, end - from_x, to + (from_x - begin) * frame);
-  });
+  const int64_t frame = rows_ * cols_ * pixel_, begin = frames_ - kept_;
+  const int64_t from_lead = std::max<int64_t>(0, lead_frames_ - begin);
+  for (int64_t n = 0; n < batch_; ++n) {
+    char* to = to_ + n * kept_ * frame;
+    copy_frames(lead_, n, begin, from_lead, to);
+    copy_frames(x_, n, begin + from_lead - lead_frames_, kept_ - from_lead, to + from_lead * frame);
+  }
 }
 
 /// Pixels that lie next to each other are copied at once.
