@@ -67,7 +67,7 @@ def test_kept_frames(
     "size", [(2, 3, 40, 50, 16), (1, 5000, 1, 1, 8), (3, 700, 1, 1, 24), (1, 2, 200, 200, 3)]
 )
 def test_many_kept_frames(size: tuple[int, ...]) -> None:
-    """More than a thread copies at a time."""
+    """Too many to be an output of the convolution: they are copied after it."""
     x, before = normal(*size, seed=1), normal(*size, seed=2)
     parameters = _arguments.parameters(3, per_frame=True).core
     kept = size[1] + size[1] // 2
@@ -263,3 +263,24 @@ def test_copies_of_a_layer_that_has_stepped(copied: Any) -> None:
     other.dilation = (2, 1, 1)
     assert not mx.array_equal(other.step(x)[0], y)
     assert mx.array_equal(made.step(x)[0], y)
+
+
+def test_lists_that_change_in_place() -> None:
+    """An attribute is what it was when it was set."""
+    made, x = nn.CausalConv3d(4, 4, 3, padding=1), normal(1, 6, 5, 5, 4)
+    stride = [1, 1, 1]
+    made.stride = stride
+    y = made(x)
+    stride[0] = 2
+    assert mx.array_equal(made(x), y)
+    assert made.stride == (1, 1, 1)
+
+
+def test_steps_do_not_go_through_the_call() -> None:
+    class Doubled(nn.CausalConv1d):
+        def __call__(self, x: mx.array, **options: Any) -> mx.array:
+            return 2 * super().__call__(x, **options)
+
+    for kernel in (1, 3):
+        made, x = Doubled(4, 4, kernel), normal(1, 6, 4)
+        assert mx.allclose(2 * made.step(x)[0], made(x), atol=1e-6)
