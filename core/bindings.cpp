@@ -338,6 +338,8 @@ NB_MODULE(_ext, m) {
       [](const std::optional<conv3d::mx::array>& lead, const conv3d::mx::array& x, int64_t count,
          conv3d::mx::StreamOrDevice s) { return conv3d::last_frames(lead, x, count, s); },
       "lead"_a.none(), "x"_a, "count"_a, nb::kw_only(), "stream"_a = nb::none());
+  m.def("with_last_frames", &conv3d::with_last_frames, "y"_a, "lead"_a.none(), "x"_a, "count"_a,
+        nb::kw_only(), "stream"_a = nb::none());
   m.def("plan", &conv3d::bound_plan, "x_shape"_a, "w_shape"_a, "parameters"_a, nb::kw_only(), "x_type"_a,
         "w_type"_a, "out_type"_a, "bias"_a, "residual"_a, "lead"_a, "prepared"_a, "algorithm"_a, "limit"_a,
         "gpu"_a = "", "winograd"_a = conv3d::Ints{}, "strides"_a = conv3d::Strides{},

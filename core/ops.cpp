@@ -227,11 +227,7 @@ std::pair<mx::array, mx::array> conv_keeping(const mx::array& x, const mx::array
   }
   Arrays made = build(x, w, spec, extras, forced, missing, kept, s);
   if (made.size() > 1) return {std::move(made[0]), std::move(made[1])};
-  mx::array frames = last_frames(extras.lead, x, kept, s);
-  if (made[0].is_tracer()) return {std::move(made[0]), std::move(frames)};
-  // Evaluated together: frames left for later would keep all of x in memory, and only this thread could
-  // evaluate them.
-  return {mx::depends(made, {frames})[0], std::move(frames)};
+  return with_last_frames(made[0], extras.lead, x, kept, s);
 }
 
 mx::array pack_weights(const mx::array& w, WinogradForm form, bool flip, int groups, mx::StreamOrDevice s) {

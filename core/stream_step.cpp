@@ -79,4 +79,11 @@ mx::array last_frames(const std::optional<mx::array>& lead, const mx::array& x, 
   return mx::concatenate({slice_axis(*lead, axis, before + here - count, before, s), own}, axis, s);
 }
 
+std::pair<mx::array, mx::array> with_last_frames(const mx::array& y, const std::optional<mx::array>& lead,
+                                                 const mx::array& x, int64_t count, mx::StreamOrDevice s) {
+  mx::array frames = last_frames(lead, x, count, s);
+  if (y.is_tracer() || frames.is_tracer()) return {y, std::move(frames)};
+  return {mx::depends({y}, {frames})[0], frames};
+}
+
 }  // namespace mlx_conv3d

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -32,5 +33,10 @@ class StreamStep : public FlatConv {
 /// there are fewer.
 mx::array last_frames(const std::optional<mx::array>& lead, const mx::array& x, int64_t count,
                       mx::StreamOrDevice s, int axis = 1);
+
+/// y and these frames, evaluated together: frames left for later would keep all of x in memory, and only this
+/// thread could evaluate them.
+std::pair<mx::array, mx::array> with_last_frames(const mx::array& y, const std::optional<mx::array>& lead,
+                                                 const mx::array& x, int64_t count, mx::StreamOrDevice s);
 
 }  // namespace mlx_conv3d

@@ -61,6 +61,9 @@ def conv_keeping(
     series: bool = False,
     stream: _Stream = None,
 ) -> tuple[mx.array, mx.array]: ...
+def with_last_frames(
+    y: mx.array, lead: mx.array | None, x: mx.array, count: int, *, stream: _Stream = None
+) -> tuple[mx.array, mx.array]: ...
 def last_frames(lead: mx.array | None, x: mx.array, count: int, *, stream: _Stream = None) -> mx.array: ...
 def plan(
     x_shape: Sequence[int],

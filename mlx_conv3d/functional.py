@@ -63,17 +63,6 @@ def run_keeping(
     return _call(call, x, w, parameters, bias, residual, lead, "auto", series, None)
 
 
-def with_last_frames(
-    y: mx.array, lead: mx.array | None, x: mx.array, count: int
-) -> tuple[mx.array, mx.array]:
-    """y, and the last `count` of the lead frames followed by x's.
-
-    Evaluated together: frames left for later would keep all of x in memory, and only this thread could evaluate them.
-    """
-    frames = _ext.last_frames(lead, x, count)
-    return y if _ext.is_tracer(frames) else mx.depends(y, frames), frames
-
-
 def _call(
     function: Callable[..., Result],
     x: mx.array,

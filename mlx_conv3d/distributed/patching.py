@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_conv3d import _arguments as arguments
-from mlx_conv3d import functional
+from mlx_conv3d import _ext, functional
 from mlx_conv3d import patching as stock_patching
 from mlx_conv3d.distributed import convolution, exchange, norm, pieces
 from mlx_conv3d.distributed.exchange import Group
@@ -270,7 +270,7 @@ def _run_keeping(region: _Region) -> Callable[..., tuple[mx.array, mx.array]]:
         **options: Any,
     ) -> tuple[mx.array, mx.array]:
         y = run(x, w, parameters, lead=lead, **options)
-        return functional.with_last_frames(y, lead, x, kept)
+        return _ext.with_last_frames(y, lead, x, kept)
 
     return run_keeping
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_conv3d import _arguments as arguments
-from mlx_conv3d import functional
+from mlx_conv3d import _ext, functional
 from mlx_conv3d._arguments import IntOrSequence, Padding, PaddingMode
 from mlx_conv3d.functional import Weight
 from mlx_conv3d.nn.layers import ConvolutionLayer, mode_names, positive
@@ -143,7 +143,7 @@ class CausalConv3d(ConvolutionLayer):
             y = self._outputs(chunk, held, work, parameters, activation, residual)
             frames = None if work.kept == 0 else held
             if work.kept > 0 and chunk.shape[1] > 0:
-                y, frames = functional.with_last_frames(y, held, chunk, work.kept)
+                y, frames = _ext.with_last_frames(y, held, chunk, work.kept)
         return y, StreamState(frames, work.padding_after, work.skipped_after, work.second_after)
 
     def _work(
